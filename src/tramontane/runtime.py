@@ -1,0 +1,74 @@
+"""The machine and the environment: device, dtype, threads and the TRAMONTANE_* variables.
+
+torch is imported inside the functions that need it, so that the command line starts without it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tramontane.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Device = Literal["auto", "cpu", "cuda"]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def home() -> Path:
+    """Folder of pulled checkpoints, packed weights and state: `TRAMONTANE_HOME`, else `~/.cache/tramontane`."""
+    return Path(os.environ.get("TRAMONTANE_HOME") or Path.home() / ".cache" / "tramontane")
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """`auto` is the GPU where torch sees one. Raises ConfigError for a name torch does not know or lacks."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu"
+        )
+    return resolved
+
+
+def resolve_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Compute dtype. `auto` keeps what the checkpoint stores, but float16 becomes bfloat16 on a CPU.
+
+    Raises ConfigError for an unknown name.
+    """
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def set_threads(threads: int | None) -> int:
+    """Use `threads` CPU threads (None: `TRAMONTANE_THREADS`, else torch's default); returns the number in use."""
+    import torch
+
+    if threads is None:
+        text = os.environ.get("TRAMONTANE_THREADS")
+        if text is not None:
+            if not text.isdigit():
+                raise ConfigError(f"TRAMONTANE_THREADS={text!r} is not a whole number")
+            threads = int(text)
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
