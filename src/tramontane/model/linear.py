@@ -1,0 +1,31 @@
+"""Linear: a weight without bias, computed by the chosen ops, with an optional LoRA adapter beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tramontane.model.lora import Lora
+    from tramontane.ops.interface import Ops
+
+
+class Linear(nn.Module):
+    """y_TO = x_TI @ weight_OI.T (+ lora(x)); no model of this family has biases."""
+
+    weight: nn.Parameter
+    lora: Lora | None
+
+    def __init__(self, in_features: int, out_features: int, ops: Ops) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.ops = ops
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.lora = None
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        y_TO = self.ops.linear(x_TI, self.weight)
+        return y_TO if self.lora is None else y_TO + self.lora(x_TI)

@@ -1,0 +1,93 @@
+"""The one transformer: Mistral, Mixtral and Llama 2 are configurations of it.
+
+Parameter names are those of the consolidated checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tramontane.model.attention import Attention
+from tramontane.model.feed_forward import FeedForward
+from tramontane.model.linear import Linear
+from tramontane.model.moe import MoeFeedForward
+from tramontane.model.norm import RmsNorm
+from tramontane.model.rope import RotaryEmbedding
+
+if TYPE_CHECKING:
+    from tramontane.config import ModelConfig
+    from tramontane.model.forward_input import AttentionContext, ForwardInput
+    from tramontane.ops.interface import Ops
+
+
+class Layer(nn.Module):
+    def __init__(self, layer: int, config: ModelConfig, ops: Ops) -> None:
+        super().__init__()
+        self.attention = Attention(layer, config, ops)
+        self.attention_norm = RmsNorm(config.dim, config.norm_eps, ops)
+        self.feed_forward: FeedForward | MoeFeedForward
+        if config.moe is None:
+            self.feed_forward = FeedForward(config.dim, config.hidden_dim, ops)
+        else:
+            self.feed_forward = MoeFeedForward(config.dim, config.hidden_dim, config.moe, ops)
+        self.ffn_norm = RmsNorm(config.dim, config.norm_eps, ops)
+
+    def forward(self, x_TD: Tensor, cos_TC: Tensor, sin_TC: Tensor, context: AttentionContext) -> Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), cos_TC, sin_TC, context)
+        out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
+        return out_TD
+
+
+class TokenEmbeddings(nn.Module):
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+
+    def forward(self, token_ids_T: Tensor) -> Tensor:
+        return F.embedding(token_ids_T, self.weight)
+
+
+class Transformer(nn.Module):
+    """`model(forward_input)` -> hidden states after the final norm; `model.logits(hidden)` -> scores.
+
+    Built with uninitialised weights: `loading.load_model` fills them from a checkpoint, `init.initialise` at random.
+    """
+
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+        super().__init__()
+        self.config = config
+        self.ops = ops
+        self.rope = RotaryEmbedding(config)
+        self.tok_embeddings = TokenEmbeddings(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Layer(layer, config, ops) for layer in range(config.n_layers))
+        self.norm = RmsNorm(config.dim, config.norm_eps, ops)
+        self.output = None if config.tied_embeddings else Linear(config.dim, config.vocab_size, ops)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute dtype: that of the activations."""
+        return self.tok_embeddings.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tok_embeddings.weight.device
+
+    def forward(self, forward_input: ForwardInput) -> Tensor:
+        """Hidden states (T, D) after the final norm, one row per token of the batch."""
+        cos_TC, sin_TC = self.rope.cos_sin(forward_input.positions)
+        x_TD = self.tok_embeddings(forward_input.token_ids)
+        for layer in self.layers:
+            x_TD = layer(x_TD, cos_TC, sin_TC, forward_input.attention)
+        hidden_TD: Tensor = self.norm(x_TD)
+        return hidden_TD
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Scores of every vocabulary entry, (T, V) float32."""
+        if self.output is None:
+            return self.ops.linear(hidden_TD, self.tok_embeddings.weight).float()
+        scores_TV: Tensor = self.output(hidden_TD).float()
+        return scores_TV
