@@ -1,0 +1,60 @@
+# The commands to learn. Every target does its own set-up in $(VENV), again only when what it depends on has changed.
+#   make chat [MODEL=…]   talk to a model              make check   style, types, layers, generated docs
+#   make test             all tests                    make bench   measure this machine
+#   make install          set-up alone                 make docs    regenerate docs/cli.md and docs/api.md
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?= python3
+MODEL ?= default
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := CMakeLists.txt $(wildcard csrc/*)
+
+.PHONY: help install chat test check bench docs clean
+help:
+	@sed -n '2,4s/^#   //p' Makefile
+
+# What chat and bench need. torch comes first and alone, so that no other package pulls another build of it.
+RUN := $(VENV)/.installed
+$(RUN): pyproject.toml constraints.txt $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[documents]'
+	touch $@
+
+# What test and check need besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source
+# on most machines: about ten minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows.
+DEV := $(VENV)/.installed-dev
+$(DEV): $(RUN)
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PIP) install -q -c constraints.txt llama-cpp-python
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+install: $(RUN)
+
+chat: $(RUN)
+	@$(BIN)/tramontane chat --model "$(MODEL)"
+
+# One thread per worker: two workers share the cores without fighting over them.
+test: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_project.py
+	$(BIN)/python docs/generate.py --check
+
+docs: $(DEV)
+	$(BIN)/python docs/generate.py
+
+bench: $(RUN)
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
