@@ -39,6 +39,17 @@ class RopeScaling:
     attention_factor: float = 1.0
     truncate: bool = True  # round the yarn correction range to whole dimensions, as transformers does
 
+    def __post_init__(self) -> None:
+        for name in ("factor", "attention_factor", "beta_fast", "beta_slow"):
+            if not 0 < getattr(self, name) <= 1e6:
+                raise ConfigError(f"rope scaling {name}={getattr(self, name)!r} must be above 0 and at most 1e6")
+        if self.kind == "linear":
+            return
+        if self.original_max_seq_len is None or not 1 <= self.original_max_seq_len < 2**31:
+            raise ConfigError(f"rope scaling original_max_seq_len={self.original_max_seq_len!r} must be at least 1")
+        if self.beta_fast < self.beta_slow:
+            raise ConfigError(f"rope scaling beta_fast={self.beta_fast!r} is below beta_slow={self.beta_slow!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
