@@ -19,9 +19,8 @@ def test_changelog_starts_with_this_version() -> None:
 def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
     broken = []
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8")):
-            if not (page.parent / link).exists():
-                broken.append(f"{page.name}: {link}")
+        links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        broken += [f"{page.name}: {link}" for link in links if not (page.parent / link).exists()]
     assert not broken, broken
 
 

@@ -1,0 +1,54 @@
+"""`tramontane chat`: talk to a model in the terminal, or put one message to it from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tramontane.cli.conversation import Conversation
+from tramontane.cli.options import Json, ModelOptions, SamplingOptions
+from tramontane.cli.terminal import print_json, read_text, write_answer
+from tramontane.errors import RequestError
+
+
+def chat(
+    *,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print tokens and speed after each answer.")] = False,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    as_json: Json = False,
+) -> None:
+    """Talk to a model.
+
+    In a terminal: history, multi-line editing, /help for the commands; Ctrl-C stops the answer, not the program. From
+    a pipe: all of stdin is one message, and the answer is printed.
+    """
+    params = sampling.params()
+    conversation = Conversation(system)
+    if sys.stdin.isatty() and not as_json:
+        from tramontane.cli.terminal_chat import TerminalChat
+
+        TerminalChat(model.load(), params, conversation, stats=stats).run()
+        return
+    message = read_text("-").strip()
+    if not message:
+        raise RequestError("stdin holds no message")
+    conversation.ask(message)
+    llm = model.load()
+    if as_json:
+        completion = llm.chat(conversation.messages, params)
+        print_json(
+            {
+                "message": {"role": "assistant", "content": completion.text},
+                "finish_reason": completion.finish_reason,
+                "prompt_tokens": len(completion.prompt_token_ids),
+                "completion_tokens": len(completion.token_ids),
+            }
+        )
+        return
+    for delta in llm.stream(conversation.messages, params):
+        write_answer(delta)
+    write_answer("\n")

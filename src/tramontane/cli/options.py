@@ -1,0 +1,119 @@
+"""Options shared by verbs: frozen dataclasses whose fields become flags, one direction only.
+
+A verb takes them as ordinary parameters (`def generate(prompt: ..., model: ModelOptions)`); `as_command` spreads
+each dataclass into its flags and hands the verb the filled object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.main import get_command
+
+if TYPE_CHECKING:
+    from tramontane.engine.sampling import SamplingParams
+    from tramontane.llm import LLM
+
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it is held in memory."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="TRAMONTANE_MODEL",
+            help="A folder, a .gguf file, a Hugging Face hub id, or 'default'.",
+        ),
+    ] = "default"
+    weight_format: Annotated[
+        str | None, typer.Option(help="Hold the weights in this format, such as q8_0 (default: as stored).")
+    ] = None
+    dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto"
+    device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto"
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None
+    max_seq_len: Annotated[
+        int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
+    ] = None
+    kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None
+
+    def load(self) -> LLM:
+        """The model, ready. Raises ConfigError, CheckpointError or CapacityError."""
+        from tramontane.llm import LLM
+
+        return LLM(
+            self.model,
+            weight_format=self.weight_format,
+            dtype=self.dtype,
+            device=self.device,
+            threads=self.threads,
+            max_seq_len=self.max_seq_len,
+            kv_cache_gib=self.kv_cache_gib,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are drawn; every field is the SamplingParams field of the same name."""
+
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens (default: to the end).")] = None
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy: always the likeliest.")] = 0.0
+    top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens only.")] = None
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens of total probability p.")] = 1.0
+    min_p: Annotated[float, typer.Option(help="Leave out tokens less likely than p times the likeliest.")] = 0.0
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes what was said less likely.")] = 1.0
+    presence_penalty: Annotated[float, typer.Option(help="Subtracted once from tokens already in the answer.")] = 0.0
+    frequency_penalty: Annotated[float, typer.Option(help="Subtracted per use of a token in the answer.")] = 0.0
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None
+    stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text (may be repeated).")] = None
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end of the answer.")] = False
+
+    def params(self, **changes: Any) -> SamplingParams:
+        """The SamplingParams; `changes` go over the flags. Raises RequestError for an impossible value."""
+        from tramontane.engine.sampling import SamplingParams
+
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["stop"] = tuple(self.stop or ())
+        return SamplingParams(**{**values, **changes})
+
+
+def as_command(verb: Callable[..., None]) -> Any:
+    """The command of a verb: its own parameters, and one flag per field of each dataclass it takes."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    groups: dict[str, Any] = {n: p.annotation for n, p in own.items() if dataclasses.is_dataclass(p.annotation)}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name not in groups]
+    for group in groups.values():
+        parameters += flags(group)
+
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        verb(**values)
+
+    call.__name__, call.__doc__ = verb.__name__, verb.__doc__
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    single = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_SETTINGS)
+    single.command(name=verb.__name__)(call)
+    return get_command(single)
+
+
+def flags(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as keyword parameters."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in dataclasses.fields(group)
+    ]

@@ -1,0 +1,180 @@
+"""The chat of a terminal: prompt_toolkit reads, answers stream, Ctrl-C stops the answer and not the program."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+from tramontane import runtime
+from tramontane.cli.conversation import COMMANDS, KEYS, Conversation
+from tramontane.cli.terminal import printable, write_answer
+from tramontane.errors import TramontaneError
+
+if TYPE_CHECKING:
+    from tramontane.engine.sampling import SamplingParams
+    from tramontane.llm import LLM
+
+
+class TerminalChat:
+    """One conversation at the terminal; `run` returns when the user leaves."""
+
+    def __init__(self, llm: LLM, params: SamplingParams, conversation: Conversation, *, stats: bool = False) -> None:
+        self.llm = llm
+        self.params = params
+        self.conversation = conversation
+        self.stats = stats
+
+    def run(self) -> None:
+        session = prompt_session()
+        print("/help lists the commands, /quit leaves.")
+        while True:
+            try:
+                text = session.prompt("> ")
+            except KeyboardInterrupt:  # Ctrl-C while editing clears the line
+                continue
+            except EOFError:
+                return
+            if not text.strip():
+                continue
+            try:
+                if not self.take(text):
+                    return
+            except TramontaneError as error:
+                print(printable(f"error: {error}"), file=sys.stderr)
+            except OSError as error:
+                print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+
+    def take(self, text: str) -> bool:
+        """Obey a command or answer a message; False ends the chat."""
+        if text.startswith("/"):
+            name, _, rest = text.strip().partition(" ")
+            return self.obey(name, rest.strip())
+        self.conversation.ask(text.strip())
+        self.answer()
+        return True
+
+    def obey(self, name: str, rest: str) -> bool:
+        match name:
+            case "/quit" | "/exit":
+                return False
+            case "/help":
+                width = max(map(len, COMMANDS))
+                print("\n".join(f"{command:<{width}}  {meaning}" for command, meaning in COMMANDS.items()))
+                print(KEYS)
+            case "/system":
+                self.conversation.start(rest or None)
+                print("New conversation.")
+            case "/reset":
+                self.conversation.start(self.conversation.system)
+                print("New conversation.")
+            case "/retry":
+                if self.conversation.take_back():
+                    self.answer()
+                else:
+                    print("There is no answer to take back.")
+            case "/stats":
+                self.stats = not self.stats
+                print(f"Statistics are {'on' if self.stats else 'off'}.")
+            case "/save" | "/load" if not rest:
+                print(f"{name} needs a file name.")
+            case "/save":
+                self.conversation.save(path := file_named(rest))
+                print(f"Saved {len(self.conversation.messages)} messages to {path}.")
+            case "/load":
+                self.conversation.load(path := file_named(rest))
+                print(f"Loaded {len(self.conversation.messages)} messages from {path}.")
+            case _:
+                print(printable(f"{name} is not a command; /help lists them."))
+        return True
+
+    def answer(self) -> None:
+        """Stream the answer to the last message and keep it, cut short by Ctrl-C or whole.
+
+        On an error the message is forgotten, so that the conversation stays one that can go on.
+        """
+        started, parts = time.perf_counter(), []
+        try:
+            with StopOnInterrupt() as interrupt:
+                stream = self.llm.stream(self.conversation.messages, self.params)
+                for delta in stream:
+                    parts.append(delta)
+                    write_answer(delta)
+                    if interrupt.stopped:
+                        stream.close()
+                        break
+        except TramontaneError:
+            self.conversation.messages.pop()
+            raise
+        answer = "".join(parts)
+        self.conversation.reply(answer)
+        print(" [stopped]" if interrupt.stopped else "")
+        if self.stats:
+            seconds, num_tokens = time.perf_counter() - started, len(self.llm.tokenizer.encode(answer))
+            print(f"[{num_tokens} tokens in {seconds:.1f} s: {num_tokens / seconds:.1f} tokens/s]", file=sys.stderr)
+
+
+class StopOnInterrupt:
+    """While entered, the first Ctrl-C only sets `stopped`, so that a step of the engine is never torn in the middle;
+    a second one raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def __enter__(self) -> Self:
+        self.before = signal.signal(signal.SIGINT, self.stop)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+
+def file_named(text: str) -> Path:
+    """The path a user typed after a command, quoted or not, `~` included."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = [text]
+    return Path(words[0] if len(words) == 1 else text).expanduser()
+
+
+def prompt_session() -> PromptSession[str]:
+    """Line editor: Enter sends, Alt-Enter starts a new line; history is kept under `TRAMONTANE_HOME`."""
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    def continuation(_width: int, _line: int, _wrapped: int) -> Any:
+        return ". "
+
+    history = runtime.home() / "chat_history"
+    history.parent.mkdir(parents=True, exist_ok=True)
+    history.touch(mode=0o600)
+    return PromptSession(
+        multiline=True,
+        key_bindings=keys,
+        prompt_continuation=continuation,
+        history=FileHistory(str(history)),
+        completer=WordCompleter([command.split()[0] for command in COMMANDS], sentence=True),
+        complete_while_typing=False,
+    )

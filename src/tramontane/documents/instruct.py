@@ -1,0 +1,52 @@
+"""Instructions put to a model, several at once; a chat model gets them as messages, a base model as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import RequestError
+
+if TYPE_CHECKING:
+    from tramontane.llm import LLM
+
+BATCH = 8
+Progress = Callable[[int, int], None]
+"""Called with (instructions answered, instructions of this pass)."""
+
+
+def encode_instruction(llm: LLM, instruction: str) -> list[int]:
+    """Token ids that ask for an answer to `instruction`. Text of a document can never become a control token."""
+    if llm.tokenizer.chat is not None:
+        return llm.tokenizer.chat.encode_chat([{"role": "user", "content": instruction}])
+    return llm.tokenizer.encode(f"{instruction}\n\nAnswer:", bos=True)
+
+
+def room(llm: LLM, instruction: str, max_tokens: int) -> int:
+    """Tokens left for a document's text beside the instruction and an answer of `max_tokens`.
+
+    Raises RequestError where too few are left to be of use.
+    """
+    margin = 16  # text encodes to a few tokens more or less inside a prompt than alone
+    left = llm.max_seq_len - max_tokens - len(encode_instruction(llm, instruction)) - margin
+    if left < 64:
+        raise RequestError(
+            f"max_seq_len={llm.max_seq_len} leaves {max(left, 0)} tokens for the document; "
+            "raise --max-seq-len or ask for a shorter answer"
+        )
+    return left
+
+
+def follow(
+    llm: LLM, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None, stop: tuple[str, ...] = ()
+) -> list[str]:
+    """The answers, greedily drawn, in the order of `instructions`."""
+    answers: list[str] = []
+    params = SamplingParams(max_tokens=max_tokens, stop=stop)
+    for first in range(0, len(instructions), BATCH):
+        prompts = [encode_instruction(llm, instruction) for instruction in instructions[first : first + BATCH]]
+        answers += [completion.text.strip() for completion in llm.generate(prompts, params)]
+        if progress is not None:
+            progress(len(answers), len(instructions))
+    return answers
