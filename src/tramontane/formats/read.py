@@ -1,0 +1,106 @@
+"""A checkpoint's tensors under canonical names, one at a time, proved complete and of the right shapes first."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+
+from tramontane.errors import CheckpointError
+from tramontane.formats.names import TensorRead, detect_layout, plan, shown
+from tramontane.formats.quant_blocks import BLOCK_TYPES
+from tramontane.formats.tensor_source import FLOAT_DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from tramontane.config.model_config import ModelConfig
+    from tramontane.formats.names import TensorPart
+    from tramontane.formats.tensor_source import TensorSource
+
+_COMPARED_WEIGHTS = 1 << 22  # at once, when a tied copy is compared with its original
+
+
+def plan_reads(source: TensorSource, config: ModelConfig) -> list[TensorRead]:
+    """What to read from `source` for every canonical tensor of `config` exactly once, in order of computation.
+
+    Raises CheckpointError naming what is missing, left over, of a wrong shape, or not stored as weights.
+    """
+    reads = _plan_named(source, config)
+    for read in reads:
+        info = source.info(read.file_name)
+        if info.shape != read.shape:
+            raise CheckpointError(
+                f"{source.path}: {shown([read.file_name])} has shape {info.shape}, "
+                f"but the configuration calls for {read.shape}"
+            )
+        if info.stored not in FLOAT_DTYPES and not info.is_quantised:
+            raise CheckpointError(
+                f"{source.path}: {shown([read.file_name])} is stored as {info.stored}; "
+                f"weights must be {', '.join(FLOAT_DTYPES)} or GGUF blocks"
+            )
+        if info.is_quantised and any(part.transposed for part in read.parts):
+            raise CheckpointError(f"{source.path}: {shown([read.file_name])} cannot be both quantised and transposed")
+    return reads
+
+
+def read_part(source: TensorSource, read: TensorRead, part: TensorPart) -> Tensor:
+    """One canonical tensor in its stored dtype (float32 if it was quantised); a view of the file where it can be."""
+    return part.arrange(source.read(read.file_name, part.rows)).reshape(part.shape)
+
+
+def read_part_blocks(source: TensorSource, read: TensorRead, part: TensorPart) -> Tensor:
+    """uint8 (rows, bytes per row): the packed blocks of one canonical tensor that is stored quantised."""
+    return part.arrange(source.read_blocks(read.file_name, part.rows))
+
+
+def read_tensors(source: TensorSource, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """(canonical name, tensor) for every tensor of the model, one in memory at a time.
+
+    Raises CheckpointError, before anything is read, as `plan_reads`; and for tied embeddings that differ.
+    """
+    for read in plan_reads(source, config):
+        for part in read.parts:
+            if part.must_equal is not None:
+                require_equal(source, read.file_name, part.must_equal, config)
+            else:
+                yield part.name, read_part(source, read, part)
+
+
+def require_equal(source: TensorSource, file_name: str, canonical: str, config: ModelConfig) -> None:
+    """Raises CheckpointError unless the stored tensor `file_name` has the values of the canonical one it is tied to."""
+    reads = _plan_named(source, config)
+    original = next(read.file_name for read in reads if read.parts[0].name == canonical)
+    *leading, num_columns = source.info(original).shape
+    step = max(1, _COMPARED_WEIGHTS // num_columns)
+    for first in range(0, prod(leading), step):
+        rows = first, min(first + step, prod(leading))
+        if not torch.equal(source.read(file_name, rows), source.read(original, rows)):
+            raise CheckpointError(
+                f"{source.path}: {shown([file_name])} and {shown([original])} differ, "
+                "but the configuration ties them; set tied embeddings to false in it"
+            )
+
+
+def stored_dtype(source: TensorSource, config: ModelConfig) -> torch.dtype:
+    """The float dtype most of the weights are stored in; float32 stands for quantised ones.
+
+    Norms and routers are often kept wider than the matrices, so weights are counted, not tensors.
+    """
+    num_weights: dict[torch.dtype, int] = {}
+    for read in plan_reads(source, config):
+        info = source.info(read.file_name)
+        dtype = torch.float32 if info.stored in BLOCK_TYPES else FLOAT_DTYPES[info.stored]
+        num_weights[dtype] = num_weights.get(dtype, 0) + prod(info.shape)
+    return max(num_weights, key=lambda dtype: num_weights[dtype])
+
+
+def _plan_named(source: TensorSource, config: ModelConfig) -> list[TensorRead]:
+    names = source.names()
+    try:
+        return plan(detect_layout(names), names, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.path}: {error}") from None
