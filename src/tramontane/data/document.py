@@ -1,0 +1,36 @@
+"""What flows through the data pipeline: records as they lie in files, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something came from: source name of the recipe, file (relative to the data folder; archive members after
+    a "!") and row in it, counted from 1."""
+
+    source: str
+    path: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a source file. Text files give the single field `text`."""
+
+    fields: Mapping[str, Any]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain text to learn from."""
+
+    text: str
+    origin: Origin
