@@ -115,13 +115,9 @@ class Fields:
         """Accept `keys` with any value: they say nothing about what the text model computes."""
         self._unread.difference_update(keys)
 
-    def rest(self) -> list[str]:
-        """The keys not read so far."""
-        return sorted(self._unread)
-
     def finish(self) -> None:
         """Raise ConfigError naming the first key that was never read."""
-        for key in self.rest():
+        for key in sorted(self._unread):
             self.refuse(key, "is a setting this version does not know; use a supported model, or remove an unused key")
 
     def _take(self, key: str) -> Any:
@@ -174,4 +170,5 @@ def _short(value: object) -> str:
     """One printable line for a value of unknown size and depth."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
-    return short.repr(value)
+    text = short.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

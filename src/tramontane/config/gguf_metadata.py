@@ -50,8 +50,10 @@ def read_gguf_config(
         fields.refuse("attention.head_count" if n_heads is None else "feed_forward_length", "is missing")
     n_kv_heads = _same_in_all_layers(fields, "attention.head_count_kv")
     theta = fields.optional_number("rope.freq_base")
+    windows = _read_windows(fields, n_layers)
+    moe = _read_moe(fields)
     config = ModelConfig(
-        family="mixtral" if fields.has("expert_count") else "llama",
+        family="mixtral" if moe else "mistral" if any(windows) else "llama",
         dim=dim,
         n_layers=n_layers,
         n_heads=n_heads,
@@ -62,9 +64,9 @@ def read_gguf_config(
         norm_eps=_from_float32(fields.number("attention.layer_norm_rms_epsilon")),
         rope_theta=1e4 if theta is None else _from_float32(theta),
         max_seq_len=fields.integer("context_length"),
-        sliding_windows=_read_windows(fields, n_layers),
+        sliding_windows=windows,
         rope_scaling=_read_rope_scaling(fields),
-        moe=_read_moe(fields),
+        moe=moe,
         tied_embeddings=tied_embeddings,
     )
     fields.finish()
@@ -79,7 +81,7 @@ def to_gguf_metadata(config: ModelConfig) -> dict[str, Any]:
     """
     windows = [window for window in config.windows if window is not None]
     if len(windows) > 1:
-        raise ConfigError(f"sliding windows of {windows} have no GGUF form; write the consolidated layout")
+        raise ConfigError(f"sliding windows {windows} have no GGUF form; write the consolidated layout")
     data: dict[str, Any] = {
         "context_length": config.max_seq_len,
         "embedding_length": config.dim,

@@ -97,9 +97,7 @@ def to_hf_config(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]
     """
     windows = [window for window in config.windows if window is not None]
     if len(windows) > 1:
-        raise ConfigError(
-            f"sliding windows of {windows} in one model have no config.json form; write consolidated files"
-        )
+        raise ConfigError(f"sliding windows {windows} have no config.json form; write the consolidated layout")
     is_interleaved = len(config.windows) > 1
     if config.moe is not None:
         model_type = "mixtral"
