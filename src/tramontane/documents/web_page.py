@@ -4,13 +4,19 @@ from __future__ import annotations
 
 
 def html_text(data: bytes, charset: str | None = None) -> str:
-    """The article as Markdown; for pages without one, all visible text. `charset` is what HTTP declared."""
+    """The article as Markdown, or all visible text of a page that has none. `charset` is what HTTP declared."""
     import lxml.html
     import trafilatura
 
+    if charset is None and is_utf8(data):
+        charset = "utf-8"  # whatever the page declares; libxml2 takes undeclared bytes for Latin-1
     tree = lxml.html.document_fromstring(data, parser=lxml.html.HTMLParser(encoding=charset))
-    for element in list(tree.iter("script", "style", "noscript", "template")):
-        element.drop_tree()
-    visible = " ".join(tree.text_content().split())
-    article = trafilatura.extract(tree, output_format="markdown", favor_recall=True, include_comments=False)
-    return article or visible
+    return trafilatura.extract(tree, output_format="markdown", favor_recall=True, include_comments=False) or ""
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
