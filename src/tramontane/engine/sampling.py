@@ -20,7 +20,7 @@ method is cloned for each of the `n` answers."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Order of operations: logits processors, logit_bias, min_tokens, penalties, temperature, top_k, top_p, min_p, draw.
+    """Order: logits processors, logit_bias, min_tokens, penalties, temperature, top_k, top_p, min_p, draw.
 
     temperature 0 is greedy. `seed` fixes the draw: each draw depends only on (seed, answer index, position), never
     on company. `stop` strings are matched by the text layer (`llm.py`), which ends the sequence through
@@ -94,3 +94,17 @@ class SamplingParams:
             "prompt_logprobs",
             "must lie between 0 and 1024",
         )
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether anything is done to the scores before temperature."""
+        return bool(self.logits_processors or self.logit_bias or self.min_tokens or self.has_penalties)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """The likeliest token, and nothing to be said about it."""
+        return self.temperature == 0 and self.logprobs is None and not self.adjusts_logits

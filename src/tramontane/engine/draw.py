@@ -1,0 +1,87 @@
+"""Drawing a token: from one row of scores and one uniform number, and from nothing else.
+
+Everything is computed row by row in float64 on the CPU, in the order of token ids, with ties going to the lower id: the
+same scores give the same token whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tramontane.engine.sampling import SamplingParams
+
+_MASK = 2**64 - 1
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A number in [0, 1) fixed by seed, answer index and position in the sequence: no state, so the order in which
+    answers are computed cannot matter. Three rounds of splitmix64 (Steele, Lea, Flood 2014; Vigna's constants)."""
+    return (_mix(_mix(_mix(seed & _MASK) ^ index) ^ position) >> 11) * 2.0**-53
+
+
+def _mix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+def draw(logits_V: NDArray[np.float32], params: SamplingParams, number: float) -> int:
+    """Temperature, top_k, top_p, min_p, then the token at `number` of the cumulative distribution.
+
+    top_k keeps the k highest; top_p, of what is left, the fewest that together reach top_p of its probability; min_p
+    those at least min_p times as probable as the likeliest. The highest score must be finite.
+    """
+    if params.temperature == 0:
+        return int(logits_V.argmax())
+    ids: NDArray[np.intp] | None = None  # ascending; None: the whole vocabulary
+    if params.top_k is not None and params.top_k < len(logits_V):
+        ids = top_ids(logits_V, params.top_k)
+        logits_V = logits_V[ids]
+    scores = logits_V.astype(np.float64)
+    scores -= scores.max()
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the highest to -inf, as it should
+        scores /= params.temperature
+    weights = np.exp(scores)
+    if params.top_p < 1:
+        kept = _nucleus(weights, params.top_p)
+        ids, weights = kept if ids is None else ids[kept], weights[kept]
+    if params.min_p > 0:
+        kept = np.flatnonzero(weights >= params.min_p)  # the likeliest weighs 1
+        ids, weights = kept if ids is None else ids[kept], weights[kept]
+    cumulative = np.cumsum(weights)
+    total = cumulative[-1]
+    place = int(np.searchsorted(cumulative, number * total, side="right"))
+    # rounding can put number * total on total itself; then the last token of any weight is meant
+    place = min(place, int(np.searchsorted(cumulative, total, side="left")))
+    return place if ids is None else int(ids[place])
+
+
+def top_ids(logits_V: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """The k highest, in ascending order of id; of equals at the edge the lower ids."""
+    if k >= len(logits_V):
+        return np.arange(len(logits_V))
+    threshold = np.partition(logits_V, -k)[-k] if k > 0 else np.float32(np.inf)
+    above = np.flatnonzero(logits_V > threshold)
+    ties = np.flatnonzero(logits_V == threshold)[: k - len(above)]
+    return np.sort(np.concatenate((above, ties)))
+
+
+def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    """Places, ascending, of the fewest weights that reach `top_p` of their sum, heaviest first."""
+    total = weights.sum()
+    # All weights below this bound together stay under (1 - top_p) * total, so the nucleus lies above it: only these few
+    # need sorting.
+    candidates = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
+    heaviest_first = candidates[np.argsort(-weights[candidates], kind="stable")]
+    num_kept = int(np.searchsorted(np.cumsum(weights[heaviest_first]), top_p * total)) + 1
+    return np.sort(heaviest_first[:num_kept])
+
+
+def logsumexp(logits_V: NDArray[np.float32]) -> float:
+    """log(sum(exp(logits))) in float64."""
+    scores = logits_V.astype(np.float64)
+    highest = scores.max()
+    scores -= highest
+    return float(highest + np.log(np.exp(scores, out=scores).sum()))

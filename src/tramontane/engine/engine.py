@@ -1,0 +1,282 @@
+"""Engine: token ids in, token ids out; many requests at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tramontane.engine.engine_config import EngineConfig
+from tramontane.engine.integrity import check_integrity
+from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_num_pages
+from tramontane.engine.logprobs import Logits, MeanHidden, PromptLogprobs
+from tramontane.engine.page_allocator import PageAllocator
+from tramontane.engine.request import Collector, FinishReason, Output, Request, Sequence, SequenceId
+from tramontane.engine.runner import Runner
+from tramontane.engine.sampler import Sample, Sampler
+from tramontane.engine.sampling import SamplingParams
+from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.errors import RequestError
+from tramontane.model.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStats:
+    """Pages of one window group."""
+
+    window: int | None
+    page_bytes: int  # in all layers of the group
+    num_pages: int
+    num_held: int  # by running sequences
+    num_cached: int  # reusable by a request with the same beginning, free for others
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    num_running: int
+    num_waiting: int
+    num_steps: int
+    num_preemptions: int
+    num_computed_tokens: int  # prompt and generated, recomputation included
+    num_generated_tokens: int
+    num_cached_tokens: int  # prompt tokens taken from the prefix cache
+    groups: tuple[GroupStats, ...]
+
+
+class Engine:
+    """`add` requests, call `step` while `has_work`, read the Outputs. Not for use from several threads at once."""
+
+    def __init__(self, model: Transformer, config: EngineConfig | None = None) -> None:
+        """Raises CapacityError if the KV cache does not fit, ConfigError for sizes that do not suit the model."""
+        self.model = model
+        self.config = config = config or EngineConfig()
+        num_pages = resolve_num_pages(model.config, config, model.dtype, model.device)
+        windows = model.config.windows
+        allocator = PageAllocator(config.page_size, windows, num_pages, prefix_cache=config.prefix_cache)
+        self.scheduler = Scheduler(config, allocator)
+        self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, model.dtype, model.device))
+        self.max_logits_rows = max(1, config.max_logits_bytes // (4 * model.config.vocab_size))
+        self.sampler = Sampler(model, self.max_logits_rows)
+        limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
+        self.max_seq_len = min(limit for limit in limits if limit is not None)
+        self._requests: dict[int, Request] = {}
+        self._outputs: list[Output] = []  # to be returned by the next step
+        self._num_requests = 0
+        self._num_computed_tokens = self._num_generated_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or bool(self._outputs)
+
+    def add(
+        self,
+        token_ids: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        first_index: int = 0,
+    ) -> int:
+        """Queue a request and return its id. Its answers are numbered from `first_index`; with a seed, answer i is the
+        same whether asked for alone or among others. Cached prefixes are reused only between equal salts.
+
+        Raises RequestError if it can never be served, CapacityError if the queue is full.
+        """
+        collector = None
+        if params.prompt_logprobs is not None:
+            collector = PromptLogprobs(self.model, token_ids, params.prompt_logprobs, self.max_logits_rows)
+        return self._add(token_ids, params, priority, salt, first_index, collector)
+
+    def add_prompt(
+        self, token_ids: SequenceOf[int], collector: Collector, *, priority: int = 0, salt: str | None = None
+    ) -> int:
+        """Queue a prompt that is computed for `collector` alone and draws nothing; errors as in `add`."""
+        return self._add(token_ids, SamplingParams(max_tokens=0), priority, salt, 0, collector)
+
+    def step(self) -> list[Output]:
+        """Compute one batch; what it added to the answers. Should computing fail, the batch is put back untouched."""
+        if not self.scheduler.has_work:
+            return self._take_outputs()
+        plan = self.scheduler.plan()
+        try:
+            hidden_ND = self.runner.run(plan)
+            samples = self.sampler.sample(plan, hidden_ND)
+        except BaseException:
+            self.scheduler.cancel()
+            raise
+        self._commit(plan, samples)
+        return self._take_outputs()
+
+    def abort(self, request_id: int) -> None:
+        """End all answers of a request and free their pages now. Does nothing if it is over."""
+        if request_id in self._requests:
+            self._end(self._requests[request_id], "abort")
+
+    def finish(self, sequence_id: SequenceId, reason: FinishReason = "stop") -> None:
+        """End one answer, as the text layer does at a stop string. Does nothing if it is over."""
+        request = self._requests.get(sequence_id.request_id)
+        if request is None:
+            return
+        if not request.is_forked:
+            self._end(request, reason)
+            return
+        for sequence in request.sequences:
+            if sequence.sequence_id == sequence_id and not sequence.is_finished:
+                self.scheduler.finish(sequence, reason)
+                self._outputs.append(self._output(sequence, None))
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError if any page, table or queue is not as it must be."""
+        check_integrity(self.scheduler)
+
+    def stats(self) -> EngineStats:
+        allocator = self.scheduler.allocator
+        sizes = page_bytes(self.model.config, self.config.page_size, self.model.dtype)
+        return EngineStats(
+            num_running=len(self.scheduler.running),
+            num_waiting=len(self.scheduler.waiting),
+            num_steps=self.scheduler.num_steps,
+            num_preemptions=self.scheduler.num_preemptions,
+            num_computed_tokens=self._num_computed_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+            num_cached_tokens=self.scheduler.num_cached_tokens,
+            groups=tuple(
+                GroupStats(window, size, pool.num_pages, pool.num_held, len(pool.cached))
+                for window, size, pool in zip(allocator.windows, sizes, allocator.pools, strict=True)
+            ),
+        )
+
+    def score(self, token_ids: SequenceOf[int]) -> list[float | None]:
+        """Log-probability of each token given those before it; None for the first."""
+        collector = PromptLogprobs(self.model, token_ids, 0, self.max_logits_rows)
+        self._complete({self.add_prompt(token_ids, collector)})
+        return [None if entry is None else entry.logprob for entry in collector.logprobs]
+
+    def logits(self, token_ids: SequenceOf[int]) -> Tensor:
+        """Scores of the whole vocabulary after each token: (T, V) float32 on the CPU."""
+        collector = Logits(self.model, len(token_ids), self.max_logits_rows)
+        self._complete({self.add_prompt(token_ids, collector)})
+        return collector.logits_TV
+
+    def embed(self, batch: SequenceOf[SequenceOf[int]]) -> Tensor:
+        """Mean over each text's final hidden states, not normalised: (N, D) float32 on the CPU."""
+        collectors = [MeanHidden(self.model.config.dim) for _ in batch]
+        pending: set[int] = set()
+        for token_ids, collector in zip(batch, collectors, strict=True):
+            if len(self.scheduler.waiting) >= self.config.max_waiting:
+                self._complete(pending)
+            pending.add(self.add_prompt(token_ids, collector))
+        self._complete(pending)
+        return torch.stack([collector.mean for collector in collectors])
+
+    def _add(
+        self,
+        token_ids: SequenceOf[int],
+        params: SamplingParams,
+        priority: int,
+        salt: str | None,
+        first_index: int,
+        collector: Collector | None,
+    ) -> int:
+        prompt = list(token_ids)
+        self._check_token_ids(prompt, "prompt")
+        self._check_token_ids(params.logit_bias, "logit_bias")
+        self._check_token_ids(params.stop_token_ids, "stop_token_ids")
+        eos = () if params.ignore_eos else self.config.eos_token_ids
+        request = Request(
+            request_id=self._num_requests,
+            prompt_token_ids=prompt,
+            params=params,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            stop_token_ids=frozenset((*eos, *params.stop_token_ids)),
+            max_total_tokens=self._max_total_tokens(len(prompt), params.max_tokens),
+            priority=priority,
+            salt=salt,
+            first_index=first_index,
+            collector=collector,
+        )
+        self.scheduler.add(request)
+        self._num_requests += 1
+        self._requests[request.request_id] = request
+        return request.request_id
+
+    def _check_token_ids(self, token_ids: Iterable[int], name: str) -> None:
+        vocab_size = self.model.config.vocab_size
+        for token_id in token_ids:
+            if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+                raise RequestError(f"{name} holds {token_id!r}, which is no token id (0 to {vocab_size - 1})")
+
+    def _max_total_tokens(self, num_prompt_tokens: int, max_tokens: int | None) -> int:
+        limit = self.max_seq_len
+        if num_prompt_tokens == 0:
+            raise RequestError("the prompt is empty; give at least one token")
+        wanted = num_prompt_tokens + (1 if max_tokens is None else max_tokens)
+        if wanted > limit:
+            kv_limit = self.scheduler.allocator.max_tokens
+            place = "KV cache (kv_cache_bytes)" if limit == kv_limit else "context (max_seq_len)"
+            raise RequestError(
+                f"a prompt of {num_prompt_tokens} tokens and an answer of {wanted - num_prompt_tokens} need {wanted} "
+                f"tokens, but the {place} holds {limit}; shorten the prompt or lower max_tokens"
+            )
+        return limit if max_tokens is None else wanted
+
+    def _commit(self, plan: StepPlan, samples: SequenceOf[Sample]) -> None:
+        self.scheduler.commit(plan, [sample.token_id for sample in samples])
+        self._num_computed_tokens += plan.num_tokens
+        for sequence, sample in zip(plan.samples, samples, strict=True):
+            sequence.error = sample.error
+            self._outputs.append(self._output(sequence, sample))
+        for chunk in plan.chunks:
+            if chunk.sequence.is_finished and not chunk.samples:
+                self._outputs += [self._output(sequence, None) for sequence in chunk.sequence.request.sequences]
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        finished = [sequence for sequence in request.sequences if sequence.is_finished]
+        self.scheduler.end(request, reason)
+        self._outputs += [self._output(sequence, None) for sequence in request.sequences if sequence not in finished]
+
+    def _complete(self, request_ids: set[int]) -> None:
+        """Step until these requests are over; what other requests received meanwhile is kept for the next step."""
+        others: list[Output] = []
+        try:
+            while not request_ids.isdisjoint(self._requests):
+                others += [output for output in self.step() if output.request_id not in request_ids]
+        finally:
+            self._outputs = others + self._outputs
+        self._outputs = [output for output in self._outputs if output.request_id not in request_ids]
+
+    def _take_outputs(self) -> list[Output]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _output(self, sequence: Sequence, sample: Sample | None) -> Output:
+        """What is new of one answer; the books of one that is over are closed."""
+        request = sequence.request
+        token_ids: tuple[int, ...] = ()
+        logprobs = None
+        if sample is not None and sample.token_id is not None:
+            token_ids = (sample.token_id,)
+            logprobs = None if sample.logprobs is None else (sample.logprobs,)
+            self._num_generated_tokens += 1
+        prompt_logprobs = None
+        collector = request.collector
+        if isinstance(collector, PromptLogprobs) and collector.num_collected == sequence.num_prompt_tokens:
+            prompt_logprobs = tuple(collector.logprobs)
+            request.collector = None  # delivered once, with the first Output, which is the first answer's
+        if sequence.is_finished:
+            self.sampler.forget(sequence.sequence_id)
+            if request.is_finished:
+                self._requests.pop(request.request_id, None)
+        return Output(
+            sequence.sequence_id,
+            token_ids,
+            sequence.finish_reason,
+            logprobs,
+            prompt_logprobs,
+            request.sequences[0].num_cached_tokens or 0,
+            sequence.error,
+        )

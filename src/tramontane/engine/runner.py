@@ -1,0 +1,41 @@
+"""Runner: computes a StepPlan with the model."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from tramontane.engine.batch import build_batch
+from tramontane.engine.kv_cache import KvCache
+from tramontane.engine.scheduler import StepPlan
+from tramontane.model.transformer import Transformer
+
+
+class Runner:
+    def __init__(self, model: Transformer, cache: KvCache) -> None:
+        self.model = model
+        self.cache = cache
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> Tensor:
+        """Compute the plan's tokens and store their keys and values.
+
+        Returns (N, D): the final hidden state of the last token of each chunk that has samples, in plan order.
+        Collectors are handed the states they want.
+        """
+        self.cache.copy_pages(plan.copies)
+        hidden_TD: Tensor = self.model(build_batch(plan, self.model.ops, self.cache))
+        starts = list(accumulate((chunk.end - chunk.start for chunk in plan.chunks), initial=0))
+        for chunk, row in zip(plan.chunks, starts, strict=False):
+            collector = chunk.sequence.request.collector
+            if collector is not None:
+                first = max(chunk.start, collector.num_collected)
+                last = min(chunk.end, chunk.sequence.num_prompt_tokens)
+                if first < last:
+                    collector.collect(hidden_TD[row + first - chunk.start : row + last - chunk.start])
+        rows = [end - 1 for chunk, end in zip(plan.chunks, starts[1:], strict=True) if chunk.samples]
+        if len(rows) == hidden_TD.shape[0]:
+            return hidden_TD  # every chunk is a single decoded token
+        return hidden_TD[torch.tensor(rows, dtype=torch.int64, device=hidden_TD.device)]

@@ -1,0 +1,260 @@
+"""Scheduler: which tokens of which sequences the next step computes. Pure Python: it never sees a tensor.
+
+One total order, `Sequence.order`, decides who is admitted first and who loses pages last: a request of priority p is
+placed as if it had arrived p * aging_steps steps later than it did; ties go first come, first served. So lower
+priorities are served first, yet whoever has waited aging_steps for each unit of priority goes ahead of any newcomer:
+nobody starves. A sequence takes pages only from those behind it, and the first in the order always advances by at least
+a token in each step; that is why every request ends.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from operator import attrgetter
+
+from tramontane.engine.engine_config import EngineConfig
+from tramontane.engine.page_allocator import PageAllocator, PageCopy
+from tramontane.engine.request import FinishReason, Request, Sequence, SequenceStatus
+from tramontane.errors import CapacityError, RequestError
+
+MAX_PRIORITY = 1000  # bounds the wait of the least urgent request
+
+_order = attrgetter("order")
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Tokens start … end - 1 of one sequence. Where they reach its last token, a next token is drawn for each of
+    `samples`: the sequence itself and, at the end of a prompt, the forks made for its other answers."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    copies: tuple[PageCopy, ...] = ()
+    samples: tuple[Sequence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step computes; pages for it are held already."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.end - chunk.start for chunk in self.chunks)
+
+    @property
+    def copies(self) -> list[PageCopy]:
+        return [copy for chunk in self.chunks for copy in chunk.copies]
+
+    @property
+    def samples(self) -> list[Sequence]:
+        return [sequence for chunk in self.chunks for sequence in chunk.samples]
+
+
+class Scheduler:
+    """`plan()`, then compute, then `commit()`; in between nothing else may be called but `cancel()`."""
+
+    def __init__(self, config: EngineConfig, allocator: PageAllocator) -> None:
+        self.config = config
+        self.allocator = allocator
+        self.waiting: list[Sequence] = []  # in order; hold no pages
+        self.running: list[Sequence] = []  # in order; hold pages
+        self.plan_in_flight: StepPlan | None = None
+        self.num_steps = 0
+        self.num_preemptions = 0
+        self.num_cached_tokens = 0
+        self._num_arrivals = 0
+        self._chunks: dict[Sequence, Chunk] = {}
+        self._is_short_of_pages = False
+        self._refused: tuple[Sequence, tuple[int, ...]] | None = None  # who did not fit, and the pages there were
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises RequestError if it can never fit, CapacityError if the queue is full."""
+        if abs(request.priority) > MAX_PRIORITY:
+            raise RequestError(f"priority={request.priority} must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+        max_tokens = self.allocator.max_tokens
+        if max_tokens is not None and request.max_total_tokens > max_tokens:
+            raise RequestError(
+                f"a prompt of {len(request.prompt_token_ids)} tokens with an answer up to {request.max_total_tokens} "
+                f"tokens in all can never fit the KV cache, which holds {max_tokens}; shorten it or enlarge the cache"
+            )
+        if len(self.waiting) >= self.config.max_waiting:
+            raise CapacityError(
+                f"{len(self.waiting)} requests are waiting already (max_waiting={self.config.max_waiting}); retry later"
+            )
+        self._num_arrivals += 1
+        arrival_step = self.num_steps + request.priority * self.config.aging_steps
+        [sequence] = request.sequences
+        sequence.order = (arrival_step, self._num_arrivals, sequence.index)
+        insort(self.waiting, sequence, key=_order)
+
+    def plan(self) -> StepPlan:
+        """Decide the next step and take its pages: decodes first, then admissions, then prefill chunks."""
+        self._chunks = {}
+        self._is_short_of_pages = False
+        for sequence in tuple(self.running):
+            if sequence.num_remaining_tokens == 1 and sequence.status is SequenceStatus.RUNNING:
+                self._schedule(sequence, 1)
+        prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
+        if self.waiting and not self._is_short_of_pages:
+            self._admit(prefilling)
+        if prefilling:
+            budget = self.config.max_batch_tokens - len(self._chunks)
+            for sequence, share in _shares(prefilling, budget):
+                if share and sequence.status is SequenceStatus.RUNNING:
+                    self._schedule(sequence, share)
+        for sequence, chunk in self._chunks.items():
+            if chunk.end == len(sequence.token_ids):
+                chunk.samples = _samples(sequence)
+        self.plan_in_flight = StepPlan(tuple(self._chunks.values()))
+        return self.plan_in_flight
+
+    def commit(self, plan: StepPlan, token_ids: SequenceOf[int | None]) -> None:
+        """The plan was computed: `token_ids` were drawn for `plan.samples` (None: no token could be drawn)."""
+        self.plan_in_flight = None
+        self.num_steps += 1
+        drawn = iter(token_ids)
+        for chunk in plan.chunks:
+            self.allocator.advance(chunk.sequence, chunk.end)
+            if chunk.end == len(chunk.sequence.token_ids) and not chunk.samples:
+                self.end(chunk.sequence.request, "length")  # nothing but the prompt was to be computed
+                continue
+            for fork in chunk.samples[1:]:
+                self._adopt(fork, chunk.sequence)
+            for sequence in chunk.samples:
+                self._append(sequence, next(drawn))
+
+    def cancel(self) -> None:
+        """The plan in flight was not computed. Its sequences give up their pages, which may hold half-written keys,
+        and are computed again."""
+        if self.plan_in_flight is None:
+            return
+        for chunk in self.plan_in_flight.chunks:
+            for _ in chunk.samples[1:]:
+                chunk.sequence.request.sequences.pop()
+            if chunk.sequence.status is SequenceStatus.RUNNING:
+                self._preempt(chunk.sequence)
+        self.plan_in_flight = None
+
+    def end(self, request: Request, reason: FinishReason) -> None:
+        """End every answer that is still going on; those not forked yet too."""
+        if not request.is_forked:
+            request.fork()
+        for sequence in request.sequences:
+            self.finish(sequence, reason)
+
+    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End one answer and return its pages. Does nothing if it is over."""
+        if sequence.is_finished:
+            return
+        if sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+            self.allocator.release(sequence)
+        elif sequence in self.waiting:  # a fork made this moment is in no queue yet
+            self.waiting.remove(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason
+
+    def _schedule(self, sequence: Sequence, num_tokens: int) -> None:
+        """Plan up to `num_tokens` tokens, as far as pages reach. Where not even one fits, sequences behind this one
+        give theirs up; if there are none, it stands still for this step."""
+        start = sequence.num_computed_tokens
+        end = start + num_tokens
+        copies: tuple[PageCopy, ...] = ()
+        if num_tokens > 1 or sequence.may_share_page or start % self.config.page_size == 0:
+            while (reach := self.allocator.reach(sequence, end)) == start:
+                self._is_short_of_pages = True
+                victim = self.running[-1]
+                if victim is sequence:
+                    return
+                self._preempt(victim)
+            end = reach
+            copies = self.allocator.extend(sequence, end)
+        self._chunks[sequence] = Chunk(sequence, start, end, copies)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the queue, at its old place, without pages; its tokens are kept and computed again."""
+        self._chunks.pop(sequence, None)
+        self.running.remove(sequence)
+        self.allocator.release(sequence)
+        sequence.status = SequenceStatus.WAITING
+        insort(self.waiting, sequence, key=_order)
+        self.num_preemptions += 1
+
+    def _admit(self, prefilling: list[Sequence]) -> None:
+        """Let sequences in, strictly in order, while there is room for all that each has to compute."""
+        while self.waiting and len(self.running) < self.config.max_sequences:
+            sequence = self.waiting[0]
+            available = self.allocator.available()
+            if self.running and self._refused == (sequence, available):
+                return
+            path = self.allocator.match(sequence)
+            if self.running:
+                # what running prefills have still to take is spoken for, and a page for each sequence to go on with
+                chunk = self.config.max_batch_tokens
+                needs = [self.allocator.outstanding(other, chunk) for other in prefilling]
+                needs.append(self.allocator.admission_cost(sequence, path, chunk))
+                reserve = len(self.running)
+                if any(sum(need) + reserve > pages for *need, pages in zip(*needs, available, strict=True)):
+                    self._refused = (sequence, available)
+                    return
+            del self.waiting[0]
+            self.allocator.start(sequence, path)
+            if sequence.num_cached_tokens is None:
+                sequence.num_cached_tokens = sequence.num_computed_tokens
+                self.num_cached_tokens += sequence.num_computed_tokens
+            sequence.status = SequenceStatus.RUNNING
+            insort(self.running, sequence, key=_order)
+            insort(prefilling, sequence, key=_order)
+
+    def _adopt(self, fork: Sequence, parent: Sequence) -> None:
+        """A new answer shares its parent's pages, or waits in the queue where max_sequences is reached."""
+        if len(self.running) < self.config.max_sequences:
+            self.allocator.fork(parent, fork)
+            fork.status = SequenceStatus.RUNNING
+            insort(self.running, fork, key=_order)
+        else:
+            insort(self.waiting, fork, key=_order)
+
+    def _append(self, sequence: Sequence, token_id: int | None) -> None:
+        if token_id is None:
+            self.finish(sequence, "error")
+            return
+        sequence.token_ids.append(token_id)
+        if token_id in sequence.request.stop_token_ids:
+            self.finish(sequence, "stop")
+        elif len(sequence.token_ids) >= sequence.request.max_total_tokens:
+            self.finish(sequence, "length")
+
+
+def _samples(sequence: Sequence) -> tuple[Sequence, ...]:
+    """Whom to draw a token for, now that the last token of `sequence` is computed."""
+    request = sequence.request
+    if len(sequence.token_ids) >= request.max_total_tokens:
+        return ()
+    return (sequence,) if request.is_forked else (sequence, *request.fork())
+
+
+def _shares(prefilling: SequenceOf[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+    """Divide the step's prefill tokens, so that a long prompt neither starves the others nor is starved by them.
+
+    The first in order may count on half of the budget; the others follow by priority and then shortest first; the
+    first takes what is left. Example, budget 100, remaining 500, 80, 30: shares 50, 20, 30.
+    """
+    first, *others = prefilling
+    guaranteed = min(first.num_remaining_tokens, -(-budget // 2))
+    left = budget - guaranteed
+    shares = []
+    for sequence in sorted(others, key=lambda other: (other.request.priority, other.num_remaining_tokens)):
+        share = min(sequence.num_remaining_tokens, left)
+        left -= share
+        shares.append((sequence, share))
+    return [(first, min(first.num_remaining_tokens, guaranteed + left)), *shares]
