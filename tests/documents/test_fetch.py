@@ -76,7 +76,12 @@ PRIVATE_FORMS = [
 def test_no_spelling_of_an_inner_address_is_dialled(site: Site, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[Any] = []
     real = socket.socket.connect
-    monkeypatch.setattr(socket.socket, "connect", lambda self, to: (dialled.append(to), real(self, to))[1])
+
+    def connect(self: socket.socket, to: Any) -> None:
+        dialled.append(to)
+        real(self, to)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
     for host in (*LOOPBACK_FORMS, *PRIVATE_FORMS):
         with pytest.raises(DataError):
             fetch.fetch(template.format(host, site.port))
