@@ -31,6 +31,4 @@ MIXTRAL = replace(MISTRAL, family="mixtral", moe=MoeConfig(num_experts=3, num_ex
 def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
     """Canonical name -> weights, none of them special."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(shape, generator=generator).to(dtype) for name, shape in canonical_shapes(config).items()
-    }
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in canonical_shapes(config).items()}

@@ -183,7 +183,16 @@ def rotary_heads(canonical: str, config: ModelConfig) -> int | None:
 
 def file_names(layout: Layout, config: ModelConfig) -> dict[str, str]:
     """Canonical name -> the name `layout` stores it under, one to one (experts apart, as Hugging Face writes them)."""
-    return {part.name: read.file_name for read in _one_to_one(layout, config, "model.", "") for part in read.parts}
+    return {read.parts[0].name: read.file_name for read in _one_to_one(layout, config, "model.", "")}
+
+
+def written(layout: Layout, config: ModelConfig) -> list[TensorRead]:
+    """The tensors of a file that we write: one per canonical tensor, but GGUF's experts stacked."""
+    reads = list(_one_to_one(layout, config, "model.", ""))
+    if layout != "gguf" or config.moe is None:
+        return reads
+    together = [read for read in reads if ".experts." not in read.parts[0].name]
+    return together + [read for layer in range(config.n_layers) for read in _gguf_stacks(config, layer, "")]
 
 
 def plan(layout: Layout, file_names: Iterable[str], config: ModelConfig) -> list[TensorRead]:
