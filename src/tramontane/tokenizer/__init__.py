@@ -1,0 +1,23 @@
+"""Text and token ids: vocabularies of every Mistral and Llama checkpoint, chat formats, incremental detokenizing.
+
+Native engines (tiktoken, sentencepiece, tokenizers) are imported when a vocabulary is opened, not with this package.
+"""
+
+from tramontane.tokenizer.base import Tokenizer
+from tramontane.tokenizer.chat import ChatFormat, Turn
+from tramontane.tokenizer.detokenizer import Detokenizer
+from tramontane.tokenizer.gguf import gguf_tokenizer
+from tramontane.tokenizer.load import load_tokenizer
+from tramontane.tokenizer.messages import AssistantMessage, ToolCall, ToolCallIds
+
+__all__ = [
+    "AssistantMessage",
+    "ChatFormat",
+    "Detokenizer",
+    "Tokenizer",
+    "ToolCall",
+    "ToolCallIds",
+    "Turn",
+    "gguf_tokenizer",
+    "load_tokenizer",
+]

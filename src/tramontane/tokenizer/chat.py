@@ -1,0 +1,330 @@
+"""Chat formats: conversations to token ids and back.
+
+One encoder serves every version of Mistral's instruct formats, driven by a row of features per version, on whatever
+vocabulary carries the control tokens (tekken.json, tokenizer.model, tokenizer.json, GGUF). mistral-common is the
+judge: the tests hold the ids of both equal over generated conversations, tools, results and reasoning included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tramontane.errors import TokenizerError
+from tramontane.tokenizer.conversation import check_conversation
+from tramontane.tokenizer.messages import (
+    AssistantMessage,
+    Message,
+    Thinking,
+    from_json,
+    mistral_tool_call_id,
+    normal_json,
+    read_messages,
+    read_tools,
+    to_json,
+)
+from tramontane.tokenizer.parse import parse_answer
+
+if TYPE_CHECKING:
+    from tramontane.tokenizer.base import Tokenizer
+
+MistralVersion = Literal["v1", "v2", "v3", "v7", "v11", "v13"]
+_JOIN = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The ids of one message. Concatenated, the turns of a conversation are its prompt; `role` tells a trainer
+    which of them the model is to learn. The first turn holds only the beginning of sequence."""
+
+    role: str
+    token_ids: tuple[int, ...]
+
+
+class ChatFormat(Protocol):
+    """How one family of models writes conversations. All methods raise TokenizerError for what it cannot write."""
+
+    name: str
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Prompt that the model answers: the last message is of a user or tool, or an assistant's `prefix`."""
+        ...
+
+    def encode_turns(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Turn]:
+        """A whole conversation to learn from, one turn per message; the last message is the assistant's."""
+        ...
+
+    def encode_fim(self, prompt: str, suffix: str | None) -> list[int]:
+        """Prompt for the text between `prompt` and `suffix`."""
+        ...
+
+    def parse(self, token_ids: Sequence[int], *, final: bool = True) -> AssistantMessage:
+        """Generated ids as a message. Never raises: what is no well-formed tool call is returned as text.
+
+        With `final=False` more ids may follow: an unfinished character or tool call is held back, and what is
+        returned only ever grows as ids are added.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What sets one version apart. Placements are of user messages; None: not possible."""
+
+    inst_is_control: bool = True  # v1 spells [INST] as text
+    system_in: Literal["first", "last", "place"] = "last"  # user message it opens, or its own place in brackets
+    tools_before: Literal["first", "last"] | None = "last"
+    call_form: Literal["list", "list_with_id", "name_id_args", "name_args"] = "list"
+    result_form: Literal["list", "object", "id_content", "content"] = "list"
+    keeps_old_calls: bool = True  # v2 drops calls and results before the last user message
+    mixes_content_and_calls: bool = False
+    pairs_by_id: bool = False  # results are matched to calls, and sorted like them, by id
+    thinks: bool = False
+
+
+_V3 = Features(call_form="list_with_id", result_form="object")
+_V7 = replace(_V3, system_in="place", result_form="id_content", mixes_content_and_calls=True)
+_V11 = replace(_V7, call_form="name_id_args", pairs_by_id=True)
+
+FEATURES: Mapping[MistralVersion, Features] = {
+    "v1": Features(inst_is_control=False, system_in="first", tools_before=None),
+    "v2": Features(keeps_old_calls=False),
+    "v3": _V3,
+    "v7": _V7,
+    "v11": _V11,
+    "v13": replace(_V11, tools_before="first", call_form="name_args", result_form="content", thinks=True),
+}
+
+
+class MistralChat:
+    """The instruct format of one version on one vocabulary.
+
+    Raises TokenizerError when the vocabulary lacks a control token that the version cannot do without.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, version: MistralVersion) -> None:
+        self.name: str = version
+        self.features = FEATURES[version]
+        self._tokenizer = tokenizer
+        if self.features.inst_is_control:
+            for name in _required_controls(self.features):
+                tokenizer.control_id(name)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        turns = self._encode(read_messages(messages), read_tools(tools), sample=False)
+        return [token_id for turn in turns for token_id in turn.token_ids]
+
+    def encode_turns(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Turn]:
+        return self._encode(read_messages(messages), read_tools(tools), sample=True)
+
+    def encode_fim(self, prompt: str, suffix: str | None) -> list[int]:
+        if "[SUFFIX]" not in self._tokenizer.control_names:
+            raise TokenizerError(f"models of format {self.name} cannot fill in the middle; use plain generation")
+        suffix_ids = encode_infilling(self._tokenizer, suffix) if suffix else []
+        prompt_ids = self._tokenizer.encode(prompt)
+        return [
+            self._tokenizer.bos_id,
+            *self._control("[SUFFIX]"),
+            *suffix_ids,
+            *self._control("[PREFIX]"),
+            *prompt_ids,
+        ]
+
+    def parse(self, token_ids: Sequence[int], *, final: bool = True) -> AssistantMessage:
+        return parse_answer(self._tokenizer, token_ids, final=final)
+
+    def _encode(self, messages: list[Message], tools: list[dict[str, Any]], *, sample: bool) -> list[Turn]:
+        features = self.features
+        check_conversation(messages, features, name=self.name, sample=sample)
+        if tools and features.tools_before is None:
+            raise TokenizerError(f"models of format {self.name} know no tools")
+        system = None
+        if features.system_in != "place":
+            texts = [_joined_text(message) for message in messages if message.role == "system" and message.has_content]
+            system = _JOIN.join(texts)
+        messages = _merged(messages, features)
+        users = [place for place, message in enumerate(messages) if message.role == "user"]
+        last_user = users[-1] if users else 0
+        if not features.keeps_old_calls:
+            _check_single_results(messages[last_user:])
+        turns = [Turn("start", (self._tokenizer.bos_id,))]
+        for place, message in enumerate(messages):
+            is_old = place < last_user and not features.keeps_old_calls
+            match message.role:
+                case "user":
+                    first, last = place == users[0], place == last_user
+                    token_ids = self._user(message, tools, system, first=first, last=last)
+                case "system":
+                    token_ids = self._bracketed("SYSTEM_PROMPT", self._content(message))
+                case "assistant":
+                    token_ids = [] if is_old and message.tool_calls else self._assistant(message)
+                case "tool":
+                    token_ids = [] if is_old else self._bracketed("TOOL_RESULTS", self._result(message))
+            turns.append(Turn(message.role, tuple(token_ids)))
+        return turns
+
+    def _user(
+        self, message: Message, tools: list[dict[str, Any]], system: str | None, *, first: bool, last: bool
+    ) -> list[int]:
+        features = self.features
+        text = _joined_text(message)
+        if system and (first if features.system_in == "first" else last):
+            text = system + _JOIN + text
+        if not features.inst_is_control:
+            return self._text(f"[INST] {text} [/INST]")
+        token_ids: list[int] = []
+        if tools and (first if features.tools_before == "first" else last):
+            token_ids = self._bracketed("AVAILABLE_TOOLS", self._text(to_json(tools)))
+        return token_ids + self._bracketed("INST", self._text(text))
+
+    def _assistant(self, message: Message) -> list[int]:
+        if message.has_content and message.tool_calls and not self.features.mixes_content_and_calls:
+            raise TokenizerError(f"models of format {self.name} cannot mix content and tool_calls in one turn")
+        token_ids = self._content(message) if message.has_content else []
+        if message.tool_calls:
+            token_ids += self._calls(message)
+        if not message.prefix:
+            token_ids.append(self._tokenizer.eos_id)
+        return token_ids
+
+    def _content(self, message: Message) -> list[int]:
+        """Text and thinking in order. Pure text of an assistant loses trailing spaces (all versions but v1)."""
+        token_ids: list[int] = []
+        is_text = all(isinstance(chunk, str) for chunk in message.chunks)
+        for chunk in message.chunks:
+            if isinstance(chunk, Thinking):
+                token_ids += [*self._control("[THINK]"), *self._text(chunk.text)]
+                token_ids += self._control("[/THINK]") if chunk.closed else []
+            else:
+                strip = is_text and message.role == "assistant" and self.features.inst_is_control
+                token_ids += self._text(chunk.rstrip(" ") if strip else chunk)
+        return token_ids
+
+    def _calls(self, message: Message) -> list[int]:
+        form = self.features.call_form
+        calls = [
+            {"name": call.name, "arguments": from_json(normal_json(call.arguments_json))}
+            | ({"id": self._call_id(call.id)} if form != "list" else {})
+            for call in message.tool_calls
+        ]
+        if form in ("list", "list_with_id"):
+            return [*self._control("[TOOL_CALLS]"), *self._text(to_json(calls))]
+        token_ids: list[int] = []
+        for call in calls:
+            token_ids += [*self._control("[TOOL_CALLS]"), *self._text(call["name"])]
+            if form == "name_id_args":
+                token_ids += [*self._control("[CALL_ID]"), *self._text(call["id"])]
+            token_ids += [*self._control("[ARGS]"), *self._text(to_json(call["arguments"]))]
+        return token_ids
+
+    def _result(self, message: Message) -> list[int]:
+        text = _joined_text(message)
+        call_id = self._call_id(message.tool_call_id or "")
+        match self.features.result_form:
+            case "list":
+                return self._text(to_json([{"name": message.name, "content": from_json(normal_json(text))}]))
+            case "object":
+                return self._text(to_json({"content": from_json(normal_json(text)), "call_id": call_id}))
+            case "id_content":
+                return [*self._text(call_id), *self._control("[TOOL_CONTENT]"), *self._text(text)]
+            case "content":
+                return self._text(text)
+
+    def _call_id(self, call_id: str) -> str:
+        return call_id if self.features.call_form == "name_args" else mistral_tool_call_id(call_id)
+
+    def _bracketed(self, name: str, token_ids: list[int]) -> list[int]:
+        return [*self._control(f"[{name}]"), *token_ids, *self._control(f"[/{name}]")]
+
+    def _control(self, name: str) -> list[int]:
+        return [self._tokenizer.control_id(name)]
+
+    def _text(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+def encode_infilling(tokenizer: Tokenizer, text: str) -> list[int]:
+    """`text` without the space that sentencepiece puts before it: encoded after a sign that is then cut off.
+
+    Mistral and Meta both use this sign, and with tekken too, where it keeps line breaks from joining punctuation.
+    """
+    sign = tokenizer.encode("☺")
+    token_ids = tokenizer.encode("☺" + text)
+    return token_ids[len(sign) :] if token_ids[: len(sign)] == sign else tokenizer.encode(text)
+
+
+def _required_controls(features: Features) -> list[str]:
+    names = ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
+    names.append("[TOOL_CALLS]")
+    if features.system_in == "place":
+        names += ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+    if features.result_form == "id_content":
+        names.append("[TOOL_CONTENT]")
+    if features.call_form in ("name_id_args", "name_args"):
+        names.append("[ARGS]")
+    if features.call_form == "name_id_args":
+        names.append("[CALL_ID]")
+    return names
+
+
+def _merged(messages: list[Message], features: Features) -> list[Message]:
+    """Neighbouring messages of users, and of assistants, become one; results follow the order of their calls."""
+    merged: list[Message] = []
+    call_ids: list[str] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        members = list(group)
+        if role == "system":
+            merged += [replace(message, chunks=_joined(message.chunks)) for message in members]
+        elif role == "tool":
+            merged += sorted(members, key=_order(call_ids)) if features.pairs_by_id else members
+        else:
+            calls = tuple(call for message in members for call in message.tool_calls)
+            chunks = _joined(chunk for message in members for chunk in message.chunks)
+            merged.append(replace(members[0], chunks=chunks, tool_calls=calls, prefix=any(m.prefix for m in members)))
+        call_ids = [call.id for call in merged[-1].tool_calls] if role == "assistant" else []
+    if features.system_in != "place":
+        merged = [message for message in merged if message.role != "system"]
+    if not merged or (features.system_in != "place" and merged[0].role != "user"):
+        merged.insert(0, Message("user", ("",)))
+    return merged
+
+
+def _order(call_ids: list[str]) -> Any:
+    places = {call_id: place for place, call_id in enumerate(call_ids)}
+    return lambda message: places.get(message.tool_call_id, len(places))
+
+
+def _joined(chunks: Any) -> tuple[str | Thinking, ...]:
+    """Chunks with neighbouring texts joined by an empty line and empty ones dropped."""
+    joined: list[str | Thinking] = []
+    for chunk in chunks:
+        if not chunk:
+            continue
+        if joined and isinstance(chunk, str) and isinstance(joined[-1], str):
+            joined[-1] += _JOIN + chunk
+        else:
+            joined.append(chunk)
+    return tuple(joined)
+
+
+def _joined_text(message: Message) -> str:
+    chunks = _joined(message.chunks)
+    if any(isinstance(chunk, Thinking) for chunk in chunks):
+        raise TokenizerError(f"thinking is not possible in a message of role {message.role}")
+    return "".join(chunk for chunk in chunks if isinstance(chunk, str))
+
+
+def _check_single_results(messages: list[Message]) -> None:
+    for before, after in pairwise(messages):
+        if before.role == after.role == "tool":
+            raise TokenizerError("models of format v2 take one tool result per answer; make one call at a time")

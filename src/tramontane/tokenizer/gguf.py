@@ -1,0 +1,154 @@
+"""Vocabularies inside GGUF files: `tokenizer.ggml.*` metadata to a tokenizer.
+
+Every value comes from a file of unknown origin: lengths, types and ids are proved before any engine sees them. The
+file's chat template is searched for known features and never rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tramontane.errors import TokenizerError
+from tramontane.tokenizer.base import CONTROL_NAMES, MAX_VOCAB_SIZE, Tokenizer
+from tramontane.tokenizer.byte_pair import MAX_MERGES, TEKKEN_SPLIT, BytePairTokenizer, BytePairVocabulary
+from tramontane.tokenizer.recognise import attach_chat
+from tramontane.tokenizer.sentencepiece import (
+    PieceType,
+    SentencePieceTokenizer,
+    SentencePieceVocabulary,
+    piece_type,
+)
+
+_PREFIX = "tokenizer.ggml."
+_STOP_KEYS = ("eot_token_id", "eom_token_id")
+
+
+def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Tokenizer of a GGUF file's metadata: models `llama` (sentencepiece) and `gpt2` with pre-tokenizer `tekken`.
+
+    Raises TokenizerError naming the key when a value is missing, of the wrong type, out of range or of a kind that
+    is not supported.
+    """
+    model = _value(metadata, "model", str)
+    match model:
+        case "llama":
+            tokenizer = _sentencepiece(metadata)
+        case "gpt2":
+            tokenizer = _byte_level(metadata)
+        case _:
+            raise TokenizerError(f"{_PREFIX}model={model!r} is not supported; known are llama and gpt2")
+    template = metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise TokenizerError("tokenizer.chat_template must be text")
+    attach_chat(tokenizer, template=template)
+    return tokenizer
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
+    pieces = _list(metadata, "tokens", str)
+    scores = _list(metadata, "scores", float)
+    vocabulary = SentencePieceVocabulary(
+        tuple(pieces), tuple(scores), tuple(_types(metadata, len(pieces))), _flag(metadata, "add_space_prefix", True)
+    )
+    bos_id, eos_id, stop_ids = _special_ids(metadata, len(pieces))
+    return SentencePieceTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id, stop_ids=stop_ids)
+
+
+def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
+    pre = _value(metadata, "pre", str)
+    if pre != "tekken":
+        raise TokenizerError(f"{_PREFIX}pre={pre!r} is not supported; known is tekken")
+    pieces = _list(metadata, "tokens", str)
+    types = _types(metadata, len(pieces))
+    bos_id, eos_id, stop_ids = _special_ids(metadata, len(pieces))
+    special = {bos_id, eos_id, *stop_ids}
+    tokens: dict[str, int] = {}
+    control: dict[int, str] = {}
+    literal: dict[int, dict[str, Any]] = {}
+    for token_id, (piece, kind) in enumerate(zip(pieces, types, strict=True)):
+        if kind == PieceType.BYTE:
+            raise TokenizerError(f"{_PREFIX}token_type[{token_id}] marks a byte, which model gpt2 does not have")
+        if kind not in (PieceType.NORMAL, PieceType.USER_DEFINED) or piece in CONTROL_NAMES or token_id in special:
+            control[token_id] = piece
+        elif kind == PieceType.USER_DEFINED:
+            literal[token_id] = {
+                "content": piece,
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False),
+            }
+        elif tokens.setdefault(piece, token_id) != token_id:
+            raise TokenizerError(f"{_PREFIX}tokens[{token_id}] {piece!r} is also token {tokens[piece]}")
+    if len(set(control.values())) != len(control):
+        raise TokenizerError(f"{_PREFIX}tokens names a control token twice")
+    vocabulary = BytePairVocabulary(
+        tokens=tokens,
+        merges=_merges(metadata),
+        control=control,
+        literal=literal,
+        byte_level=True,
+        ignore_merges=True,  # as llama.cpp does for tekken: a word that is a token is taken whole
+        normalizer=None,
+        pre_tokenizer=TEKKEN_SPLIT,
+    )
+    return BytePairTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id, stop_ids=stop_ids)
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    merges: list[tuple[str, str]] = []
+    for place, entry in enumerate(_list(metadata, "merges", str, MAX_MERGES)):
+        left, space, right = entry.partition(" ")
+        if not (left and space and right):
+            raise TokenizerError(f"{_PREFIX}merges[{place}]={entry[:80]!r} must be two tokens with a space between")
+        merges.append((left, right))
+    return merges
+
+
+def _types(metadata: Mapping[str, Any], num_pieces: int) -> list[PieceType]:
+    values = _list(metadata, "token_type", int)
+    if len(values) != num_pieces:
+        raise TokenizerError(f"{_PREFIX}token_type has {len(values)} entries for {num_pieces} tokens")
+    return [piece_type(value, token_id) for token_id, value in enumerate(values)]
+
+
+def _special_ids(metadata: Mapping[str, Any], num_pieces: int) -> tuple[int, int, tuple[int, ...]]:
+    """(bos, eos, further stop ids), proved to be inside the vocabulary."""
+    given = [key for key in _STOP_KEYS if _PREFIX + key in metadata]
+    ids = [_value(metadata, key, int) for key in ("bos_token_id", "eos_token_id", *given)]
+    for key, token_id in zip(("bos_token_id", "eos_token_id", *given), ids, strict=True):
+        if not 0 <= token_id < num_pieces:
+            raise TokenizerError(f"{_PREFIX}{key}={token_id} is outside the vocabulary of {num_pieces}")
+    return ids[0], ids[1], tuple(ids[2:])
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    return bool(_value(metadata, key, bool)) if _PREFIX + key in metadata else default
+
+
+def _value(metadata: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
+    value: Any = metadata.get(_PREFIX + key)
+    if hasattr(value, "item") and not isinstance(value, str | Sequence):
+        value = value.item()  # a numpy scalar
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        found = "absent" if _PREFIX + key not in metadata else type(value).__name__
+        raise TokenizerError(f"{_PREFIX}{key} must be {kind.__name__}, but is {found}")
+    return value
+
+
+def _list(metadata: Mapping[str, Any], key: str, kind: type[Any], max_len: int = MAX_VOCAB_SIZE) -> list[Any]:
+    values: Any = metadata.get(_PREFIX + key)
+    if hasattr(values, "tolist"):
+        values = values.tolist()  # a numpy array
+    if not isinstance(values, list | tuple):
+        found = "absent" if _PREFIX + key not in metadata else type(values).__name__
+        raise TokenizerError(f"{_PREFIX}{key} must be a list, but is {found}")
+    if len(values) > max_len:
+        raise TokenizerError(f"{_PREFIX}{key} has {len(values)} entries; at most {max_len} are allowed")
+    for place, value in enumerate(values):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TokenizerError(f"{_PREFIX}{key}[{place}] must be {kind.__name__}, not {type(value).__name__}")
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise TokenizerError(f"{_PREFIX}{key}[{place}] is not valid Unicode") from None
+    return list(values)
