@@ -1,0 +1,174 @@
+"""Write checkpoints that transformers, mistral-inference and llama.cpp read, and convert one layout to another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tramontane.config import to_gguf_metadata, to_hf_config, to_params_json
+from tramontane.errors import ConfigError
+from tramontane.formats.gguf_write import write_gguf
+from tramontane.formats.names import Layout
+from tramontane.formats.open_tensors import open_tensors
+from tramontane.formats.read import plan_reads, read_part, require_equal
+from tramontane.formats.tensor_source import FLOAT_DTYPES
+from tramontane.formats.write import write_consolidated, write_hf
+from tramontane.tokenizer import gguf_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tramontane.config import ModelConfig
+    from tramontane.loading.checkpoint import Checkpoint
+    from tramontane.tokenizer import Tokenizer
+
+# What belongs to the tokenizer of a checkpoint folder; `tokenizer.model` has suffixes such as .v3
+_TOKENIZER_FILES = (
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model*",
+)
+
+
+def save_checkpoint(
+    out: Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    layout: Layout,
+    stored: str = "BF16",
+    tokenizer: Tokenizer | None = None,
+    files: Mapping[str, Path | bytes] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the canonical (name, tensor) pairs as a checkpoint, all or nothing.
+
+    `out` is a folder for the layouts `hf` and `consolidated`, a .gguf file for `gguf`; `stored` is F32, F16, BF16 or,
+    in GGUF, a quantised type. `files` go into the folder as they are; `tokenizer` adds what they lack of its own.
+    Raises ConfigError for what the layout cannot express, CheckpointError for tensors that are not the model's or an
+    `out` that exists, CapacityError for a full disk.
+    """
+    if layout == "gguf":
+        _save_gguf(out, config, tensors, stored, tokenizer, overwrite)
+        return
+    if stored not in FLOAT_DTYPES:
+        raise ConfigError(f"weights in {stored} have no {layout} form; use {', '.join(FLOAT_DTYPES)}, or layout gguf")
+    dtype = FLOAT_DTYPES[stored]
+    with ExitStack() as stack:
+        all_files: dict[str, Path | bytes] = {}
+        if tokenizer is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-")))
+            all_files |= {path.name: path for path in tokenizer.save(folder)}
+        all_files |= files or {}
+        if layout == "consolidated":
+            write_consolidated(
+                out,
+                config,
+                tensors,
+                params_json=to_params_json(config),
+                dtype=dtype,
+                files=all_files,
+                overwrite=overwrite,
+            )
+            return
+        config_json = to_hf_config(config, str(dtype).removeprefix("torch."))
+        if tokenizer is not None:
+            config_json |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        write_hf(out, config, tensors, config_json=config_json, dtype=dtype, files=all_files, overwrite=overwrite)
+
+
+def convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    layout: Layout,
+    stored: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write `checkpoint` again at `out`, one tensor in memory at a time; else as `save_checkpoint`.
+
+    Without `stored` the weights keep their float type; quantised ones become bfloat16. The tokenizer goes along, and
+    its files too where both sides are folders. `progress` is called with (bytes read, bytes in all).
+    """
+    tokenizer = open_tokenizer(checkpoint)
+    if stored is None:
+        stored = checkpoint.stored if checkpoint.stored in FLOAT_DTYPES else "BF16"
+    save_checkpoint(
+        out,
+        checkpoint.config,
+        stream_tensors(checkpoint, progress),
+        layout=layout,
+        stored=stored,
+        tokenizer=tokenizer,
+        files=_own_files(checkpoint, layout),
+        overwrite=overwrite,
+    )
+
+
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer beside the weights, or inside a GGUF file. Raises TokenizerError."""
+    if checkpoint.gguf_metadata is not None:
+        return gguf_tokenizer(checkpoint.gguf_metadata)
+    return load_tokenizer(checkpoint.path)
+
+
+def stream_tensors(
+    checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(canonical name, tensor) for every tensor; each is valid only until the next is asked for."""
+    done = 0
+    with open_tensors(checkpoint.weights) as source:
+        for read in plan_reads(source, checkpoint.config):
+            for part in read.parts:
+                if part.must_equal is not None:
+                    require_equal(source, read.file_name, part.must_equal, checkpoint.config)
+                    continue
+                tensor = read_part(source, read, part)
+                yield part.name, tensor
+                done += tensor.numel()
+                if progress is not None:
+                    progress(checkpoint.size_bytes * done // checkpoint.num_parameters, checkpoint.size_bytes)
+            source.release(read.file_name)
+
+
+def _save_gguf(
+    out: Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    stored: str,
+    tokenizer: Tokenizer | None,
+    overwrite: bool,
+) -> None:
+    if out.suffix != ".gguf":
+        raise ConfigError(f"{out} must end in .gguf: the layout gguf is one file")
+    if tokenizer is None:
+        raise ConfigError(f"{out} needs a tokenizer: a GGUF file holds it")
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ConfigError(
+            f"{out}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; "
+            "llama.cpp needs as many, use the model's own tokenizer"
+        )
+    metadata = {
+        **to_gguf_metadata(config),
+        "general.type": "model",
+        "general.name": out.stem,
+        **tokenizer.gguf_metadata(),
+    }
+    write_gguf(out, config, tensors, metadata=metadata, stored=stored, overwrite=overwrite)
+
+
+def _own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]:
+    """Files of a checkpoint folder that belong into its copy in another folder."""
+    if checkpoint.layout == "gguf" or layout == "gguf":
+        return {}
+    patterns = (*_TOKENIZER_FILES, "generation_config.json") if layout == "hf" else _TOKENIZER_FILES
+    return {path.name: path for pattern in patterns for path in checkpoint.path.glob(pattern) if path.is_file()}
