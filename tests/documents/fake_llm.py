@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from tramontane.engine.sampling import SamplingParams
+from tramontane.tokenizer import AssistantMessage
 
 if TYPE_CHECKING:
     from tramontane.llm import LLM
@@ -25,7 +26,7 @@ class ByteEncoder:
         return list(text.encode("utf-8", "surrogatepass"))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return bytes(token_ids).decode("utf-8")
+        return bytes(token_ids).decode("utf-8", "ignore")
 
 
 class WordEncoder(ByteEncoder):
@@ -41,6 +42,11 @@ class FakeChat:
 
     def encode_chat(self, messages: Sequence[dict[str, Any]], *, tools: Any = None) -> list[int]:
         return self.encoder.encode("".join(f"<{m['role']}>{m['content']}" for m in messages))
+
+    def parse(self, token_ids: Sequence[int], *, final: bool = True) -> AssistantMessage:
+        return AssistantMessage(
+            self.encoder.decode(token_ids).partition("</think>")[2] or self.encoder.decode(token_ids)
+        )
 
 
 @dataclass

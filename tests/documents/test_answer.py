@@ -41,3 +41,8 @@ def test_passages_give_way_to_a_short_context() -> None:
 def test_impossible_requests_are_refused(question: str, passages: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         answer_question(as_llm(FakeLLM(lambda prompt: "")), TEXT, question, num_passages=passages)
+
+
+def test_what_a_model_thinks_first_is_not_its_answer() -> None:
+    answer = answer_question(as_llm(FakeLLM(lambda prompt: "Hm [3].</think>Yes [1].")), "Water is wet.", "Is it?")
+    assert (answer.text, answer.cited) == ("Yes [1].", (1,))

@@ -48,18 +48,21 @@ class ModelOptions:
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None
 
     def load(self) -> LLM:
-        """The model, ready. Raises ConfigError, CheckpointError or CapacityError."""
+        """The model, ready; progress goes to stderr. Raises ConfigError, CheckpointError or CapacityError."""
+        from tramontane.cli.terminal import bytes_bar
         from tramontane.llm import LLM
 
-        return LLM(
-            self.model,
-            weight_format=self.weight_format,
-            dtype=self.dtype,
-            device=self.device,
-            threads=self.threads,
-            max_seq_len=self.max_seq_len,
-            kv_cache_gib=self.kv_cache_gib,
-        )
+        with bytes_bar(f"loading {self.model}") as progress:
+            return LLM(
+                self.model,
+                weight_format=self.weight_format,
+                dtype=self.dtype,
+                device=self.device,
+                threads=self.threads,
+                max_seq_len=self.max_seq_len,
+                kv_cache_gib=self.kv_cache_gib,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

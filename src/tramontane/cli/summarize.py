@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tramontane.cli.options import Json, ModelOptions
-from tramontane.cli.terminal import print_json, progress_bar, write_answer
+from tramontane.cli.terminal import passes_bar, print_json, write_answer
 from tramontane.documents.document import Document, parse_document, read_document
 from tramontane.documents.summary import summarize as summarize_text
 
@@ -32,15 +32,8 @@ def summarize(
     """
     document = read_source(source, allow_private=allow_private)
     llm = model.load()
-    with progress_bar() as bar:
-        tasks = {}
-
-        def report(pass_number: int, done: int, total: int) -> None:
-            if pass_number not in tasks:
-                tasks[pass_number] = bar.add_task(f"pass {pass_number}", total=total)
-            bar.update(tasks[pass_number], completed=done)
-
-        summary = summarize_text(llm, document.text, num_words=words, progress=report)
+    with passes_bar() as progress:
+        summary = summarize_text(llm, document.text, num_words=words, progress=progress)
     if as_json:
         print_json(
             {

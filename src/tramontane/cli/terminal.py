@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tramontane.errors import RequestError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 
 def read_text(argument: str) -> str:
@@ -34,19 +34,48 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or c.isprintable())
 
 
-def write_answer(delta: str) -> None:
-    """Print a part of an answer at once: filtered on a terminal, untouched in a pipe."""
-    sys.stdout.write(printable(delta) if sys.stdout.isatty() else delta)
+def write_answer(text: str, *, dim: bool = False) -> None:
+    """Print a part of an answer at once: filtered on a terminal, untouched in a pipe. `dim` is for asides."""
+    if sys.stdout.isatty():
+        text = printable(text)
+        text = f"\x1b[2m{text}\x1b[0m" if dim and text else text
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress display on stderr, silent where stderr is no terminal."""
+def bar(*columns: ProgressColumn) -> Progress:
+    """A display on stderr that leaves nothing behind; silent where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield progress
+    description = TextColumn("{task.description}", markup=False)
+    return Progress(
+        description, BarColumn(), *columns, console=console, disable=not console.is_terminal, transient=True
+    )
+
+
+@contextmanager
+def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of loading or writing: call what it yields with (bytes done, bytes in all)."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    with bar(DownloadColumn(binary_units=True), TransferSpeedColumn()) as display:
+        task = display.add_task(printable(description), total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+@contextmanager
+def passes_bar() -> Iterator[Callable[[int, int, int], None]]:
+    """Progress in several passes: call what it yields with (pass, parts done, parts of this pass)."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    with bar(MofNCompleteColumn(), TimeRemainingColumn()) as display:
+        tasks: dict[int, TaskID] = {}
+
+        def report(number: int, done: int, total: int) -> None:
+            if number not in tasks:
+                tasks[number] = display.add_task(f"pass {number}", total=total)
+            display.update(tasks[number], completed=done)
+
+        yield report

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -102,24 +103,24 @@ class TerminalChat:
 
         On an error the message is forgotten, so that the conversation stays one that can go on.
         """
-        started, parts = time.perf_counter(), []
+        started, num_tokens, text = time.perf_counter(), 0, ""
+        deltas = self.llm.stream_deltas(self.conversation.messages, self.params)
         try:
-            with StopOnInterrupt() as interrupt:
-                stream = self.llm.stream(self.conversation.messages, self.params)
-                for delta in stream:
-                    parts.append(delta)
-                    write_answer(delta)
+            with StopOnInterrupt() as interrupt, closing(deltas):
+                for delta in deltas:
+                    write_answer(delta.thinking, dim=True)
+                    write_answer(delta.text)
+                    text += delta.text
+                    num_tokens += len(delta.token_ids)
                     if interrupt.stopped:
-                        stream.close()
                         break
         except TramontaneError:
             self.conversation.messages.pop()
             raise
-        answer = "".join(parts)
-        self.conversation.reply(answer)
+        self.conversation.reply(text)
         print(" [stopped]" if interrupt.stopped else "")
         if self.stats:
-            seconds, num_tokens = time.perf_counter() - started, len(self.llm.tokenizer.encode(answer))
+            seconds = time.perf_counter() - started
             print(f"[{num_tokens} tokens in {seconds:.1f} s: {num_tokens / seconds:.1f} tokens/s]", file=sys.stderr)
 
 

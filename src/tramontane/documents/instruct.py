@@ -38,15 +38,15 @@ def room(llm: LLM, instruction: str, max_tokens: int) -> int:
     return left
 
 
-def follow(
-    llm: LLM, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None, stop: tuple[str, ...] = ()
-) -> list[str]:
-    """The answers, greedily drawn, in the order of `instructions`."""
+def follow(llm: LLM, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None) -> list[str]:
+    """The answers, greedily drawn, in the order of `instructions`; without the thoughts of models that think first."""
     answers: list[str] = []
-    params = SamplingParams(max_tokens=max_tokens, stop=stop)
+    chat = llm.tokenizer.chat
     for first in range(0, len(instructions), BATCH):
         prompts = [encode_instruction(llm, instruction) for instruction in instructions[first : first + BATCH]]
-        answers += [completion.text.strip() for completion in llm.generate(prompts, params)]
+        for completion in llm.generate(prompts, SamplingParams(max_tokens=max_tokens)):
+            text = completion.text if chat is None else chat.parse(completion.token_ids).content
+            answers.append(text.strip())
         if progress is not None:
             progress(len(answers), len(instructions))
     return answers

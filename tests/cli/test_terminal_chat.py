@@ -1,0 +1,188 @@
+"""The chat in a real pseudo-terminal: editing, commands, and Ctrl-C that stops the answer only."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tramontane.cli.conversation import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(home: Path, *arguments: str) -> PseudoTerminal:
+    environment = {**os.environ, "TRAMONTANE_HOME": str(home), "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+    return PseudoTerminal(["-m", "tests.cli.scripted_chat", *arguments], environment)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[PseudoTerminal]:
+    with start(tmp_path) as terminal:
+        terminal.wait_for(">")
+        yield terminal
+
+
+def test_messages_are_answered_with_all_that_was_said(terminal: PseudoTerminal) -> None:
+    terminal.send("Hello")
+    terminal.wait_for("I heard: user='Hello'.")
+    terminal.send("Again")
+    answer = terminal.wait_for("'Again'.")
+    assert "user='Hello' | assistant=" in answer
+    assert terminal.output.count("<closed>") == 2
+    terminal.send("/quit")
+    assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: PseudoTerminal) -> None:
+    terminal.send("count")
+    terminal.wait_for("3 4 5 ")
+    terminal.interrupt()
+    terminal.wait_for("[stopped]")
+    assert "<closed>" in terminal.output  # the engine was told, so that its memory comes back
+    terminal.wait_for(">")
+    terminal.send("And?")
+    assert "assistant='0 1 2 3 4 5 " in terminal.wait_for("'And?'.")
+    terminal.send("count")
+    terminal.wait_for("3 4 ")
+    terminal.interrupt()
+    terminal.wait_for("[stopped]")
+    terminal.send("/quit")
+    assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_while_editing_clears_the_line(terminal: PseudoTerminal) -> None:
+    terminal.type("half a thought")
+    terminal.wait_for("half a thought")
+    terminal.interrupt()
+    terminal.send("Whole.")
+    assert "half" not in terminal.wait_for("user='Whole.'.").partition("I heard")[2]
+    terminal.type("\x04")  # Ctrl-D
+    assert terminal.exit_code() == 0
+
+
+def test_several_lines_history_and_pasting(terminal: PseudoTerminal) -> None:
+    terminal.type("one\x1b\rtwo")  # Alt-Enter
+    terminal.send("")
+    terminal.wait_for(r"user='one\ntwo'.")
+    terminal.send("/reset")
+    terminal.wait_for("New conversation.")
+    terminal.type("\x1b[200~pasted\nlines\x1b[201~")
+    terminal.send("")
+    terminal.wait_for(r"I heard: user='pasted\nlines'.")
+    terminal.send("/reset")
+    terminal.wait_for("New conversation.")
+    terminal.type("\x1b[A\x1b[A\x1b[A")  # up: the command, then the two lines pasted
+    terminal.send("")
+    terminal.wait_for(r"I heard: user='pasted\nlines'.")
+
+
+def test_history_outlives_the_program_and_is_private(tmp_path: Path) -> None:
+    with start(tmp_path) as first:
+        first.wait_for(">")
+        first.send("remember this")
+        first.wait_for("'remember this'.")
+        first.send("/quit")
+        first.exit_code()
+    assert stat.S_IMODE((tmp_path / "chat_history").stat().st_mode) == 0o600
+    with start(tmp_path) as second:
+        second.wait_for(">")
+        second.type("\x1b[A\x1b[A")
+        second.send("")
+        second.wait_for("user='remember this'.")
+
+
+def test_help_names_every_command(terminal: PseudoTerminal) -> None:
+    terminal.send("/help")
+    text = terminal.wait_for("Ctrl-C stops an answer")
+    assert all(command in text for command in COMMANDS)
+
+
+def test_system_prompt_reset_and_retry(tmp_path: Path) -> None:
+    with start(tmp_path, "--system", "Be kind.") as terminal:
+        terminal.wait_for(">")
+        terminal.send("/retry")
+        terminal.wait_for("no answer to take back")
+        terminal.send("One")
+        terminal.wait_for("I heard: system='Be kind.' | user='One'.")
+        terminal.send("/retry")
+        terminal.wait_for("I heard: system='Be kind.' | user='One'.")
+        terminal.send("/system Be brief.")
+        terminal.wait_for("New conversation.")
+        terminal.send("Two")
+        terminal.wait_for("I heard: system='Be brief.' | user='Two'.")
+        terminal.send("/reset")
+        terminal.wait_for("New conversation.")
+        terminal.send("Three")
+        terminal.wait_for("I heard: system='Be brief.' | user='Three'.")
+        terminal.send("/system")
+        terminal.wait_for("New conversation.")
+        terminal.send(" /not a command")
+        terminal.wait_for("I heard: user='/not a command'.")
+
+
+def test_save_and_load(terminal: PseudoTerminal, tmp_path: Path) -> None:
+    path = tmp_path / "a talk.json"
+    terminal.send("Hello")
+    terminal.wait_for("'Hello'.")
+    terminal.send(f"/save '{path}'")
+    terminal.wait_for("Saved 2 messages")
+    assert json.loads(path.read_text())["messages"][0] == {"role": "user", "content": "Hello"}
+    terminal.send("/reset")
+    terminal.wait_for("New conversation.")
+    terminal.send(f"/load {path}")
+    terminal.wait_for("Loaded 2 messages")
+    terminal.send("More")
+    assert "user='Hello' | assistant=" in terminal.wait_for("'More'.")
+
+
+def test_mistakes_are_one_line_and_the_chat_goes_on(terminal: PseudoTerminal, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{}")
+    for line, message in (
+        ("/nonsense", "/nonsense is not a command; /help lists them."),
+        ("/save", "/save needs a file name."),
+        ("/load", "/load needs a file name."),
+        (f"/load {tmp_path}/none", "none: No such file or directory"),
+        (f"/load {tmp_path}/bad.json", "bad.json: not a saved conversation"),
+        (f"/save {tmp_path}/no/such/folder", "No such file or directory"),
+        ("long", "error: the prompt has 9000 tokens"),
+    ):
+        terminal.send(line)
+        terminal.wait_for(message)
+    terminal.send("Still there?")
+    terminal.wait_for("I heard: user='Still there?'.")  # the message that was too long is forgotten
+    assert "Traceback" not in terminal.output
+
+
+def test_statistics_and_thoughts(tmp_path: Path) -> None:
+    with start(tmp_path, "--stats") as terminal:
+        terminal.wait_for(">")
+        terminal.send("think")
+        assert "Hm.Done." in terminal.wait_for("tokens/s]")
+        assert "[2 tokens in 0.0 s: " in terminal.output
+        terminal.send("/stats")
+        terminal.wait_for("Statistics are off.")
+        terminal.send("next")
+        assert "Hm." not in terminal.wait_for("'next'.").partition("I heard")[2]
+
+
+def test_what_a_model_says_cannot_command_the_terminal(terminal: PseudoTerminal) -> None:
+    raw: list[bytes] = []
+    real = os.read
+
+    def spy(fd: int, n: int) -> bytes:
+        raw.append(data := real(fd, n))
+        return data
+
+    terminal.send("Hello")
+    os.read = spy  # type: ignore[assignment]
+    try:
+        terminal.wait_for("'Hello'.[2J")
+    finally:
+        os.read = real
+    assert b"\x1b[2J" not in b"".join(raw)
