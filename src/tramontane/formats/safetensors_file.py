@@ -79,7 +79,7 @@ def read_header(start: bytes | memoryview, file_bytes: int) -> Header:
     fields = read_json_object(bytes(start[8:data_start]))
     metadata = _read_metadata(fields.pop("__metadata__", {}))
     tensors = [_read_tensor(name, entry, data_start) for name, entry in fields.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))  # empty tensors before those they share it with
     _require_tiling(tensors, data_start, file_bytes)
     return Header({tensor.info.name: tensor for tensor in tensors}, metadata)
 
@@ -105,7 +105,7 @@ def _read_tensor(name: str, entry: object, data_start: int) -> MappedTensor:
     size_bytes, capacity = DTYPES[stored].itemsize, 1
     for length in shape:
         size_bytes *= length
-        capacity *= max(length, 1)  # torch computes strides also where a length of 0 makes the tensor empty
+        capacity *= length or 1  # torch computes strides also where a length of 0 makes the tensor empty
     if capacity > _MAX_LENGTH or size_bytes != offsets[1] - offsets[0]:
         raise CheckpointError(
             f"tensor {shown([name])} of shape {_cut(shape)} takes {_cut(size_bytes)} bytes as {stored}, "
@@ -117,7 +117,10 @@ def _read_tensor(name: str, entry: object, data_start: int) -> MappedTensor:
 def _whole_numbers(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
-    return tuple(value) if all(type(item) is int and item >= 0 for item in value) else None
+    for item in value:
+        if type(item) is not int or item < 0:
+            return None
+    return tuple(value)
 
 
 def _require_tiling(tensors: list[MappedTensor], data_start: int, file_bytes: int) -> None:

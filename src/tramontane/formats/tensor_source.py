@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 FLOAT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a header says of a tensor: `shape` in torch order (rows first), `stored` as in "F32", "BF16", "Q4_K"."""
 
     name: str
@@ -83,8 +81,7 @@ class TensorSource(ABC):
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class MappedTensor:
+class MappedTensor(NamedTuple):
     """A tensor and its place in the file: row-major elements of `dtype` (uint8 for packed blocks)."""
 
     info: TensorInfo

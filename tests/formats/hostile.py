@@ -1,0 +1,70 @@
+"""Shared by the tests of hostile files: limits on time and memory, and mutations of valid files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from tramontane.errors import CheckpointError
+
+
+def assert_one_line(error: Exception) -> None:
+    """Whatever a hostile file puts into a message, it stays short and on one line."""
+    assert "\n" not in str(error)
+    assert len(str(error)) < 1000
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+@contextmanager
+def refused_within(*, seconds: float, extra_bytes: int) -> Iterator[None]:
+    """The block must raise CheckpointError of one line, in that processor time and with that much more peak memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    before = _status_bytes("VmRSS")
+    start = time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        yield
+    elapsed = time.process_time() - start
+    assert_one_line(caught.value)
+    grown = _status_bytes("VmHWM") - before
+    assert elapsed < seconds, f"took {elapsed:.3f} s"
+    assert grown < extra_bytes, f"took {grown} bytes"
+
+
+@st.composite
+def mutations(draw: st.DrawFn, original: bytes, header_bytes: int) -> bytes:
+    """`original` after a few edits of its first `header_bytes`: bytes changed, removed, inserted, numbers blown up."""
+    data = bytearray(original)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, min(header_bytes, len(data))))
+        match draw(st.sampled_from(["set", "flip", "delete", "insert", "number", "cut", "append", "copy"])):
+            case "set":
+                data[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
+            case "flip":
+                if place < len(data):
+                    data[place] ^= 1 << draw(st.integers(0, 7))
+            case "delete":
+                del data[place : place + draw(st.integers(1, 16))]
+            case "insert":
+                data[place:place] = draw(st.binary(min_size=1, max_size=16))
+            case "number":
+                extreme = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32 + 1, 2**61, 2**63, 2**64 - 1])
+                data[place : place + 8] = draw(extreme).to_bytes(8, "little")
+            case "cut":
+                del data[place:]
+            case "append":
+                data += draw(st.binary(max_size=8))
+            case "copy":
+                start = draw(st.integers(0, len(data)))
+                data[place:place] = data[start : start + draw(st.integers(1, 64))]
+    return bytes(data)
