@@ -54,7 +54,7 @@ docs: $(DEV)
 	$(BIN)/python docs/generate.py
 
 bench: $(RUN)
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for name in $$(basename -s .py benchmarks/[a-z]*.py); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -66,6 +66,22 @@ def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def files_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of several files: call what it yields with (file, bytes present, bytes in all)."""
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    with bar(DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()) as display:
+        tasks: dict[str, TaskID] = {}
+
+        def report(file: str, done: int, total: int) -> None:
+            if file not in tasks:
+                tasks[file] = display.add_task(printable(file), total=total)
+            display.update(tasks[file], completed=done)
+
+        yield report
+
+
+@contextmanager
 def passes_bar() -> Iterator[Callable[[int, int, int], None]]:
     """Progress in several passes: call what it yields with (pass, parts done, parts of this pass)."""
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn

@@ -1,0 +1,145 @@
+"""`tramontane info`: what a checkpoint is, the memory it needs, and what of this machine it would run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tramontane.cli.options import Json
+from tramontane.cli.terminal import print_json, printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from tramontane.config import ModelConfig
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(help="A folder, a .gguf file or a pulled hub id.", envvar="TRAMONTANE_MODEL")
+    ] = "default",
+    *,
+    dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure how fast this machine reads memory.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Describe a model and what running it takes.
+
+    Only headers are read, so this is quick for any size.
+    """
+    facts = describe(model, dtype=dtype, device=device, threads=threads, measure=measure)
+    if as_json:
+        print_json(facts)
+    else:
+        print(printable("\n".join(f"{name:<16}{value}" for name, value in rows(facts))))
+
+
+def describe(model: str, *, dtype: str, device: str, threads: int | None, measure: bool) -> dict[str, Any]:
+    """The facts of `info`, JSON-ready. Sizes are in bytes."""
+    from tramontane.hub import resolve_model
+    from tramontane.loading import open_checkpoint, open_tokenizer
+    from tramontane.loading.memory import available_bytes
+    from tramontane.ops._cpu import best_instruction_set
+    from tramontane.runtime import resolve_device, resolve_dtype, set_threads
+
+    checkpoint = open_checkpoint(resolve_model(model))
+    config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
+    place = resolve_device(device)
+    compute = resolve_dtype(dtype, checkpoint.dtype, place)
+    facts: dict[str, Any] = {
+        "model": model,
+        "path": str(checkpoint.weights),
+        "layout": checkpoint.layout,
+        "stored": checkpoint.stored,
+        "size_bytes": checkpoint.size_bytes,
+        "family": config.family,
+        "n_layers": config.n_layers,
+        "dim": config.dim,
+        "n_heads": config.n_heads,
+        "n_kv_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_dim": config.hidden_dim,
+        "vocab_size": config.vocab_size,
+        "max_seq_len": config.max_seq_len,
+        "sliding_windows": list(config.sliding_windows),
+        "num_experts": config.moe.num_experts if config.moe else None,
+        "num_experts_per_tok": config.moe.num_experts_per_tok if config.moe else None,
+        "num_parameters": config.num_parameters(),
+        "num_active_parameters": config.num_parameters(active=True),
+        "chat_format": tokenizer.chat.name if tokenizer.chat else None,
+        "device": str(place),
+        "dtype": str(compute).removeprefix("torch."),
+        "instruction_set": best_instruction_set(),
+        "threads": set_threads(threads),
+        "weights_bytes": checkpoint.memory_bytes(compute),
+        "free_bytes": available_bytes(place),
+        "kv_bytes_at_4096": kv_cache_bytes(config, min(4096, config.max_seq_len), compute),
+        "kv_bytes_at_max": kv_cache_bytes(config, config.max_seq_len, compute),
+    }
+    if measure:
+        from tramontane.cli.machine import read_bandwidth
+
+        facts["read_bytes_per_s"] = read_bandwidth(place)
+    return facts
+
+
+def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype) -> int:
+    """Keys and values of one sequence of `num_tokens`: a layer keeps no more than its window."""
+    kept = sum(num_tokens if window is None else min(num_tokens, window) for window in config.sliding_windows)
+    return kept * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
+
+
+def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The facts as lines for people."""
+    active = facts["num_active_parameters"]
+    experts = f", {facts['num_experts_per_tok']} of {facts['num_experts']} experts" if facts["num_experts"] else ""
+    parameters = f"{facts['num_parameters'] / 1e9:.2f} G"
+    if active != facts["num_parameters"]:
+        parameters += f", {active / 1e9:.2f} G of them active for a token"
+    free = facts["free_bytes"]
+    fits = "" if free is None else f"; {gigabytes(free)} are free"
+    if free is not None and free < facts["weights_bytes"]:
+        fits += ", which is too little"
+    cpu = f", {facts['instruction_set']}, {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    lines = [
+        ("model", facts["model"]),
+        ("files", f"{facts['path']} ({facts['layout']}, {facts['stored']}, {gigabytes(facts['size_bytes'])})"),
+        (
+            "architecture",
+            f"{facts['family']}, {facts['n_layers']} layers, dim {facts['dim']}, {facts['n_heads']} heads "
+            f"({facts['n_kv_heads']} for keys) of {facts['head_dim']}, hidden {facts['hidden_dim']}{experts}",
+        ),
+        ("parameters", parameters),
+        ("vocabulary", f"{facts['vocab_size']} tokens"),
+        ("context", f"{facts['max_seq_len']} tokens, {windows(facts['sliding_windows'])}"),
+        ("chat", facts["chat_format"] or "no chat format: generate only"),
+        ("runs on", f"{facts['device']}{cpu}, computing in {facts['dtype']}"),
+        ("memory", f"{gigabytes(facts['weights_bytes'])} for weights{fits}"),
+        (
+            "keys, values",
+            f"{gigabytes(facts['kv_bytes_at_4096'])} for a sequence of {min(4096, facts['max_seq_len'])} tokens, "
+            f"{gigabytes(facts['kv_bytes_at_max'])} for the longest",
+        ),
+    ]
+    if "read_bytes_per_s" in facts:
+        speed = facts["read_bytes_per_s"]
+        ceiling = speed * facts["num_parameters"] / (facts["weights_bytes"] * active)
+        lines.append(("reads", f"{gigabytes(speed)}/s: at most {ceiling:.1f} tokens/s for one sequence"))
+    return lines
+
+
+def windows(sliding_windows: list[int | None]) -> str:
+    """Which layers see how much."""
+    counts = {window: sliding_windows.count(window) for window in sliding_windows}
+    if len(counts) == 1:
+        [window] = counts
+        return "full attention" if window is None else f"window {window}"
+    parts = [f"{'full' if window is None else window} in {count}" for window, count in counts.items()]
+    return f"windows by layer: {', '.join(parts)}"
+
+
+def gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"

@@ -1,0 +1,32 @@
+"""`tramontane pull`: fetch a model from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tramontane.cli.options import Json
+from tramontane.cli.terminal import files_bar, print_json
+
+
+def pull(
+    model: Annotated[str, typer.Argument(help="org/name[:file.gguf][@revision], such as mistralai/Mistral-7B-v0.3.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model from the Hugging Face hub.
+
+    Every file is checked against the hub's hash; a pull that was cut short goes on where it stopped. Models are kept
+    under TRAMONTANE_HOME. HF_TOKEN or `hf auth login` gives access to gated ones.
+    """
+    from tramontane.hub.pull import pull as pull_model
+    from tramontane.loading import open_checkpoint
+
+    with files_bar() as progress:
+        path = pull_model(model, progress=progress)
+    checkpoint = open_checkpoint(path)
+    if as_json:
+        print_json({"model": model, "path": str(path), "size_bytes": checkpoint.size_bytes})
+    else:
+        print(path)
