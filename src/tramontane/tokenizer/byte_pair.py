@@ -159,32 +159,31 @@ class BytePairTokenizer(Tokenizer):
 
 
 def _engine(vocabulary: BytePairVocabulary) -> Any:
+    from tokenizers import AddedToken, models
     from tokenizers import Tokenizer as Engine
 
-    description = {
+    splitting = {
         "version": "1.0",
-        "added_tokens": [{"id": token_id, **entry} for token_id, entry in sorted(vocabulary.literal.items())],
         "normalizer": vocabulary.normalizer,
         "pre_tokenizer": vocabulary.pre_tokenizer,
-        "model": {
-            "type": "BPE",
-            "fuse_unk": False,
-            "byte_fallback": not vocabulary.byte_level,
-            "ignore_merges": vocabulary.ignore_merges,
-            # Literal tokens must be in the model, or the library would number them itself.
-            "vocab": {
-                **vocabulary.tokens,
-                **{entry["content"]: token_id for token_id, entry in vocabulary.literal.items()},
-            },
-            "merges": [list(pair) for pair in vocabulary.merges],
-        },
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
+    # Literal tokens must be in the model, or the library would number them itself.
+    literal = {entry["content"]: token_id for token_id, entry in vocabulary.literal.items()}
     try:
-        return Engine.from_str(json.dumps(description))
+        engine = Engine.from_str(json.dumps(splitting))
+        engine.model = models.BPE(
+            vocab={**vocabulary.tokens, **literal},
+            merges=list(vocabulary.merges),
+            byte_fallback=not vocabulary.byte_level,
+            ignore_merges=vocabulary.ignore_merges,
+        )
+        engine.add_tokens([AddedToken(**entry) for entry in vocabulary.literal.values()])
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise TokenizerError(f"the tokenizers library refuses the vocabulary: {error}") from None
+    return engine
 
 
 @cache

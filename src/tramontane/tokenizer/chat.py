@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tramontane.errors import TokenizerError
-from tramontane.tokenizer.conversation import check_conversation
+from tramontane.tokenizer.conversation import check_answer, check_conversation
 from tramontane.tokenizer.messages import (
     AssistantMessage,
     Message,
@@ -153,6 +153,9 @@ class MistralChat:
             texts = [_joined_text(message) for message in messages if message.role == "system" and message.has_content]
             system = _JOIN.join(texts)
         messages = _merged(messages, features)
+        for message in messages:
+            if message.role == "assistant":
+                check_answer(message, features, source="an assistant's turn", name=self.name)
         users = [place for place, message in enumerate(messages) if message.role == "user"]
         last_user = users[-1] if users else 0
         if not features.keeps_old_calls:
@@ -188,8 +191,6 @@ class MistralChat:
         return token_ids + self._bracketed("INST", self._text(text))
 
     def _assistant(self, message: Message) -> list[int]:
-        if message.has_content and message.tool_calls and not self.features.mixes_content_and_calls:
-            raise TokenizerError(f"models of format {self.name} cannot mix content and tool_calls in one turn")
         token_ids = self._content(message) if message.has_content else []
         if message.tool_calls:
             token_ids += self._calls(message)

@@ -65,17 +65,22 @@ def _check_ends(messages: list[Message], *, sample: bool) -> None:
 def _check_assistant(
     message: Message, features: Features, source: str, name: str, *, is_last: bool, sample: bool
 ) -> None:
-    has_calls = bool(message.tool_calls)
-    if not message.has_content and not has_calls:
-        raise TokenizerError(f"{source}: an assistant message needs content or tool_calls")
-    if has_calls and features.tools_before is None:
+    if message.tool_calls and features.tools_before is None:
         raise TokenizerError(f"{source}: models of format {name} know no tools")
-    if message.has_content and has_calls and not features.mixes_content_and_calls:
-        raise TokenizerError(f"{source}: models of format {name} cannot mix content and tool_calls in one message")
+    if not features.mixes_content_and_calls:
+        check_answer(message, features, source=source, name=name)
     if message.prefix and not is_last:
         raise TokenizerError(f"{source}.prefix is only possible in the last message")
     if features.call_form != "list" and any(not call.id for call in message.tool_calls):
         raise TokenizerError(f"{source}: every tool call needs an id")
+
+
+def check_answer(message: Message, features: Features, *, source: str, name: str) -> None:
+    """Raises TokenizerError when an assistant says nothing, or more kinds of things at once than the format can."""
+    if not message.has_content and not message.tool_calls:
+        raise TokenizerError(f"{source} needs content or tool_calls")
+    if message.has_content and message.tool_calls and not features.mixes_content_and_calls:
+        raise TokenizerError(f"{source} has content and tool_calls; models of format {name} take one of them")
 
 
 def _check_counts(messages: list[Message], *, sample: bool) -> None:

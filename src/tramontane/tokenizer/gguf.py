@@ -144,11 +144,11 @@ def _list(metadata: Mapping[str, Any], key: str, kind: type[Any], max_len: int =
     if len(values) > max_len:
         raise TokenizerError(f"{_PREFIX}{key} has {len(values)} entries; at most {max_len} are allowed")
     for place, value in enumerate(values):
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if type(value) is not kind:
             raise TokenizerError(f"{_PREFIX}{key}[{place}] must be {kind.__name__}, not {type(value).__name__}")
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise TokenizerError(f"{_PREFIX}{key}[{place}] is not valid Unicode") from None
+    if kind is str:
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError:
+            raise TokenizerError(f"{_PREFIX}{key} holds text that is not valid Unicode") from None
     return list(values)

@@ -41,6 +41,9 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
+_PIECE_TYPES = {int(kind): kind for kind in PieceType}
+
+
 @dataclass(frozen=True, slots=True)
 class SentencePieceVocabulary:
     """Pieces in id order with score (higher merges first) and kind. Raises TokenizerError when they cannot work."""
@@ -140,9 +143,10 @@ _ABSENT = 2**64 - 1  # -1 as protobuf writes an int32
 
 def piece_type(value: object, token_id: int) -> PieceType:
     """Raises TokenizerError for a number that is no kind of piece."""
-    if not isinstance(value, int) or isinstance(value, bool) or value not in PieceType._value2member_map_:
+    kind = _PIECE_TYPES.get(value) if type(value) is int else None
+    if kind is None:
         raise TokenizerError(f"piece {token_id} has type {value!r}; known are 1 to 6")
-    return PieceType(value)
+    return kind
 
 
 class SentencePieceTokenizer(Tokenizer):

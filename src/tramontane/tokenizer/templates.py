@@ -23,7 +23,7 @@ _PLACES = """\
 """
 
 _TOOLS = """\
-{%- if tools is defined and tools and loop.index0 == ns.PLACE %}
+{%- if tools is defined and tools and loop.index0 == ns.@PLACE@ %}
 {{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}
 {%- endif %}
 """
@@ -45,7 +45,7 @@ _NAMED_CALLS = """\
 {%- if message['tool_calls'] is defined and message['tool_calls'] %}
 {%- for call in message['tool_calls'] %}
 {%- set arguments = call['function']['arguments'] %}
-{{- '[TOOL_CALLS]' + call['function']['name'] CALL_ID + '[ARGS]' }}
+{{- '[TOOL_CALLS]' + call['function']['name']@CALL_ID@ + '[ARGS]' }}
 {{- arguments if arguments is string else arguments | tojson }}
 {%- endfor %}
 {%- endif %}
@@ -54,20 +54,20 @@ _NAMED_CALLS = """\
 _BODY = """\
 {%- for message in messages %}
 {%- if message['role'] == 'user' %}
-TOOLS\
-{{- '[INST]' + USER + '[/INST]' }}
+@TOOLS@\
+{{- '[INST]' + @USER@ + '[/INST]' }}
 {%- elif message['role'] == 'assistant' %}
 {%- if message['content'] is defined and message['content'] %}
 {{- message['content'] }}
 {%- endif %}
-CALLS\
+@CALLS@\
 {%- if not (loop.last and message['prefix'] is defined and message['prefix']) %}
 {{- eos_token }}
 {%- endif %}
 {%- elif message['role'] == 'tool' %}
-{{- '[TOOL_RESULTS]' + RESULT + '[/TOOL_RESULTS]' }}
+{{- '[TOOL_RESULTS]' + @RESULT@ + '[/TOOL_RESULTS]' }}
 {%- elif message['role'] == 'system' %}
-SYSTEM\
+@SYSTEM@\
 {%- else %}
 {{- raise_exception('role ' + message['role'] + ' is not known') }}
 {%- endif %}
@@ -79,12 +79,12 @@ _SYSTEM_IN_PLACE = "{{- '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMP
 
 
 def _template(*, tools: str, user: str, calls: str, result: str, system: str) -> str:
-    body = _BODY.replace("TOOLS", tools, 1).replace("USER", user, 1).replace("CALLS", calls, 1)
-    return _PLACES + body.replace("RESULT", result, 1).replace("SYSTEM", system, 1)
+    body = _BODY.replace("@TOOLS@", tools).replace("@USER@", user).replace("@CALLS@", calls)
+    return _PLACES + body.replace("@RESULT@", result).replace("@SYSTEM@", system)
 
 
 _V3 = _template(
-    tools=_TOOLS.replace("PLACE", "last"),
+    tools=_TOOLS.replace("@PLACE@", "last"),
     user=_SYSTEM_IN_USER,
     calls=_LIST_CALLS,
     result=(
@@ -94,33 +94,33 @@ _V3 = _template(
     system="",
 )
 _V7 = _template(
-    tools=_TOOLS.replace("PLACE", "last"),
+    tools=_TOOLS.replace("@PLACE@", "last"),
     user="message['content']",
     calls=_LIST_CALLS,
     result="message['tool_call_id'] + '[TOOL_CONTENT]' + message['content']",
     system=_SYSTEM_IN_PLACE,
 )
-_V11 = _V7.replace(_LIST_CALLS, _NAMED_CALLS.replace("CALL_ID", "+ '[CALL_ID]' + call['id']"))
+_V11 = _V7.replace(_LIST_CALLS, _NAMED_CALLS.replace("@CALL_ID@", " + '[CALL_ID]' + call['id']"))
 _V13 = _template(
-    tools=_TOOLS.replace("PLACE", "first"),
+    tools=_TOOLS.replace("@PLACE@", "first"),
     user="message['content']",
-    calls=_NAMED_CALLS.replace(" CALL_ID", ""),
+    calls=_NAMED_CALLS.replace("@CALL_ID@", ""),
     result="message['content']",
     system=_SYSTEM_IN_PLACE,
 )
 _TEXT_MARKS = """\
 {%- for message in messages %}
 {%- if message['role'] == 'user' %}
-{{- BOS'[INST] ' + (SYSTEM if loop.index0 == ns.first else '') + message['content'] + ' [/INST]' }}
+{{- @BOS@'[INST] ' + (@SYSTEM@ if loop.index0 == ns.first else '') + message['content'] + ' [/INST]' }}
 {%- elif message['role'] == 'assistant' %}
-{{- ' ' + message['content'] + EOS }}
+{{- ' ' + message['content'] + @EOS@ }}
 {%- endif %}
 {%- endfor %}
 """
-_V1 = _PLACES + _TEXT_MARKS.replace("BOS", "").replace("SYSTEM", "ns.system").replace("EOS", "eos_token")
-_LLAMA2 = _PLACES.replace("{{- bos_token }}\n", "") + _TEXT_MARKS.replace("BOS", "bos_token + ").replace(
-    "SYSTEM", r"('<<SYS>>\n' + ns.system[:-2] + '\n<</SYS>>\n\n' if ns.system else '')"
-).replace("EOS", "' ' + eos_token")
+_V1 = _PLACES + _TEXT_MARKS.replace("@BOS@", "").replace("@SYSTEM@", "ns.system").replace("@EOS@", "eos_token")
+_LLAMA2 = _PLACES.replace("{{- bos_token }}\n", "") + _TEXT_MARKS.replace("@BOS@", "bos_token + ").replace(
+    "@SYSTEM@", r"('<<SYS>>\n' + ns.system[:-2] + '\n<</SYS>>\n\n' if ns.system else '')"
+).replace("@EOS@", "' ' + eos_token")
 
 TEMPLATES: Mapping[str, str] = {"v1": _V1, "v3": _V3, "v7": _V7, "v11": _V11, "v13": _V13, "llama2": _LLAMA2}
 """Template by name of the chat format. v2 has none: its tool results cannot be told apart in text."""
