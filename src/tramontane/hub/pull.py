@@ -7,6 +7,7 @@ matched a fixed pattern.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -39,11 +40,7 @@ def pull(name: str, *, token: str | None = None, progress: Progress | None = Non
     listing = list_files(hub_name, token)
     names = select_files(listing.files.keys(), hub_name.file, hub_name.repository)
     wanted = {Path(file).name: listing.files[file] for file in names}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{target.parent} cannot be made ({error.strerror}); set TRAMONTANE_HOME") from None
-    with _only_one(target, hub_name):
+    with _disk_errors(target), _only_one(target, hub_name):
         record = Record(listing.commit, {file: remote.size_bytes for file, remote in wanted.items()})
         if not _is_current(target, record):
             _fetch(target, wanted, record, _transfer(token, retry_delay_s), progress)
@@ -125,9 +122,26 @@ def _only_one(target: Path, hub_name: HubName) -> Iterator[None]:
     """Hold a lock on `target`; the system releases it whatever happens to this process."""
     from filelock import FileLock, Timeout
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         with lock.acquire(timeout=0):
             yield
     except Timeout:
         raise CheckpointError(f"another pull of {hub_name} is under way; wait for it to end") from None
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """A full or forbidden disk in one line; what was fetched stays for the next pull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{target} cannot be written ({error.strerror}); check the folder, or set TRAMONTANE_HOME"
+            ) from None
+        free_bytes = shutil.disk_usage(target.parent).free
+        raise CapacityError(
+            f"{target.parent} is full ({free_bytes / 1e9:.1f} GB left); make room and pull again to continue"
+        ) from None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from tramontane.errors import CapacityError, CheckpointError
+from tramontane.errors import CheckpointError
 
-CHUNK_BYTES = 1 << 20
+_HASHED_BYTES = 1 << 20  # at once
 MAX_REDIRECTS = 5
+MAX_ROUNDS = 2  # of fetching a file that arrives whole, but damaged
 MAX_FAILURES = 5  # in a row without a byte more
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
@@ -53,22 +52,19 @@ class Transfer:
         """Put the whole, checked `file` at `target`; a `.part` beside it is continued, or left if this fails.
 
         `on_bytes` is told of every change in the number of bytes present, downwards too. Raises CheckpointError if
-        the hub does not deliver the file, CapacityError for a full disk.
+        the hub does not deliver the file, OSError if it cannot be written.
         """
         part = target.with_name(target.name + ".part")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for round_number in (1, 2):
-            with _disk_errors(target):
-                self._receive(file, part, on_bytes)
-                if is_whole(file, part):
-                    part.replace(target)
-                    return
-                on_bytes(-part.stat().st_size)
-                part.unlink()
-            if round_number == 2:
-                raise CheckpointError(
-                    f"{file.name} arrived damaged twice: its hash is not the one the hub states; pull again later"
-                )
+        for _ in range(MAX_ROUNDS):
+            self._receive(file, part, on_bytes)
+            if is_whole(file, part):
+                part.replace(target)
+                return
+            on_bytes(-part.stat().st_size)
+            part.unlink()
+        raise CheckpointError(
+            f"{file.name} arrived damaged {MAX_ROUNDS} times: its hash is not the one the hub states; pull again later"
+        )
 
     def _receive(self, file: RemoteFile, part: Path, on_bytes: Callable[[int], None]) -> None:
         """Bring `part` to the full size, continuing after every interruption that made progress."""
@@ -116,7 +112,7 @@ class Transfer:
             with part.open("r+b" if part.exists() else "wb") as out:
                 out.seek(start)
                 out.truncate()
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                for chunk in response.iter_bytes():  # as they arrive: a cut loses nothing
                     size += len(chunk)
                     if size > file.size_bytes:
                         out.truncate(0)
@@ -165,22 +161,9 @@ def is_whole(file: RemoteFile, path: Path) -> bool:
     else:
         return False
     with path.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
+        while chunk := opened.read(_HASHED_BYTES):
             digest.update(chunk)
     return digest.hexdigest() == expected
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free_bytes = shutil.disk_usage(target.parent).free
-            raise CapacityError(
-                f"{target.parent} is full ({free_bytes / 1e9:.1f} GB left); make room and pull again to continue"
-            ) from None
-        raise CheckpointError(f"{target} cannot be written ({error.strerror}); check folder and rights") from None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
