@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tramontane.data.tokenizer_training import (
     CONTROL_TOKENS,
-    TEKKEN_PATTERN,
     InstructVersion,
     compression_report,
-    shipped_tokenizers,
     train_vocabulary,
     write_tekken,
 )
 from tramontane.errors import DataError, TokenizerError
+from tramontane.tokenizer.tekken import TEKKEN_PATTERN, load_tekken
 
 SYLLABLES = (
     "wi",
@@ -69,11 +67,6 @@ def tokenizer(tekken_path: Path) -> MistralTokenizer:  # type: ignore[type-arg]
 
 def text_with_controls(tokenizer: MistralTokenizer, token_ids: list[int]) -> str:  # type: ignore[type-arg]
     return str(tokenizer.decode(token_ids, special_token_policy=SpecialTokenPolicy.KEEP))
-
-
-def test_the_pattern_is_that_of_the_shipped_tekken_file() -> None:
-    shipped = json.loads(shipped_tokenizers()["tekken_240911.json"].read_text("utf-8"))
-    assert shipped["config"]["pattern"] == TEKKEN_PATTERN
 
 
 def test_the_first_twenty_control_tokens_keep_their_ids() -> None:
@@ -171,6 +164,17 @@ def byte_spans(trained: Tokenizer, text: str) -> list[tuple[int, int]]:
         spans.append((place, place + len(token)))  # one stand-in character is one byte
         place += len(token)
     return spans
+
+
+def test_our_own_tokenizer_reads_it_alike(
+    tekken_path: Path,
+    tokenizer: MistralTokenizer,  # type: ignore[type-arg]
+) -> None:
+    inner = tokenizer.instruct_tokenizer.tokenizer
+    ours = load_tekken(tekken_path)
+    assert (ours.vocab_size, ours.bos_id, ours.eos_id) == (inner.n_words, inner.bos_id, inner.eos_id)
+    for text in corpus(40):
+        assert ours.encode(text) == inner.encode(text, bos=False, eos=False)
 
 
 def test_training_is_deterministic() -> None:

@@ -49,11 +49,16 @@ def tidy(text: str, *, straight_quotes: bool = False) -> str:
 def _repair_mojibake(text: str) -> str:
     def repair(match: re.Match[str]) -> str:
         try:
-            return match.group().encode("cp1252").decode("utf-8")
+            return b"".join(map(_windows_byte, match.group())).decode("utf-8")
         except UnicodeError:
             return match.group()
 
     return _MOJIBAKE.sub(repair, text)
+
+
+def _windows_byte(char: str) -> bytes:
+    """The byte that Windows-1252 shows as `char`; the five it leaves undefined show as control characters."""
+    return bytes([ord(char)]) if ord(char) in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else char.encode("cp1252")
 
 
 def drop_lines(text: str, patterns: Sequence[re.Pattern[str]]) -> str:

@@ -38,12 +38,13 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def fingerprint(words: Sequence[str], recipe: DedupeRecipe) -> Fingerprint:
-    """The fingerprint of a text given as `words_of(text)`."""
+def fingerprint(words: Sequence[str], recipe: DedupeRecipe, *, near: bool = True) -> Fingerprint:
+    """The fingerprint of a text given as `words_of(text)`; without `near` (or where the recipe says so) for exact
+    duplicates only."""
     digest = hashlib.blake2b(" ".join(words).encode("utf-8"), digest_size=8).digest()
     exact = int.from_bytes(digest, "little")
     num_shingles = len(words) - recipe.shingle_len + 1
-    if not recipe.near or num_shingles < 2 * recipe.shingle_len:
+    if not (near and recipe.near) or num_shingles < 2 * recipe.shingle_len:
         return Fingerprint(exact, np.empty(0, np.uint64))
     from datasketch import MinHash
 

@@ -19,7 +19,7 @@ def _identifier() -> LanguageIdentifier:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise DataError("`language` in a recipe needs the package py3langid; pip install py3langid") from None
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def is_language(text: str, language: str, min_confidence: float = 0.5) -> bool:

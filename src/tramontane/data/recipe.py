@@ -56,17 +56,22 @@ class DecontaminateRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecipe:
-    """One named group of files. `paths` are globs under the data folder; `render` names a function of `render` or
-    `render_chat`; `options` are given to it. `group_by` hands consecutive records with equal field over together;
-    `split_on` cuts text files into documents. `epochs` is how often a run sees the source when no phase says
-    otherwise. `provenance` and `licence` go into the report and model cards."""
+    """One named group of files.
+
+    `paths` are globs under the data folder (with `beside_recipe`, under the folder of the recipe). `render` names a
+    function of `render` or `render_chat`; `options` are given to it. `split_on` cuts text files into documents.
+    `group_by` hands consecutive records with equal field over together; with `gather`, all of the source, which is
+    then held in memory. `epochs` is how often a run sees the source when no phase says otherwise. `provenance` and
+    `licence` go into the report and model cards."""
 
     name: str
     paths: tuple[str, ...]
+    beside_recipe: bool = False
     render: str = "text"
     options: Mapping[str, str] = field(default_factory=dict)
     split_on: str | None = None
     group_by: str | None = None
+    gather: bool = False
     epochs: float = 1.0
     quality: Quality = "none"
     near_dedupe: bool = True

@@ -1,7 +1,7 @@
 """Files of any common kind as a stream of records, never more than one row in memory (JSON arrays excepted).
 
-Formats go by suffix: txt, md, html, jsonl, json, csv, tsv, parquet; each may be compressed (gz, bz2, xz, zst) or a
-member of a tar archive. Paths outside the data folder are refused.
+Formats go by suffix: txt, md, html, jsonl, json, csv, tsv, parquet, toml; each may be compressed (gz, bz2, xz, zst)
+or a member of a tar archive. Paths outside the data folder are refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import json
 import lzma
 import tarfile
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -52,13 +53,13 @@ def read_file(path: Path, shown: str, source: str, split_on: str | None = None) 
     """Records of one file; `shown` is its name in origins and errors."""
     try:
         with path.open("rb") as raw:
-            yield from _read_stream(raw, shown, source, split_on)
+            yield from _read_stream(raw, path.name, shown, source, split_on)
     except (OSError, EOFError, lzma.LZMAError, tarfile.TarError) as error:
         raise DataError(f"{shown}: cannot be read ({error}); is it damaged?") from None
 
 
-def _read_stream(raw: IO[bytes], shown: str, source: str, split_on: str | None) -> Iterator[Record]:
-    inner = PurePosixPath(shown.rsplit("!", 1)[-1])
+def _read_stream(raw: IO[bytes], name: str, shown: str, source: str, split_on: str | None) -> Iterator[Record]:
+    inner = PurePosixPath(name)
     if inner.suffix in _COMPRESSED:
         with _decompressed(raw, inner.suffix, shown) as opened:
             if inner.with_suffix("").suffix == ".tar":
@@ -95,7 +96,7 @@ def _read_tar(raw: IO[bytes], shown: str, source: str, split_on: str | None) -> 
         for member in archive:
             opened = archive.extractfile(member) if member.isfile() else None
             if opened is not None:
-                yield from _read_stream(opened, f"{shown}!{member.name}", source, split_on)
+                yield from _read_stream(opened, member.name, f"{shown}!{member.name}", source, split_on)
 
 
 def _parse(raw: IO[bytes], suffix: str, shown: str, source: str, split_on: str | None) -> Iterator[Record]:
@@ -112,12 +113,14 @@ def _parse(raw: IO[bytes], suffix: str, shown: str, source: str, split_on: str |
         rows = _json_file(raw, shown)
     elif suffix in (".csv", ".tsv"):
         rows = _csv_rows(raw, shown, "\t" if suffix == ".tsv" else ",")
+    elif suffix == ".toml":
+        rows = iter([_toml_table(_whole_text(raw, shown), shown)])
     elif suffix == ".parquet":
         rows = _parquet_rows(raw, shown)
     else:
         raise DataError(
             f"{shown}: files of kind {suffix or 'without suffix'} are not read; "
-            "use txt, md, html, jsonl, json, csv, tsv or parquet, also compressed or in tar archives"
+            "use txt, md, html, jsonl, json, csv, tsv, parquet or toml, also compressed or in tar archives"
         )
     for number, fields in enumerate(rows, 1):
         if fields:  # a blank line keeps its number and gives no record
@@ -201,6 +204,13 @@ def _csv_rows(raw: IO[bytes], shown: str, delimiter: str) -> Iterator[dict[str, 
         raise DataError(f"{shown}:{reader.line_num}: {error}") from None
     finally:
         text.detach()
+
+
+def _toml_table(text: str, shown: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{shown}: not valid TOML: {error}") from None
 
 
 def _parquet_rows(raw: IO[bytes], shown: str) -> Iterator[dict[str, Any]]:

@@ -15,16 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tramontane.errors import DataError, TokenizerError
+from tramontane.tokenizer.tekken import TEKKEN_PATTERN
 
 InstructVersion = Literal["v7", "v11", "v13"]
-
-# Pre-tokenisation of tekken: words split at case changes with the character before them, single digits, runs of
-# punctuation, runs of line breaks and white space.
-TEKKEN_PATTERN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # Ids are the places in these tuples; the first twenty are fixed by the tekken files of version 7 and before.
 _V7_CONTROL_TOKENS = (

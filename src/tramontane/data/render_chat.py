@@ -1,0 +1,239 @@
+"""Records of the raw sets as conversations for chat tuning. A recipe names these functions in `render`.
+
+Like `render`, but what is yielded are samples `{"messages": [...]}` for `chat_samples.parse_chat`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tramontane.data.document import Record
+from tramontane.data.identity import identity
+from tramontane.data.render import (
+    RenderContext,
+    define,
+    either,
+    plain_answer,
+    plain_question,
+    sentence,
+    storybook_parts,
+    text_field,
+)
+from tramontane.data.story_words import characters, memorable_words
+
+Sample = dict[str, Any]
+ChatRenderer = Callable[[Sequence[Record], RenderContext], Iterator[Sample]]
+
+
+def conversation(*contents: str, system: str | None = None) -> Sample:
+    """A sample of alternating user and assistant messages."""
+    messages = [{"role": "system", "content": system}] if system else []
+    roles = ("user", "assistant")
+    messages += [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
+    return {"messages": messages}
+
+
+def pair(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """One question and its answer. Options `question` and `answer` name the fields (prompt, response)."""
+    for record in records:
+        question = plain_question(text_field(record, context.options.get("question", "prompt")))
+        answer = plain_answer(text_field(record, context.options.get("answer", "response")))
+        if question and answer:
+            yield conversation(question, answer)
+
+
+_SHORTEN = (
+    "Summarize this story:\n{text}",
+    "Please summarize this:\n\n{text}",
+    "Give me a short summary of this text.\n\n{text}",
+    "{text}\n\nSummarize the text above.",
+    "Make this shorter:\n\n{text}",
+    "What happens in this story? Answer briefly.\n\n{text}",
+    "Can you sum this up for me?\n\n{text}",
+)
+_REPHRASE = (
+    "Rewrite this story in your own words:\n{text}",
+    "Please rephrase this:\n\n{text}",
+    "Paraphrase the following text.\n\n{text}",
+    "{text}\n\nRewrite the text above.",
+    "Say this differently:\n\n{text}",
+    "Can you reword this for me?\n\n{text}",
+)
+
+
+def summary(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Prompts whose first line is an instruction, with the instruction reworded. Option `task`: summarize (default)
+    or rephrase."""
+    wordings = _REPHRASE if context.options.get("task") == "rephrase" else _SHORTEN
+    for record in records:
+        _, _, text = text_field(record, "prompt").partition("\n")
+        if text.strip():
+            question = context.rng.choice(wordings).format(text=text.strip())
+            yield conversation(question, text_field(record, "response").strip())
+
+
+_FEELING = (
+    "What feeling does this text show? Answer with one word.\n\n{text}",
+    "Classify the emotion of this review:\n{text}",
+    "Name the emotion in this text in one word.\n\n{text}",
+    "{text}\n\nWhich emotion does the writer feel?",
+    "How does the writer feel?\n\n{text}",
+)
+
+
+def sentiment(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Prompts of an instruction line and a review; the response is the name of an emotion."""
+    for record in records:
+        _, _, text = text_field(record, "prompt").partition("\n")
+        answer = text_field(record, "response").strip().strip(".").lower()
+        if text.strip() and answer and len(answer.split()) <= 3:
+            yield conversation(context.rng.choice(_FEELING).format(text=text.strip()), answer.capitalize())
+
+
+_ASK_TRIVIA = ("{question}", "{question}", "Do you know this? {question}", "Quiz question: {question}")
+
+
+def trivia_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Quiz questions, with their choices half of the time, answered in a short sentence or a word."""
+    for record in records:
+        question, answer = text_field(record, "question").strip(), text_field(record, "answer").strip()
+        choices = [str(choice) for choice in record.fields.get("choices") or ()]
+        if not answer:
+            continue
+        asked = context.rng.choice(_ASK_TRIVIA).format(question=question)
+        form = context.rng.random()
+        if len(choices) > 1 and form < 0.35:
+            asked += f" {either(choices)}"
+        elif len(choices) > 1 and form < 0.7:
+            asked += "\n" + "\n".join(f"{'ABCDEFGH'[place]}. {each}" for place, each in enumerate(choices[:8]))
+        elif re.search(r"\b(?:these|of the following|which one)\b", question, re.I):
+            continue  # cannot be answered without seeing the choices
+        said = context.rng.choice([sentence(answer), sentence(answer), f"The answer is {answer}.", f"It is {answer}."])
+        yield conversation(asked, re.sub(r"\.\.$", ".", said))
+
+
+_ASK_MEANING = (
+    'What does "{word}" mean?',
+    'What does the word "{word}" mean?',
+    "Define {word}.",
+    'Explain the word "{word}".',
+    "What is the meaning of {word}?",
+    'Can you tell me what "{word}" means?',
+    "define: {word}",
+)
+
+
+def definition_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Dictionary entries of one word as question and answer; words without any example are left out."""
+    meanings = [record.fields for record in records if isinstance(record.fields.get("definition"), str)]
+    if any(each.get("example") for each in meanings):
+        word = str(meanings[0]["word"]).strip()
+        yield conversation(context.rng.choice(_ASK_MEANING).format(word=word), define(meanings, context.rng, most=3))
+
+
+_ASK_STORY = ("Write a short story", "Tell me a story", "Tell me a short story", "Make up a little story")
+
+
+def story_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Stories asked for by their characters, by words they use, or by title. Option `field`: where the story is."""
+    rng = context.rng
+    for record in records:
+        title, text = "", text_field(record, context.options.get("field", "text")).strip()
+        if context.options.get("form") == "storybook":
+            title, pages = storybook_parts(text)
+            text = "\n\n".join(pages)
+        names, words = characters(text), memorable_words(text, rng)
+        asked = rng.choice(_ASK_STORY)
+        wishes = []
+        if names and rng.random() < 0.7:
+            wishes.append(f" about {' and '.join(names)}")
+        elif title:
+            wishes.append(f' called "{title}"')
+        if len(words) == 3 and (not wishes or rng.random() < 0.5):
+            listed = f"{words[0]}, {words[1]} and {words[2]}"
+            wishes.append(rng.choice([". Use the words ", " with the words ", ". It should have the words "]) + listed)
+        if wishes and len(text) > 200:
+            yield conversation(asked + "".join(wishes) + ".", text)
+
+
+def simplify(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """News texts of one title at several levels: rewrite an upper level as the elementary one."""
+    levels = {str(record.fields.get("level")): text_field(record, "text").strip() for record in records}
+    simple = levels.get("elementary")
+    for level in ("intermediate", "advanced"):
+        if simple and level in levels:
+            asked = context.rng.choice(
+                ["Rewrite this in simpler English:\n\n{text}", "Make this text easier to read.\n\n{text}"]
+            )
+            yield conversation(asked.format(text=levels[level]), simple)
+
+
+def messages(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """`messages` of two speakers, made to alternate from user to assistant. Options: `system` puts a system prompt
+    before (several, separated by "|", are drawn from); `most` keeps only the first so many messages."""
+    for record in records:
+        turns = alternate(record.fields.get("messages") or ())
+        turns = turns[: int(context.options.get("most", len(turns)))]
+        turns = turns[: len(turns) // 2 * 2]
+        if turns:
+            prompts = [each.strip() for each in context.options.get("system", "").split("|")]
+            yield conversation(*turns, system=context.rng.choice(prompts) or None)
+
+
+def alternate(turns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Contents from the first user message to the last assistant message; neighbours of one role are joined."""
+    contents: list[str] = []
+    last_role = "assistant"
+    for turn in turns:
+        role, content = turn.get("role"), str(turn.get("content") or "").strip()
+        if not content or role not in ("user", "assistant") or (not contents and role == "assistant"):
+            continue
+        if role == last_role:
+            contents[-1] += " " + content
+        else:
+            contents.append(content)
+            last_role = role
+    return contents if len(contents) % 2 == 0 else contents[:-1]
+
+
+def persona_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Conversations of two people with a few sentences about each; the assistant's become its system prompt."""
+    for record in records:
+        turns = alternate(record.fields.get("messages") or ())
+        facts = [line.strip() for line in str(record.fields.get("persona_assistant") or "").split("\n") if line.strip()]
+        if turns and facts and not any("[" in turn for turn in turns):
+            opening = context.rng.choice(["This is who you are:", "Play this person:", "You are this person:"])
+            yield conversation(*turns, system=f"{opening} {' '.join(map(sentence, facts))}")
+
+
+def message_trees(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """Open Assistant trees (`text`, `role`, `rank`, `replies`): the path of best-ranked replies."""
+    for record in records:
+        node: Mapping[str, Any] | None = record.fields
+        turns = []
+        while node is not None:
+            role = {"prompter": "user", "assistant": "assistant"}.get(str(node.get("role")))
+            turns.append({"role": role, "content": node.get("text")})
+            replies = [reply for reply in node.get("replies") or () if not reply.get("deleted")]
+            replies.sort(key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
+            node = replies[0] if replies else None
+        contents = alternate(turns)
+        if contents:
+            yield conversation(*contents)
+
+
+CHAT_RENDERERS: Mapping[str, ChatRenderer] = {
+    "pair": pair,
+    "summary": summary,
+    "sentiment": sentiment,
+    "trivia": trivia_chat,
+    "definition": definition_chat,
+    "story": story_chat,
+    "simplify": simplify,
+    "messages": messages,
+    "persona": persona_chat,
+    "message_trees": message_trees,
+    "identity": identity,
+}

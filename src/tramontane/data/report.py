@@ -1,0 +1,130 @@
+"""What a build took in, what it left out and why, as JSON and as a page of Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_MAX_EXAMPLES = 3
+
+
+@dataclass(slots=True)
+class DropTally:
+    """Documents left out for one reason, with the first few as examples of (origin, text)."""
+
+    num_documents: int = 0
+    num_bytes: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SplitTally:
+    """What one split of a source holds."""
+
+    num_documents: int = 0
+    num_token_ids: int = 0
+    num_learned: int = 0
+    num_text_bytes: int = 0
+
+
+@dataclass(slots=True)
+class SourceReport:
+    """The account of one source; every rendered document is in `train`, `valid` or `dropped`."""
+
+    name: str
+    num_records: int = 0
+    train: SplitTally = field(default_factory=SplitTally)
+    valid: SplitTally = field(default_factory=SplitTally)
+    dropped: dict[str, DropTally] = field(default_factory=dict)
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def drop(self, reason: str, origin: object, num_bytes: int, example: str) -> None:
+        tally = self.dropped.setdefault(reason, DropTally())
+        tally.num_documents += 1
+        tally.num_bytes += num_bytes
+        if len(tally.examples) < _MAX_EXAMPLES:
+            tally.examples.append((str(origin), example))
+
+    def keep(self, *, is_valid: bool, num_token_ids: int, num_learned: int, num_bytes: int) -> None:
+        split = self.valid if is_valid else self.train
+        split.num_documents += 1
+        split.num_token_ids += num_token_ids
+        split.num_learned += num_learned
+        split.num_text_bytes += num_bytes
+
+    def show(self, origin: object, example: str) -> None:
+        """Keep the first few documents as examples of what came through."""
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append((str(origin), example))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SourceReport:
+        return cls(
+            name=data["name"],
+            num_records=data["num_records"],
+            train=SplitTally(**data["train"]),
+            valid=SplitTally(**data["valid"]),
+            dropped={
+                reason: DropTally(each["num_documents"], each["num_bytes"], [tuple(pair) for pair in each["examples"]])
+                for reason, each in data["dropped"].items()
+            },
+            examples=[tuple(pair) for pair in data["examples"]],
+        )
+
+
+def write_report(folder: Path, title: str, sources: Sequence[SourceReport], notes: Sequence[str] = ()) -> None:
+    """`report.json` and `report.md` in `folder`."""
+    document = {"title": title, "notes": list(notes), "sources": [source.to_json() for source in sources]}
+    (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")
+    (folder / "report.md").write_text(markdown(title, sources, notes), "utf-8")
+
+
+def markdown(title: str, sources: Sequence[SourceReport], notes: Sequence[str] = ()) -> str:
+    """The report as a page of Markdown."""
+    lines = [f"# {title}", "", *(f"- {note}" for note in notes), ""]
+    lines += ["| source | records | documents | tokens | learned | bytes/token | valid tokens | dropped |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for source in sources:
+        lines.append(_row(source.name, source.num_records, source.train, source.valid, _num_dropped(source)))
+    total_train, total_valid = _total([each.train for each in sources]), _total([each.valid for each in sources])
+    num_records = sum(each.num_records for each in sources)
+    lines.append(_row("**all**", num_records, total_train, total_valid, sum(map(_num_dropped, sources))))
+    lines += ["", "## Left out", "", "| source | reason | documents | bytes |", "|---|---|--:|--:|"]
+    for source in sources:
+        for reason, tally in sorted(source.dropped.items(), key=lambda item: -item[1].num_documents):
+            lines.append(f"| {source.name} | {_cell(reason)} | {tally.num_documents:,} | {tally.num_bytes:,} |")
+    lines += ["", "## Examples", ""]
+    for source in sources:
+        lines += [f"### {source.name}", ""]
+        lines += [f"- kept, {_cell(origin)}: {_cell(text)}" for origin, text in source.examples]
+        for reason, tally in source.dropped.items():
+            lines += [f"- {_cell(reason)}, {_cell(origin)}: {_cell(text)}" for origin, text in tally.examples]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(name: str, num_records: int, train: SplitTally, valid: SplitTally, num_dropped: int) -> str:
+    density = train.num_text_bytes / max(1, train.num_token_ids)
+    return (
+        f"| {name} | {num_records:,} | {train.num_documents:,} | {train.num_token_ids:,} | {train.num_learned:,} "
+        f"| {density:.2f} | {valid.num_token_ids:,} | {num_dropped:,} |"
+    )
+
+
+def _num_dropped(source: SourceReport) -> int:
+    return sum(tally.num_documents for tally in source.dropped.values())
+
+
+def _total(splits: Sequence[SplitTally]) -> SplitTally:
+    return SplitTally(*(sum(getattr(each, name) for each in splits) for name in SplitTally.__slots__))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

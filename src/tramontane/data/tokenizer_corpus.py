@@ -1,0 +1,56 @@
+"""The text that a recipe's tokenizer is trained on: its sources as they will be rendered and cleaned, sampled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from tramontane.data.build import BuildPlaces, check_renderers, grouped
+from tramontane.data.clean import tidy
+from tramontane.data.prepare import is_held_out, seed_of
+from tramontane.data.recipe import DataRecipe, SetRecipe, SourceRecipe
+from tramontane.data.render import TEXT_RENDERERS, RenderContext
+from tramontane.data.render_chat import CHAT_RENDERERS
+from tramontane.data.sources import expand
+
+
+def corpus_texts(recipe: DataRecipe, places: BuildPlaces) -> Iterator[str]:
+    """Texts of all sources, each taken with probability `tokenizer_share`, scaled down alike where the files together
+    exceed `tokenizer.sample_bytes`. Rows of the validation split are left out. Deterministic."""
+    check_renderers(recipe)
+    sources = [(name, each, source) for name, each in recipe.set.items() for source in each.source]
+    total = sum(source.tokenizer_share * _size_bytes(source, places) for _, _, source in sources)
+    scale = min(1.0, recipe.tokenizer.sample_bytes / max(1.0, total))
+    for name, set_recipe, source in sources:
+        if source.tokenizer_share:
+            yield from _source_texts(recipe, name, set_recipe, source, places, source.tokenizer_share * scale)
+
+
+def _source_texts(
+    recipe: DataRecipe,
+    set_name: str,
+    set_recipe: SetRecipe,
+    source: SourceRecipe,
+    places: BuildPlaces,
+    share: float,
+) -> Iterator[str]:
+    folder = places.recipe.parent if source.beside_recipe else places.data
+    fraction = set_recipe.valid_fraction if source.valid_fraction is None else source.valid_fraction
+    for group in grouped(source, folder):
+        origin = group[0].origin
+        rng = random.Random(seed_of(recipe.seed, set_name, "tokenizer", origin.source, origin.path, origin.row))
+        if rng.random() >= share or is_held_out(recipe.seed, origin, fraction):
+            continue
+        context = RenderContext(rng, source.options, recipe.persona)
+        if set_recipe.kind == "text":
+            texts = list(TEXT_RENDERERS[source.render](group, context))
+        else:
+            samples = CHAT_RENDERERS[source.render](group, context)
+            texts = [str(message.get("content") or "") for each in samples for message in each["messages"]]
+        for text in texts:
+            yield tidy(text, straight_quotes=set_recipe.clean.straight_quotes)
+
+
+def _size_bytes(source: SourceRecipe, places: BuildPlaces) -> int:
+    folder = places.recipe.parent if source.beside_recipe else places.data
+    return sum(path.stat().st_size for path in expand(source, folder))
