@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class AsyncEngine:
         priority: int = 0,
         salt: str | None = None,
         first_index: int = 0,
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output, None]:
         """Outputs of all answers as they come. Leaving the iterator early, or cancelling, frees the pages within a
         step. Raises RequestError and CapacityError as Engine.add does, EngineStoppedError if the engine ends."""
 

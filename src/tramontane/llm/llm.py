@@ -1,0 +1,179 @@
+"""LLM: a model answering in this process, one prompt or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tramontane.engine.engine import Engine
+from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import CapacityError
+from tramontane.llm.completion import Completion, Delta
+from tramontane.llm.generation import Generation
+from tramontane.llm.open_model import open_model
+from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read_prompt, text_prompt
+from tramontane.loading import Progress
+
+
+class LLM:
+    """A loaded model. Not for use from several threads at once; see AsyncLLM for that.
+
+    >>> llm = LLM("models/mistral-7b")  # a folder, a .gguf file, a hub id that was pulled, or "default"
+    >>> llm.generate(["The Mistral is"], SamplingParams(max_tokens=20))[0].text
+    >>> llm.chat([{"role": "user", "content": "Who are you?"}]).text
+    """
+
+    def __init__(
+        self,
+        model: str = "default",
+        *,
+        weight_format: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        max_seq_len: int | None = None,
+        kv_cache_gib: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Load `model`.
+
+        `weight_format`: how weights are held (None: as stored). `dtype`: what is computed in. `max_seq_len`: longest
+        prompt and answer together in tokens. `kv_cache_gib`: memory for keys and values. Raises ConfigError,
+        CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it does not fit.
+        """
+        opened = open_model(
+            model,
+            weight_format=weight_format,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            max_seq_len=max_seq_len,
+            kv_cache_gib=kv_cache_gib,
+            progress=progress,
+        )
+        self.checkpoint = opened.checkpoint
+        self.tokenizer = opened.tokenizer
+        self.engine: Engine = opened.engine
+        self._generations: dict[int, Generation] = {}
+
+    @property
+    def max_seq_len(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+        return self.engine.max_seq_len
+
+    def generate(
+        self, prompts: str | Sequence[str | Sequence[int]], sampling: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Continue each prompt (text or token ids), all of them in one batch; completions in the order of prompts.
+
+        Raises RequestError for a prompt that can never be served; the others are then given up too.
+        """
+        wanted = [prompts] if isinstance(prompts, str) else prompts
+        return self._complete([text_prompt(self.tokenizer, prompt) for prompt in wanted], sampling)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Message] | None = None,
+    ) -> Completion:
+        """Answer a conversation; `completion.message` has reasoning and tool calls apart from the text.
+
+        Raises TokenizerError for a conversation this model's format cannot express.
+        """
+        return self._complete([chat_prompt(self.tokenizer, messages, tools)], sampling)[0]
+
+    def fill_in_middle(self, prompt: str, suffix: str | None, sampling: SamplingParams | None = None) -> Completion:
+        """The text between `prompt` and `suffix`, from a model trained to fill in (Codestral, Code Llama)."""
+        return self._complete([fim_prompt(self.tokenizer, prompt, suffix)], sampling)[0]
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Sequence[Message],
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Message] | None = None,
+    ) -> Iterator[str]:
+        """Text as it comes: of a conversation where `prompt` is a list of messages, else continuing the prompt.
+
+        Closing the iterator ends the answer. Of n answers, the first is streamed.
+        """
+        for delta in self.stream_deltas(prompt, sampling, tools=tools):
+            if delta.index == 0 and delta.text:
+                yield delta.text
+
+    def stream_deltas(
+        self,
+        prompt: str | Sequence[int] | Sequence[Message],
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Message] | None = None,
+    ) -> Iterator[Delta]:
+        """As `stream`, with token ids, reasoning, log-probabilities and the reason each answer ended."""
+        request_id = self._add(read_prompt(self.tokenizer, prompt, tools), sampling or SamplingParams())
+        generation = self._generations[request_id]
+        try:
+            while not generation.is_finished:
+                self._step()
+                while generation.deltas:
+                    yield generation.deltas.popleft()
+        finally:
+            self._drop(request_id)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32.
+
+        How well these stand for meaning depends on the model; a chat model's are only rough.
+        """
+        return F.normalize(self.engine.embed([self.tokenizer.encode(text, bos=True) for text in texts]), dim=-1)
+
+    def score(self, token_ids: Sequence[int]) -> list[float | None]:
+        """Log-probability of each token given those before it; None for the first."""
+        return self.engine.score(token_ids)
+
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Scores of the whole vocabulary after each token, (T, V) float32."""
+        return self.engine.logits(token_ids)
+
+    def _complete(self, prompts: Sequence[Prompt], sampling: SamplingParams | None) -> list[Completion]:
+        params = sampling or SamplingParams()
+        request_ids: list[int] = []
+        try:
+            request_ids.extend(self._add_waiting(prompt, params) for prompt in prompts)
+            generations = [self._generations[request_id] for request_id in request_ids]
+            while not all(generation.is_finished for generation in generations):
+                self._step()
+            return [generation.completion() for generation in generations]
+        finally:
+            for request_id in request_ids:
+                self._drop(request_id)
+
+    def _add_waiting(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Queue a prompt, making room in the queue by computing first where it is full."""
+        while True:
+            try:
+                return self._add(prompt, params)
+            except CapacityError:
+                if not self.engine.has_work:
+                    raise
+                self._step()
+
+    def _add(self, prompt: Prompt, params: SamplingParams) -> int:
+        request_id = self.engine.add(prompt.token_ids, params)
+        self._generations[request_id] = Generation(prompt, params)
+        return request_id
+
+    def _step(self) -> None:
+        """One step of the engine; its outputs go to whoever waits for them, be it another call on this LLM."""
+        for output in self.engine.step():
+            generation = self._generations.get(output.request_id)
+            if generation is not None and generation.take(output):
+                self.engine.finish(output.sequence_id, "stop")
+
+    def _drop(self, request_id: int) -> None:
+        """Forget a request; ends it if it is not over."""
+        self._generations.pop(request_id, None)
+        self.engine.abort(request_id)

@@ -1,0 +1,50 @@
+"""open_model: a model's name to weights in memory, their tokenizer, and the engine's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tramontane.engine.engine import Engine
+from tramontane.engine.engine_config import EngineConfig
+from tramontane.errors import ConfigError
+from tramontane.hub import resolve_model
+from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer
+from tramontane.runtime import set_threads
+from tramontane.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    engine: Engine
+
+
+def open_model(
+    model: str,
+    *,
+    weight_format: str | None,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    max_seq_len: int | None,
+    kv_cache_gib: float | None,
+    progress: Progress | None = None,
+) -> OpenModel:
+    """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`).
+
+    Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it
+    does not fit this machine.
+    """
+    if kv_cache_gib is not None and not 0 < kv_cache_gib < 2**20:
+        raise ConfigError(f"kv_cache_gib={kv_cache_gib} must be a size above 0")
+    set_threads(threads)
+    checkpoint = open_checkpoint(resolve_model(model))
+    tokenizer = open_tokenizer(checkpoint)
+    transformer = load_model(checkpoint, weight_format=weight_format, dtype=dtype, device=device, progress=progress)
+    config = EngineConfig(
+        max_seq_len=max_seq_len,
+        kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
+    )
+    return OpenModel(checkpoint, tokenizer, Engine(transformer, config))

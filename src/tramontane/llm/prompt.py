@@ -1,0 +1,65 @@
+"""Prompt: token ids ready for the engine, and how their answers are to be read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import RequestError
+from tramontane.llm.answer import Answer
+from tramontane.tokenizer import ChatFormat, Tokenizer
+
+Message = Mapping[str, Any]
+"""A chat message in the form of Mistral's and OpenAI's APIs: role, content, tool_calls, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    tokenizer: Tokenizer
+    token_ids: list[int]
+    chat: ChatFormat | None = None
+    continuation: bool = True  # the answer goes on in the middle of a text
+
+    def answers(self, params: SamplingParams) -> list[Answer]:
+        return [
+            Answer(self.tokenizer, params.stop, index=index, chat=self.chat, continuation=self.continuation)
+            for index in range(params.n)
+        ]
+
+
+def text_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prompt:
+    """A text to continue, or its token ids; a text gets the beginning-of-sequence token before it.
+
+    Raises RequestError for anything else, TokenizerError for text that cannot be encoded.
+    """
+    if isinstance(prompt, str):
+        return Prompt(tokenizer, tokenizer.encode(prompt, bos=True))
+    token_ids = list(prompt)
+    if not all(isinstance(token_id, int) for token_id in token_ids):
+        raise RequestError("a prompt must be text or a list of token ids")
+    return Prompt(tokenizer, token_ids)
+
+
+def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> Prompt:
+    """A conversation to answer. Raises TokenizerError if the model cannot chat, or not in this way."""
+    chat = tokenizer.require_chat()
+    token_ids = chat.encode_chat(messages, tools=tools)
+    return Prompt(tokenizer, token_ids, chat, continuation=bool(messages[-1].get("prefix")))
+
+
+def fim_prompt(tokenizer: Tokenizer, prompt: str, suffix: str | None) -> Prompt:
+    """A gap to fill between two texts. Raises TokenizerError if the model has no infilling format."""
+    return Prompt(tokenizer, tokenizer.require_chat().encode_fim(prompt, suffix))
+
+
+def read_prompt(
+    tokenizer: Tokenizer, prompt: str | Sequence[int] | Sequence[Message], tools: Sequence[Message] | None = None
+) -> Prompt:
+    """A conversation where `prompt` is a list of messages, else a text or token ids to continue."""
+    if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+        return chat_prompt(tokenizer, prompt, tools)  # type: ignore[arg-type]  # told apart by the first element
+    if tools:
+        raise RequestError("tools go with a conversation; give a list of messages")
+    return text_prompt(tokenizer, prompt)  # type: ignore[arg-type]

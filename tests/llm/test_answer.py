@@ -1,0 +1,73 @@
+"""Answers fed with ids that a model would have to write: tool calls, reasoning, stop strings across tokens."""
+
+from __future__ import annotations
+
+import json
+
+from tests.tokenizer.vocabularies import ours
+from tramontane.engine.request import Output, SequenceId
+from tramontane.llm.answer import Answer
+from tramontane.llm.completion import Choice, Delta
+
+
+def feed(vocabulary: str, token_ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[Delta], Choice]:
+    tokenizer = ours(vocabulary)
+    answer = Answer(tokenizer, stop, index=0, chat=tokenizer.require_chat(), continuation=False)
+    deltas = []
+    for place, token_id in enumerate(token_ids):
+        last = place == len(token_ids) - 1
+        deltas.append(answer.take(Output(SequenceId(0, 0), (token_id,), "stop" if last else None)))
+        if answer.stopped_by is not None:
+            break
+    return deltas, answer.choice()
+
+
+def test_tool_calls_are_kept_out_of_the_text() -> None:
+    tokenizer = ours("v7-small")
+    calls = [{"name": "weather", "arguments": {"town": "Arles"}, "id": "abcdefghi"}]
+    token_ids = [
+        *tokenizer.encode("Let me look."),
+        tokenizer.control_id("[TOOL_CALLS]"),
+        *tokenizer.encode(json.dumps(calls)),
+        tokenizer.eos_id,
+    ]
+    deltas, choice = feed("v7-small", token_ids)
+    assert "".join(delta.text for delta in deltas) == choice.text == "Let me look."
+    assert choice.message is not None
+    [call] = choice.message.tool_calls
+    assert (call.id, call.name, json.loads(call.arguments_json)) == ("abcdefghi", "weather", {"town": "Arles"})
+
+
+def test_a_malformed_call_is_text() -> None:
+    tokenizer = ours("v7-small")
+    token_ids = [*tokenizer.encode("Hm."), tokenizer.control_id("[TOOL_CALLS]"), *tokenizer.encode("[{oops")]
+    deltas, choice = feed("v7-small", [*token_ids, tokenizer.eos_id])
+    assert choice.text == "Hm.[TOOL_CALLS][{oops"
+    assert "".join(delta.text for delta in deltas) == choice.text
+    assert choice.message is not None
+    assert choice.message.tool_calls == ()
+
+
+def test_reasoning_is_apart_from_the_text() -> None:
+    tokenizer = ours("v13-small")
+    token_ids = [
+        tokenizer.control_id("[THINK]"),
+        *tokenizer.encode("I wonder…"),
+        tokenizer.control_id("[/THINK]"),
+        *tokenizer.encode("Yes."),
+        tokenizer.eos_id,
+    ]
+    deltas, choice = feed("v13-small", token_ids)
+    assert "".join(delta.thinking for delta in deltas) == "I wonder…"
+    assert choice.text == "Yes."
+    assert choice.message is not None
+    assert choice.message.thinking == "I wonder…"
+
+
+def test_a_stop_string_across_tokens() -> None:
+    tokenizer = ours("v3")
+    token_ids = tokenizer.encode("One two. END three")
+    deltas, choice = feed("v3", token_ids, stop=("END",))
+    assert choice.text == "One two. "
+    assert "".join(delta.text for delta in deltas) == choice.text
+    assert (choice.finish_reason, choice.stopped_by) == ("stop", "END")
