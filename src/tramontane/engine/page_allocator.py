@@ -74,6 +74,7 @@ class PageAllocator:
         """Give a sequence that holds nothing the pages of the cached prefix `path`, which may be empty."""
         num_computed = len(path) * self.page_size
         sequence.tables = []
+        sequence.trailing_nodes = [None] * len(self.windows)
         for group, window in enumerate(self.windows):
             table = PageTable(first_visible_page(num_computed, window, self.page_size))
             for node in path[table.first_page :]:
@@ -120,10 +121,11 @@ class PageAllocator:
             table = sequence.tables[group]
             first_page = (num_computed - window + 1) // size
             while table.first_page < first_page:
-                # What the model itself wrote is asked for again at its end, if at all. Forgetting it behind the window
-                # keeps the memory of an endless answer flat; a prompt's pages stay, others may begin with them.
+                self._drop_trailing_page(sequence, group)
                 is_prompt = (table.first_page + 1) * size <= sequence.num_prompt_tokens
-                self._release(group, table.pop_first(), is_worth_caching=is_prompt)
+                page = table.pop_first()
+                sequence.trailing_nodes[group] = None if is_prompt else self.cache.node_of_page[group].get(page)
+                self.pools[group].release(page)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """`child` shares all pages of `parent`, the last one in part; whoever writes there first copies it."""
@@ -131,6 +133,7 @@ class PageAllocator:
         for pool, table in zip(self.pools, child.tables, strict=True):
             for page in table.page_ids.tolist():
                 pool.share(page)
+        child.trailing_nodes = [None] * len(self.windows)
         child.num_computed_tokens = parent.num_computed_tokens
         child.prefix_node = parent.prefix_node
         if child.prefix_node is not None:
@@ -141,7 +144,7 @@ class PageAllocator:
         """Take everything back. The end of the sequence is forgotten first: a prefix serves more requests."""
         for group, table in enumerate(sequence.tables):
             for page in reversed(table.page_ids.tolist()):
-                self._release(group, page)
+                self.pools[group].release(page)
         sequence.tables = []
         sequence.num_computed_tokens = 0
         sequence.may_share_page = False
@@ -174,12 +177,17 @@ class PageAllocator:
         self.cache.unfollow(parent)
         sequence.prefix_node = node
 
-    def _release(self, group: int, page: int, *, is_worth_caching: bool = True) -> None:
-        pool = self.pools[group]
-        if not is_worth_caching and pool.is_remembered[page] and pool.ref_counts[page] == 1:
-            pool.unremember(page)
-            self.cache.detach(group, page)
-        pool.release(page)
+    def _drop_trailing_page(self, sequence: Sequence, group: int) -> None:
+        """Forget the page that left the window before the one about to leave it.
+
+        A prompt's pages stay cached, others may begin with them; but what the model itself wrote is asked for again at
+        its end, if at all. The memory of an endless answer is flat because of this. One page stays behind the window: a
+        request that continues the answer starts at the last full page, from where it is still seen.
+        """
+        node = sequence.trailing_nodes[group]
+        page = node.pages[group] if node is not None else None
+        if page is not None and self.pools[group].ref_counts[page] == 0:
+            self.pools[group].drop(page)
 
 
 def _page(node: PrefixNode, group: int) -> int:

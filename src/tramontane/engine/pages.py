@@ -86,7 +86,7 @@ class PagePool:
     """
 
     def __init__(self, num_pages: int, forget: Callable[[int], None]) -> None:
-        """`forget(page)` is called when a cached page is given to somebody else."""
+        """`forget(page)` is called when the content of a cached page is given up."""
         self.num_pages = num_pages
         self.ref_counts = [0] * num_pages
         self.is_remembered = bytearray(num_pages)
@@ -137,6 +137,9 @@ class PagePool:
         """The prefix cache has noted the content of a held page."""
         self.is_remembered[page] = True
 
-    def unremember(self, page: int) -> None:
-        """The prefix cache has dropped its note of a held page."""
+    def drop(self, page: int) -> None:
+        """Free a cached page: it is not worth keeping."""
+        del self.cached[page]
         self.is_remembered[page] = False
+        self._forget(page)
+        self.returned.append(page)

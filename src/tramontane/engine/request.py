@@ -128,6 +128,7 @@ class Sequence:
         "status",
         "tables",
         "token_ids",
+        "trailing_nodes",
     )
 
     def __init__(self, request: Request, index: int) -> None:
@@ -139,6 +140,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.tables: list[PageTable] = []
         self.prefix_node: PrefixNode | None = None  # deepest node of the prefix cache that this sequence follows
+        self.trailing_nodes: list[PrefixNode | None] = []  # of the generated page that last left each group's window
         self.may_share_page = False  # the page it writes next may be shared with a fork
         self.num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache when it first ran
         self.order: tuple[int, int, int] = (0, 0, index)  # place in every queue; set by the scheduler
