@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # `general.file_type` (llama.cpp's llama_ftype) of each type most weights can be written as
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q5_1": 9, "Q5_0": 8, "Q4_1": 3, "Q4_0": 2}
+_K_FILE_TYPES = {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}  # no quantiser here writes them
 _QUANTISATION_VERSION = 2
 _TYPE_NUMBERS = {stored: number for number, stored in TENSOR_TYPES.items()}
 _SCALAR_NUMBERS = {code: number for number, code in SCALARS.items()}
@@ -39,25 +40,31 @@ def write_gguf(
     *,
     metadata: Mapping[str, object],
     stored: str,
+    packed: bool = False,
     overwrite: bool = False,
 ) -> None:
     """One .gguf file. `tensors` are canonical (name, tensor) pairs in any order.
+
+    With `packed`, tensors of a quantised type come as their blocks: uint8 (rows, bytes per row), written untouched.
 
     `metadata` describes configuration and tokenizer; its whole numbers become uint32 (int32 in lists), or wider where
     they must. Most weights are stored as `stored`; `stored_types` names the exceptions. Raises CheckpointError if the
     tensors are not exactly the model's, a value cannot be stored, or the file exists and may not be overwritten; then
     nothing is left behind.
     """
-    types = stored_types(config, stored)
+    types = stored_types(config, stored, packed=packed)
     reads = written("gguf", config)
     fields = {key: value for key, value in metadata.items() if key not in _OWN_KEYS and not key.startswith("split.")}
     if not isinstance(fields.get("general.architecture"), str):
         raise CheckpointError("GGUF metadata must name general.architecture")
-    fields["general.file_type"] = FILE_TYPES[stored]
+    fields["general.file_type"] = (FILE_TYPES | _K_FILE_TYPES)[stored]
     if stored in BLOCK_TYPES:
         fields["general.quantization_version"] = _QUANTISATION_VERSION
     header = MAGIC + struct.pack("<IQQ", 3, len(reads), len(fields))
     header += b"".join(_string(key) + _typed(key, value) for key, value in fields.items())
+    shapes = canonical_shapes(config)
+    if packed:
+        shapes = {name: _packed_shape(shape, types[name]) for name, shape in shapes.items()}
     places: dict[str, Place] = {}
     offset = 0
     for read in reads:
@@ -75,17 +82,19 @@ def write_gguf(
         file_beside(path, overwrite=overwrite) as beside,
         PlannedFile(beside, header, places, len(header) + offset) as file,
     ):
-        for name, tensor in every_tensor_once(tensors, canonical_shapes(config)):
-            file.put(name, _packed(name, tensor, types[name]))
+        for name, tensor in every_tensor_once(tensors, shapes):
+            file.put(name, tensor if packed and types[name] in BLOCK_TYPES else _packed(name, tensor, types[name]))
 
 
-def stored_types(config: ModelConfig, stored: str) -> dict[str, str]:
+def stored_types(config: ModelConfig, stored: str, *, packed: bool = False) -> dict[str, str]:
     """Canonical name -> type it is written as. Raises CheckpointError for a type that cannot be written.
+
+    The types without a quantiser are written only from blocks that come `packed`.
 
     Norms and routers stay F32, as llama.cpp wants them. Rows that are not whole blocks are written as F16. Formats
     under 8 bits keep the output matrix (the embeddings, if tied) in Q8_0: its errors go straight into the logits.
     """
-    if stored not in FILE_TYPES:
+    if stored not in FILE_TYPES and not (packed and stored in _K_FILE_TYPES):
         raise CheckpointError(f"cannot write GGUF as {shown([stored])}; use one of {', '.join(FILE_TYPES)}")
     output = EMBEDDINGS if config.tied_embeddings else OUTPUT
     types = {}
@@ -108,6 +117,10 @@ def _packed(name: str, tensor: Tensor, stored: str) -> Tensor:
         return quantise(tensor, stored)
     except CheckpointError as error:
         raise CheckpointError(f"tensor {shown([name])}: {error}") from None
+
+
+def _packed_shape(shape: tuple[int, ...], stored: str) -> tuple[int, ...]:
+    return shape if stored in FLOAT_DTYPES else (prod(shape[:-1]), BLOCK_TYPES[stored].row_bytes(shape[-1]))
 
 
 def _size_bytes(shape: tuple[int, ...], stored: str) -> int:
