@@ -19,9 +19,11 @@ ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>78])")
 
 
 class PseudoTerminal:
-    """`python *arguments` as a child on its own terminal. `output` is all it wrote, escape sequences taken out."""
+    """`python *arguments` as a child on its own terminal. `raw` is all it wrote, `output` the
+    same without escape sequences."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        self.raw = ""
         self.output = ""
         self.read_up_to = 0  # where the next `wait_for` begins to look
         self.pid, self.fd = pty.fork()
@@ -67,7 +69,8 @@ class PseudoTerminal:
             data = os.read(self.fd, 65536)
         except OSError:  # the other side of a terminal is gone
             return False
-        self.output += ESCAPES.sub("", data.decode("utf-8", "replace"))
+        self.raw += data.decode("utf-8", "replace")
+        self.output = ESCAPES.sub("", self.raw)
         return bool(data)
 
     def exit_code(self, timeout_s: float = 30.0) -> int:

@@ -41,7 +41,7 @@ class ScriptedLLM:
 
 
 def delta(text: str, thinking: str = "") -> Any:
-    return SimpleNamespace(text=text, thinking=thinking, token_ids=(1,))
+    return SimpleNamespace(text=text, thinking=thinking, token_ids=(1,), finish_reason=None)
 
 
 def load(_options: ModelOptions) -> LLM:
@@ -49,5 +49,5 @@ def load(_options: ModelOptions) -> LLM:
 
 
 if __name__ == "__main__":
-    ModelOptions.load = load  # type: ignore[method-assign]
+    setattr(ModelOptions, "load", load)  # noqa: B010 - an assignment would be typed against the method
     sys.exit(command.run(["chat", *sys.argv[1:]]))

@@ -38,6 +38,7 @@ def bench(
     if answer_tokens < 2:
         raise RequestError(f"answer-tokens={answer_tokens} must be at least 2")
     llm = model.load()
+    timed_generation(llm, prompt_tokens, 2, streams)  # the first pages, threads and caches
     rounds = []
     for number in range(repeats):
         rounds.append(measure_round(llm, prompt_tokens, answer_tokens, streams))

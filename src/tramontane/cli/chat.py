@@ -9,7 +9,7 @@ import typer
 
 from tramontane.cli.conversation import Conversation
 from tramontane.cli.options import Json, ModelOptions, SamplingOptions
-from tramontane.cli.terminal import print_json, read_text, write_answer
+from tramontane.cli.terminal import completion_json, print_json, read_text, write_stream
 from tramontane.errors import RequestError
 
 
@@ -40,15 +40,6 @@ def chat(
     llm = model.load()
     if as_json:
         completion = llm.chat(conversation.messages, params)
-        print_json(
-            {
-                "message": {"role": "assistant", "content": completion.text},
-                "finish_reason": completion.finish_reason,
-                "prompt_tokens": len(completion.prompt_token_ids),
-                "completion_tokens": len(completion.token_ids),
-            }
-        )
-        return
-    for delta in llm.stream(conversation.messages, params):
-        write_answer(delta)
-    write_answer("\n")
+        print_json(completion_json(completion, completion.choices[0]))
+    else:
+        write_stream(llm.stream_deltas(conversation.messages, params))

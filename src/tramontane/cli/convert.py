@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tramontane.cli.options import Json
-from tramontane.cli.terminal import bytes_bar, print_json, printable
+from tramontane.cli.terminal import amount, bytes_bar, print_json, printable
 
 Layout = Annotated[
     Literal["hf", "consolidated", "gguf"] | None,
@@ -70,4 +70,4 @@ def report_written(out: Path, *, as_json: bool) -> None:
             {"out": str(out), "layout": written.layout, "stored": written.stored, "size_bytes": written.size_bytes}
         )
     else:
-        print(printable(f"{out}: {written.layout}, {written.stored}, {written.size_bytes / 1e9:.2f} GB"))
+        print(printable(f"{out}: {written.layout}, {written.stored}, {amount(written.size_bytes, 'B')}"))

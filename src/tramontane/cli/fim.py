@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tramontane.cli.options import Json, ModelOptions, SamplingOptions
-from tramontane.cli.terminal import print_json, read_text, write_answer
+from tramontane.cli.terminal import completion_json, print_json, read_text, require_sound, write_answer
 
 
 def fim(
@@ -33,13 +33,7 @@ def fim(
             raise typer.BadParameter(f"the prompt does not hold the mark {mark!r}, and no SUFFIX was given")
     completion = model.load().fill_in_middle(before, suffix, params)
     if as_json:
-        print_json(
-            {
-                "prompt_tokens": len(completion.prompt_token_ids),
-                "text": completion.text,
-                "token_ids": completion.token_ids,
-                "finish_reason": completion.finish_reason,
-            }
-        )
+        print_json(completion_json(completion, completion.choices[0]))
     else:
         write_answer(f"{completion.text}\n")
+        require_sound(completion.finish_reason)

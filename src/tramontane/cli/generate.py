@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tramontane.cli.options import Json, ModelOptions, SamplingOptions
-from tramontane.cli.terminal import print_json, read_text, write_answer
+from tramontane.cli.terminal import completion_json, print_json, read_text, require_sound, write_answer, write_stream
 
 
 def generate(
@@ -30,19 +30,12 @@ def generate(
     prompts = [line for line in text.splitlines() if line] if each_line else [text]
     llm = model.load()
     if not as_json and n == 1 and len(prompts) == 1:
-        for delta in llm.stream(prompts[0], params):
-            write_answer(delta)
-        write_answer("\n")
+        write_stream(llm.stream_deltas(prompts[0], params))
         return
     for completion in llm.generate(prompts, params):
-        if as_json:
-            print_json(
-                {
-                    "prompt_tokens": len(completion.prompt_token_ids),
-                    "text": completion.text,
-                    "token_ids": completion.token_ids,
-                    "finish_reason": completion.finish_reason,
-                }
-            )
-        else:
-            write_answer(f"{completion.text}\n")
+        for choice in completion.choices:
+            if as_json:
+                print_json(completion_json(completion, choice))
+            else:
+                write_answer(f"{choice.text}\n")
+                require_sound(choice.finish_reason)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tramontane.cli.options import Json
-from tramontane.cli.terminal import print_json, printable
+from tramontane.cli.terminal import amount, print_json, printable
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +76,10 @@ def describe(model: str, *, dtype: str, device: str, threads: int | None, measur
         "threads": set_threads(threads),
         "weights_bytes": checkpoint.memory_bytes(compute),
         "free_bytes": available_bytes(place),
-        "kv_bytes_at_4096": kv_cache_bytes(config, min(4096, config.max_seq_len), compute),
-        "kv_bytes_at_max": kv_cache_bytes(config, config.max_seq_len, compute),
+        "kv_cache": [
+            {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, compute)}
+            for length in sorted({min(4096, config.max_seq_len), config.max_seq_len})
+        ],
     }
     if measure:
         from tramontane.cli.machine import read_bandwidth
@@ -96,17 +98,18 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts as lines for people."""
     active = facts["num_active_parameters"]
     experts = f", {facts['num_experts_per_tok']} of {facts['num_experts']} experts" if facts["num_experts"] else ""
-    parameters = f"{facts['num_parameters'] / 1e9:.2f} G"
+    parameters = amount(facts["num_parameters"])
     if active != facts["num_parameters"]:
-        parameters += f", {active / 1e9:.2f} G of them active for a token"
+        parameters += f", {amount(active)} of them active for a token"
     free = facts["free_bytes"]
-    fits = "" if free is None else f"; {gigabytes(free)} are free"
+    fits = "" if free is None else f"; {amount(free, 'B')} are free"
     if free is not None and free < facts["weights_bytes"]:
         fits += ", which is too little"
     cpu = f", {facts['instruction_set']}, {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    cache = [f"{amount(size['num_bytes'], 'B')} for {size['num_tokens']} tokens" for size in facts["kv_cache"]]
     lines = [
         ("model", facts["model"]),
-        ("files", f"{facts['path']} ({facts['layout']}, {facts['stored']}, {gigabytes(facts['size_bytes'])})"),
+        ("files", f"{facts['path']} ({facts['layout']}, {facts['stored']}, {amount(facts['size_bytes'], 'B')})"),
         (
             "architecture",
             f"{facts['family']}, {facts['n_layers']} layers, dim {facts['dim']}, {facts['n_heads']} heads "
@@ -117,17 +120,13 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("context", f"{facts['max_seq_len']} tokens, {windows(facts['sliding_windows'])}"),
         ("chat", facts["chat_format"] or "no chat format: generate only"),
         ("runs on", f"{facts['device']}{cpu}, computing in {facts['dtype']}"),
-        ("memory", f"{gigabytes(facts['weights_bytes'])} for weights{fits}"),
-        (
-            "keys, values",
-            f"{gigabytes(facts['kv_bytes_at_4096'])} for a sequence of {min(4096, facts['max_seq_len'])} tokens, "
-            f"{gigabytes(facts['kv_bytes_at_max'])} for the longest",
-        ),
+        ("memory", f"{amount(facts['weights_bytes'], 'B')} for weights{fits}"),
+        ("keys, values", ", ".join(cache)),
     ]
     if "read_bytes_per_s" in facts:
         speed = facts["read_bytes_per_s"]
         ceiling = speed * facts["num_parameters"] / (facts["weights_bytes"] * active)
-        lines.append(("reads", f"{gigabytes(speed)}/s: at most {ceiling:.1f} tokens/s for one sequence"))
+        lines.append(("reads", f"{amount(speed, 'B')}/s: at most {ceiling:.1f} tokens/s for one sequence"))
     return lines
 
 
@@ -139,7 +138,3 @@ def windows(sliding_windows: list[int | None]) -> str:
         return "full attention" if window is None else f"window {window}"
     parts = [f"{'full' if window is None else window} in {count}" for window, count in counts.items()]
     return f"windows by layer: {', '.join(parts)}"
-
-
-def gigabytes(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"

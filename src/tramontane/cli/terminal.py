@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tramontane.errors import RequestError
+from tramontane.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
+
+    from tramontane.llm import Choice, Completion, Delta
 
 
 def read_text(argument: str) -> str:
@@ -34,6 +36,14 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or c.isprintable())
 
 
+def amount(value: float, unit: str = "") -> str:
+    """A count or a size for people: 7.24 G, 14.48 GB, 446.5 k."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.2f} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()
+
+
 def write_answer(text: str, *, dim: bool = False) -> None:
     """Print a part of an answer at once: filtered on a terminal, untouched in a pipe. `dim` is for asides."""
     if sys.stdout.isatty():
@@ -41,6 +51,37 @@ def write_answer(text: str, *, dim: bool = False) -> None:
         text = f"\x1b[2m{text}\x1b[0m" if dim and text else text
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def completion_json(completion: Completion, choice: Choice) -> dict[str, Any]:
+    """What `--json` prints of one answer."""
+    return {
+        "text": choice.text,
+        "token_ids": choice.token_ids,
+        "finish_reason": choice.finish_reason,
+        **({"error": choice.error} if choice.error is not None else {}),
+        "prompt_tokens": len(completion.prompt_token_ids),
+        "completion_tokens": len(choice.token_ids),
+    }
+
+
+def require_sound(finish_reason: str | None) -> None:
+    """Raise CheckpointError for an answer that the engine had to break off."""
+    if finish_reason == "error":
+        raise CheckpointError(
+            "the answer broke off, since the model's scores are not finite: its weights are damaged or leave the "
+            "range of the dtype; try --dtype float32"
+        )
+
+
+def write_stream(deltas: Iterable[Delta]) -> None:
+    """Print an answer as it comes, and a line end. Raises CheckpointError as `require_sound` does."""
+    finish_reason = None
+    for delta in deltas:
+        write_answer(delta.text)
+        finish_reason = delta.finish_reason
+    write_answer("\n")
+    require_sound(finish_reason)
 
 
 def bar(*columns: ProgressColumn) -> Progress:

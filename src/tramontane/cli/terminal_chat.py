@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -18,12 +18,14 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from tramontane import runtime
 from tramontane.cli.conversation import COMMANDS, KEYS, Conversation
-from tramontane.cli.terminal import printable, write_answer
+from tramontane.cli.terminal import printable, require_sound, write_answer
 from tramontane.errors import TramontaneError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tramontane.engine.sampling import SamplingParams
-    from tramontane.llm import LLM
+    from tramontane.llm import LLM, Delta
 
 
 class TerminalChat:
@@ -104,7 +106,7 @@ class TerminalChat:
         On an error the message is forgotten, so that the conversation stays one that can go on.
         """
         started, num_tokens, text = time.perf_counter(), 0, ""
-        deltas = self.llm.stream_deltas(self.conversation.messages, self.params)
+        deltas = cast("Generator[Delta]", self.llm.stream_deltas(self.conversation.messages, self.params))
         try:
             with StopOnInterrupt() as interrupt, closing(deltas):
                 for delta in deltas:
@@ -114,6 +116,7 @@ class TerminalChat:
                     num_tokens += len(delta.token_ids)
                     if interrupt.stopped:
                         break
+                    require_sound(delta.finish_reason)
         except TramontaneError:
             self.conversation.messages.pop()
             raise

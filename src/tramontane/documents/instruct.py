@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tramontane.engine.sampling import SamplingParams
-from tramontane.errors import RequestError
+from tramontane.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from tramontane.llm import LLM
@@ -39,12 +39,17 @@ def room(llm: LLM, instruction: str, max_tokens: int) -> int:
 
 
 def follow(llm: LLM, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None) -> list[str]:
-    """The answers, greedily drawn, in the order of `instructions`; without the thoughts of models that think first."""
+    """The answers, greedily drawn, in the order of `instructions`; without the thoughts of models that think first.
+
+    Raises CheckpointError where the model's scores are not finite.
+    """
     answers: list[str] = []
     chat = llm.tokenizer.chat
     for first in range(0, len(instructions), BATCH):
         prompts = [encode_instruction(llm, instruction) for instruction in instructions[first : first + BATCH]]
         for completion in llm.generate(prompts, SamplingParams(max_tokens=max_tokens)):
+            if completion.finish_reason == "error":
+                raise CheckpointError(f"the model broke off: {completion.choices[0].error}")
             text = completion.text if chat is None else chat.parse(completion.token_ids).content
             answers.append(text.strip())
         if progress is not None:
