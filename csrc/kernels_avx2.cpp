@@ -1,0 +1,26 @@
+// The kernel table of AVX2: float kernels are written once over Vec, integer products have their own file.
+#include "vec_avx2.h"
+
+#include "matmul_float.h"
+
+namespace tramontane {
+
+void add_int_products_avx2(Kernels& table);
+
+namespace {
+
+Kernels make_table() {
+    Kernels table{};
+    add_float_products(table);
+    add_int_products_avx2(table);
+    return table;
+}
+
+}  // namespace
+
+const Kernels& kernels_avx2() {
+    static const Kernels table = make_table();
+    return table;
+}
+
+}  // namespace tramontane

@@ -1,0 +1,139 @@
+// The loops around a format's inner product, compiled once per instruction set (include only from its files: everything
+// is in an unnamed namespace, so that no function built for one processor is shared with another).
+//
+// A format F provides
+//   row_tile, tile_k, tile_bytes      rows multiplied together; k values and bytes of one tile of a panel
+//   direct_rows                       up to this many rows the product works straight from the packed bytes
+//   Unpacked, unpack(tiles, n, u)     a chunk of a panel made ready for many rows
+//   direct<NT>(panel, k, x, acc)      the whole panel for NT rows
+//   accumulate<NT>(u, n, x, acc)      one chunk for NT rows; acc[row][16] is read and written
+// Both must form every element by the same sequence of float operations.
+#pragma once
+#include "kernels.h"
+
+namespace tramontane {
+namespace {
+
+// Prepared activations seen from one chunk and row on.
+struct Rows {
+    const uint8_t* q;      // int8 values, or floats
+    const float* d;
+    const int32_t* offset;
+    const int32_t* sums;
+};
+
+struct Prepared {
+    const uint8_t* base;
+    int64_t num_rows;
+    int64_t row_chunks;  // num_chunks * num_rows
+    ActivationForm form;
+
+    Prepared(const uint8_t* x, ActivationForm activation, int64_t in_features, int64_t rows)
+        : base(x), num_rows(rows), row_chunks(num_chunks(activation, in_features) * rows), form(activation) {}
+
+    Rows at(int64_t chunk, int64_t row) const {
+        const int64_t index = chunk * num_rows + row;
+        if (form == ActivationForm::f32) return {base + index * 128 * 4, nullptr, nullptr, nullptr};
+        const uint8_t* offsets = base + row_chunks * 256;
+        if (form == ActivationForm::q8_32) {
+            const uint8_t* scales = offsets + row_chunks * 32;
+            return {base + index * 256, reinterpret_cast<const float*>(scales) + index * 8,
+                    reinterpret_cast<const int32_t*>(offsets) + index * 8, nullptr};
+        }
+        const uint8_t* sums = offsets + row_chunks * 64;
+        const uint8_t* scales = sums + row_chunks * 16;
+        return {base + index * 256, reinterpret_cast<const float*>(scales) + index,
+                reinterpret_cast<const int32_t*>(offsets) + index * 16, reinterpret_cast<const int32_t*>(sums) + index * 4};
+    }
+};
+
+inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+
+inline void store_panel(const float* acc, int64_t num_rows, const MatmulCall& call, int64_t panel) {
+    const int64_t width = at_most(call.out_features - panel * panel_rows, panel_rows);
+    for (int64_t row = 0; row < num_rows; ++row) {
+        float* out = call.out + (call.row_begin + row) * call.out_stride + panel * panel_rows;
+        if (width == panel_rows) {
+            __builtin_memcpy(out, acc + row * panel_rows, panel_rows * sizeof(float));
+        } else {
+            for (int64_t r = 0; r < width; ++r) out[r] = acc[row * panel_rows + r];
+        }
+    }
+}
+
+template <class F, int NT>
+struct ForRows {
+    static void direct(int num_rows, const uint8_t* panel, int64_t k, const Rows& x, float* acc) {
+        if (num_rows == NT)
+            F::template direct<NT>(panel, k, x, acc);
+        else
+            ForRows<F, NT - 1>::direct(num_rows, panel, k, x, acc);
+    }
+    static void accumulate(int num_rows, const typename F::Unpacked& u, int num_tiles, const Rows& x, float* acc) {
+        if (num_rows == NT)
+            F::template accumulate<NT>(u, num_tiles, x, acc);
+        else
+            ForRows<F, NT - 1>::accumulate(num_rows, u, num_tiles, x, acc);
+    }
+};
+template <class F>
+struct ForRows<F, 0> {
+    static void direct(int, const uint8_t*, int64_t, const Rows&, float*) {}
+    static void accumulate(int, const typename F::Unpacked&, int, const Rows&, float*) {}
+};
+
+template <class F>
+void matmul_direct(const MatmulCall& call, const Prepared& x) {
+    alignas(64) float acc[F::direct_rows * panel_rows];
+    const size_t bytes = panel_bytes(F::format, call.in_features);
+    const int num_rows = static_cast<int>(call.num_rows);
+    for (int64_t p = call.panel_begin; p < call.panel_end; ++p) {
+        const uint8_t* panel = call.panels + static_cast<size_t>(p) * bytes;
+        ForRows<F, F::direct_rows>::direct(num_rows, panel, call.in_features, x.at(0, 0), acc);
+        store_panel(acc, num_rows, call, p);
+    }
+}
+
+template <class F>
+void matmul_blocked(const MatmulCall& call, const Prepared& x) {
+    using Unpacked = typename F::Unpacked;
+    static_assert(sizeof(Unpacked) <= 10240 && sizeof(Unpacked) % 64 == 0, "scratch size");
+    constexpr int group = F::panels_per_group;
+    constexpr int tiles_per_chunk = chunk_size(activation_form(F::format)) / F::tile_k;
+    Unpacked* unpacked = reinterpret_cast<Unpacked*>(call.scratch);
+    float* acc = reinterpret_cast<float*>(call.scratch + panels_per_group * 10240);
+    const size_t bytes = panel_bytes(F::format, call.in_features);
+    const int64_t num_rows = call.row_end - call.row_begin;
+    const int64_t num_tiles = (call.in_features + F::tile_k - 1) / F::tile_k;
+    for (int64_t first = call.panel_begin; first < call.panel_end; first += group) {
+        const int panels = static_cast<int>(at_most(call.panel_end - first, group));
+        __builtin_memset(acc, 0, static_cast<size_t>(panels * num_rows * panel_rows) * sizeof(float));
+        for (int64_t tile = 0, chunk = 0; tile < num_tiles; tile += tiles_per_chunk, ++chunk) {
+            const int tiles = static_cast<int>(at_most(num_tiles - tile, tiles_per_chunk));
+            for (int p = 0; p < panels; ++p) {
+                const uint8_t* panel = call.panels + static_cast<size_t>(first + p) * bytes;
+                F::unpack(panel + static_cast<size_t>(tile) * F::tile_bytes, tiles, unpacked[p]);
+            }
+            for (int64_t row = 0; row < num_rows; row += F::row_tile) {
+                const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
+                const Rows tile_x = x.at(chunk, call.row_begin + row);
+                for (int p = 0; p < panels; ++p)
+                    ForRows<F, F::row_tile>::accumulate(rows, unpacked[p], tiles, tile_x,
+                                                        acc + (p * num_rows + row) * panel_rows);
+            }
+        }
+        for (int p = 0; p < panels; ++p) store_panel(acc + p * num_rows * panel_rows, num_rows, call, first + p);
+    }
+}
+
+template <class F>
+void matmul(const MatmulCall& call) {
+    const Prepared x(call.x, activation_form(F::format), call.in_features, call.num_rows);
+    if (call.num_rows <= F::direct_rows)
+        matmul_direct<F>(call, x);
+    else
+        matmul_blocked<F>(call, x);
+}
+
+}  // namespace
+}  // namespace tramontane

@@ -1,0 +1,129 @@
+#include "thread_pool.h"
+
+#include <chrono>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace tramontane {
+namespace {
+
+// How long a worker looks for the next region before it sleeps: longer than the gap between two kernels of one forward
+// pass, far shorter than the gap between two requests.
+constexpr std::chrono::microseconds spin_time{50};
+
+std::atomic<ThreadPool*> the_pool{nullptr};
+
+void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+ThreadPool& ThreadPool::instance() {
+    ThreadPool* pool = the_pool.load(std::memory_order_acquire);
+    if (pool) return *pool;
+    static std::mutex making;
+    const std::lock_guard<std::mutex> lock(making);
+    pool = the_pool.load(std::memory_order_acquire);
+    if (!pool) {
+        // Never deleted: workers may still sleep on it while the process ends, and threads do not survive a fork.
+        pool = new ThreadPool();
+        the_pool.store(pool, std::memory_order_release);
+#if defined(__unix__) || defined(__APPLE__)
+        static const int registered = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+        (void)registered;
+#endif
+    }
+    return *pool;
+}
+
+void ThreadPool::set_num_threads(int num_threads) {
+    const std::lock_guard<std::mutex> lock(turn_);
+    if (num_threads == num_threads_.load()) return;
+    stop_workers();
+    num_threads_.store(num_threads);
+}
+
+void ThreadPool::start_workers() {
+    stopping_.store(false);
+    const uint64_t seen = generation_.load();
+    for (int thread = 1; thread < num_threads_.load(); ++thread)
+        workers_.emplace_back([this, thread, seen] { work(thread, seen); });
+}
+
+void ThreadPool::stop_workers() {
+    {
+        const std::lock_guard<std::mutex> lock(sleep_);
+        stopping_.store(true);
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+}
+
+void ThreadPool::run(int64_t count, Call call, void* context) {
+    if (count <= 0) return;
+    const std::lock_guard<std::mutex> lock(turn_);
+    if (count == 1 || num_threads_.load(std::memory_order_relaxed) == 1) {
+        for (int64_t index = 0; index < count; ++index) call(context, index, 0);
+        return;
+    }
+    if (workers_.empty()) start_workers();
+    while (inside_.load() != 0) relax();  // a late worker looking at the closed door
+    call_ = call;
+    context_ = context;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    open_.store(true);
+    generation_.fetch_add(1);
+    if (num_asleep_.load() != 0) {
+        { const std::lock_guard<std::mutex> sleep_lock(sleep_); }
+        wake_.notify_all();
+    }
+    for (int64_t index; (index = next_.fetch_add(1)) < count;) call(context, index, 0);
+    open_.store(false);
+    for (int spins = 0; inside_.load() != 0; ++spins) {
+        if (spins < 10000)
+            relax();
+        else
+            std::this_thread::yield();
+    }
+}
+
+bool ThreadPool::wait_for_region(uint64_t seen) {
+    const auto deadline = std::chrono::steady_clock::now() + spin_time;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (generation_.load(std::memory_order_acquire) != seen || stopping_.load(std::memory_order_relaxed))
+                return !stopping_.load();
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < deadline);
+    std::unique_lock<std::mutex> lock(sleep_);
+    num_asleep_.fetch_add(1);
+    wake_.wait(lock, [&] { return generation_.load() != seen || stopping_.load(); });
+    num_asleep_.fetch_sub(1);
+    return !stopping_.load();
+}
+
+void ThreadPool::work(int thread, uint64_t seen) {
+    while (wait_for_region(seen)) {
+        seen = generation_.load();
+        inside_.fetch_add(1);
+        if (open_.load()) {
+            const int64_t count = count_;
+            for (int64_t index; (index = next_.fetch_add(1)) < count;) call_(context_, index, thread);
+        }
+        inside_.fetch_sub(1);
+    }
+}
+
+}  // namespace tramontane

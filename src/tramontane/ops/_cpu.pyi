@@ -1,0 +1,39 @@
+"""The native extension (csrc/). Memory is passed as addresses: the caller proves shape, dtype and contiguity."""
+
+def instruction_sets() -> list[str]:
+    """Sets this build holds and this processor supports, narrowest first: 'scalar', 'avx2', 'avx512'."""
+
+def best_instruction_set() -> str:
+    """The widest of `instruction_sets()`."""
+
+def instruction_set() -> str:
+    """The set in use: `TRAMONTANE_CPU`, else the widest. Raises ValueError if the one asked for is unavailable."""
+
+def set_instruction_set(name: str) -> None:
+    """Use `name` from now on; no kernel may be running. Raises ValueError if it is unavailable."""
+
+def num_threads() -> int: ...
+def set_num_threads(num_threads: int) -> None:
+    """Threads of the kernels, the caller's included. Raises ValueError below 1."""
+
+def packed_bytes(format: str, out_features: int, in_features: int) -> int:
+    """Size of a packed weight. Raises ValueError for an unknown format or a shape the format cannot hold."""
+
+def row_bytes(format: str, in_features: int) -> int:
+    """Size of one row as it lies in a file."""
+
+def pack(format: str, rows: int, out_features: int, in_features: int, panels: int) -> None: ...
+def dequantize(format: str, blocks: int, num_values: int, out: int) -> None: ...
+def quantize(format: str, x: int, num_values: int, blocks: int) -> None:
+    """float32 -> blocks of q8_0, q4_0 or q4_k."""
+
+class PackedMatrix:
+    """A packed weight as the kernels see it; `owner` is kept alive."""
+
+    def __init__(self, format: str, panels: int, out_features: int, in_features: int, owner: object) -> None: ...
+    def read_rows(self, rows: int, num_rows: int, out: int) -> None:
+        """Rows named by int64 indices, as float32. Raises IndexError if one is out of range."""
+
+def linear(x: int, num_rows: int, matrix: PackedMatrix, out: int) -> None: ...
+def linears(x: int, num_rows: int, matrices: list[PackedMatrix], outs: list[int]) -> None:
+    """Several weights times the same x, in one call."""
