@@ -45,6 +45,7 @@ def save_checkpoint(
     *,
     layout: Layout,
     stored: str = "BF16",
+    packed: bool = False,
     tokenizer: Tokenizer | None = None,
     files: Mapping[str, Path | bytes] | None = None,
     overwrite: bool = False,
@@ -52,12 +53,16 @@ def save_checkpoint(
     """Write the canonical (name, tensor) pairs as a checkpoint, all or nothing.
 
     `out` is a folder for the layouts `hf` and `consolidated`, a .gguf file for `gguf`; `stored` is F32, F16, BF16 or,
-    in GGUF, a quantised type. `files` go into the folder as they are; `tokenizer` adds what they lack of its own.
+    in GGUF, a quantised type, whose tensors come as blocks if they are `packed`. `files` go into the folder as they
+    are; `tokenizer` adds what they lack of its own.
     Raises ConfigError for what the layout cannot express, CheckpointError for tensors that are not the model's or an
     `out` that exists, CapacityError for a full disk.
     """
     if layout == "gguf":
-        _save_gguf(out, config, tensors, stored, tokenizer, overwrite)
+        if out.suffix != ".gguf":
+            raise ConfigError(f"{out} must end in .gguf: the layout gguf is one file")
+        metadata = gguf_metadata(config, tokenizer, out.stem)
+        write_gguf(out, config, tensors, metadata=metadata, stored=stored, packed=packed, overwrite=overwrite)
         return
     if stored not in FLOAT_DTYPES:
         raise ConfigError(f"weights in {stored} have no {layout} form; use {', '.join(FLOAT_DTYPES)}, or layout gguf")
@@ -140,30 +145,21 @@ def stream_tensors(
             source.release(read.file_name)
 
 
-def _save_gguf(
-    out: Path,
-    config: ModelConfig,
-    tensors: Iterable[tuple[str, Tensor]],
-    stored: str,
-    tokenizer: Tokenizer | None,
-    overwrite: bool,
-) -> None:
-    if out.suffix != ".gguf":
-        raise ConfigError(f"{out} must end in .gguf: the layout gguf is one file")
+def gguf_metadata(config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> dict[str, object]:
+    """Everything a GGUF file holds but tensors. Raises ConfigError without a tokenizer of the model's own size."""
     if tokenizer is None:
-        raise ConfigError(f"{out} needs a tokenizer: a GGUF file holds it")
+        raise ConfigError("a GGUF file holds its tokenizer, and none was given; put its files beside the weights")
     if tokenizer.vocab_size != config.vocab_size:
         raise ConfigError(
-            f"{out}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; "
-            "llama.cpp needs as many, use the model's own tokenizer"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}, and llama.cpp needs as "
+            "many; use the model's own tokenizer"
         )
-    metadata = {
+    return {
         **to_gguf_metadata(config),
         "general.type": "model",
-        "general.name": out.stem,
+        "general.name": name,
         **tokenizer.gguf_metadata(),
     }
-    write_gguf(out, config, tensors, metadata=metadata, stored=stored, overwrite=overwrite)
 
 
 def _own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]:
