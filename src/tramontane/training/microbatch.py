@@ -1,0 +1,128 @@
+"""What one forward pass of training is given: packed documents on the device, with their boundaries as a tensor."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tramontane.model.forward_input import ForwardInput
+from tramontane.ops.packed_varlen import packed_varlen
+
+if TYPE_CHECKING:
+    from tramontane.data.loader import Batch
+    from tramontane.training.token_stream import TokenStream
+
+# Document counts are padded to a multiple of this, so that few shapes occur.
+STARTS_MULTIPLE = 64
+
+
+class VarlenAttention:
+    """The AttentionContext of training: boundaries as a tensor, so that one compiled layer serves every packing.
+
+    `starts` and `max_len` as in `ops.packed_varlen`; `windows[layer]` is the window of that layer.
+    """
+
+    def __init__(self, windows: tuple[int | None, ...], starts: Tensor, max_len: int) -> None:
+        self.windows = windows
+        self.starts = starts
+        self.max_len = max_len
+
+    def attend(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
+        return packed_varlen(q_THK, k_TGK, v_TGK, self.starts, self.max_len, self.windows[layer])
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """Everything on one device. `weights` is None where every token counts one."""
+
+    forward_input: ForwardInput
+    targets: Tensor  # (T,) int64
+    weights: Tensor | None  # (T,) float32, 0 where nothing is learned
+    document_lens: tuple[int, ...]
+    num_documents: int  # without the padding
+
+
+def place(batch: Batch, device: torch.device, *, windows: tuple[int | None, ...], max_document_len: int) -> Microbatch:
+    """`batch` on `device`. `windows` as VarlenAttention wants them; padding counts as a document of its own, cut into
+    pieces no longer than `max_document_len`."""
+    num_documents = len(batch.document_lens) - (1 if batch.padding_len else 0)
+    lens = list(batch.document_lens[:num_documents])
+    pieces = range(0, batch.padding_len, max_document_len)
+    lens += [min(max_document_len, batch.padding_len - start) for start in pieces]
+    starts = torch.zeros(-(-len(lens) // STARTS_MULTIPLE) * STARTS_MULTIPLE + 1, dtype=torch.int32)
+    starts[1 : len(lens) + 1] = torch.tensor(lens).cumsum(0)
+    starts[len(lens) + 1 :] = batch.token_ids.numel()
+    firsts = torch.repeat_interleave(starts[: len(lens)].long(), torch.tensor(lens))
+    positions = torch.arange(batch.token_ids.numel()) - firsts
+    weights = batch.loss_mask.float()
+    send = _sender(device)
+    attention = VarlenAttention(windows, send(starts), max_document_len)
+    return Microbatch(
+        forward_input=ForwardInput(send(batch.token_ids), send(positions), attention),
+        targets=send(batch.targets),
+        weights=send(weights),
+        document_lens=tuple(lens),
+        num_documents=num_documents,
+    )
+
+
+def _sender(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return lambda tensor: tensor.to(device)
+    return lambda tensor: tensor.pin_memory().to(device, non_blocking=True)
+
+
+def visible_pairs(document_lens: tuple[int, ...], window: int | None) -> int:
+    """How many (query, key) pairs causal attention inside the documents computes: the work of one head."""
+    pairs = 0
+    for document_len in document_lens:
+        full = min(document_len, window or document_len)
+        pairs += full * (full + 1) // 2 + (document_len - full) * full
+    return pairs
+
+
+class Prefetcher:
+    """The stream's batches, drawn `depth` ahead by a thread, each with the stream's state just after it.
+
+    Iterating gives (batch, state): resume from `state` and the next batch is the one after. Call `close` at the end.
+    """
+
+    def __init__(self, stream: TokenStream, *, depth: int = 8) -> None:
+        self._queue: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException | None] = queue.Queue(depth)
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(stream,), daemon=True, name="prefetch")
+        self._thread.start()
+
+    def _fill(self, stream: TokenStream) -> None:
+        try:
+            for batch in stream:
+                if not self._put((batch, stream.state_dict())):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: tuple[Batch, dict[str, Any]] | BaseException | None) -> bool:
+        while not self._is_closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        self._is_closed.set()
+        self._thread.join()

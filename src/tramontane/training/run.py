@@ -1,0 +1,347 @@
+"""A whole run: build everything the recipe names, resume, train, report, save; stop early and lose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tramontane.data.loader import Batch
+from tramontane.data.shards import ShardSet
+from tramontane.errors import ConfigError, DataError
+from tramontane.runtime import resolve_device, set_threads
+from tramontane.training.checkpointer import Checkpointer, atomic_folder, atomic_text, read_state
+from tramontane.training.distributed import World, join_world, leave_world, shard
+from tramontane.training.evaluation import Evaluator
+from tramontane.training.flops import measure_matmul_rate
+from tramontane.training.gradients import Ema
+from tramontane.training.metrics import Metrics
+from tramontane.training.model_setup import new_model, prepare
+from tramontane.training.muon import full_tensor
+from tramontane.training.optim import OptimizerSet
+from tramontane.training.recipe import Recipe, write_recipe
+from tramontane.training.release import find_tokenizer_files, write_weights
+from tramontane.training.stopping import Deadline, StopRequest
+from tramontane.training.tasks import TextTask, TrainingModule, keep_router_logits
+from tramontane.training.token_stream import TokenStream, open_shards
+from tramontane.training.trainer import Trainer, Update
+
+Sampler = Callable[[Path, tuple[str, ...]], list[str]]
+"""Continues each prompt with the model in a checkpoint folder; injected, because training knows no engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. `stopped_by` is None when all steps are done, else a signal's name or "time"."""
+
+    run: Path
+    step: int
+    loss: float
+    stopped_by: str | None
+
+
+def train(
+    recipe: Recipe, *, resume: bool = False, max_seconds: float | None = None, sampler: Sampler | None = None
+) -> RunResult:
+    """Train as the recipe says, to its end, `max_seconds`, or a signal; the run folder then holds a checkpoint to
+    resume from, `metrics.jsonl` and `loss.svg`, and at the end `model/`.
+
+    Raises ConfigError, DataError or CheckpointError before anything is written.
+    """
+    deadline = Deadline(max_seconds)
+    threads = set_threads(recipe.machine.threads)
+    world, device = join_world(resolve_device(recipe.machine.device))
+    try:
+        with Run(recipe, world=world, device=device, resume=resume, sampler=sampler) as run:
+            run.event(f"{run.describe()}, {threads} CPU threads")
+            return run.train(deadline)
+    finally:
+        leave_world(world)
+
+
+class Run:
+    """The parts of one run, assembled from its recipe."""
+
+    def __init__(
+        self, recipe: Recipe, *, world: World, device: torch.device, resume: bool, sampler: Sampler | None
+    ) -> None:
+        self.recipe = recipe
+        self.world = world
+        self.device = device
+        self.sampler = sampler
+        self.folder = Path(recipe.run)
+        self.checkpointer = Checkpointer(
+            self.folder, keep=recipe.checkpoint.keep, keep_every_steps=recipe.checkpoint.keep_every_steps
+        )
+        newest = self.checkpointer.newest()
+        if newest is not None and not resume:
+            raise ConfigError(f"{self.folder} already holds {newest.name}; resume it, or choose another run folder")
+        self.tokenizer_files = find_tokenizer_files(recipe.data.tokenizer)
+        shards = open_shards(recipe.data.train)
+        self.dtype, self.is_compiled = _choose_machine(recipe, device)
+        self.trainer = self._build_trainer(shards)
+        self.evaluator = self._build_evaluator(shards)
+        if newest is not None:
+            self.trainer.load_state(read_state(newest))
+        self.metrics: Metrics | None = None
+        if world.is_first:
+            self.metrics = Metrics(
+                self.folder,
+                recipe.metrics,
+                dataclasses.asdict(recipe),
+                num_steps=recipe.schedule.num_steps,
+                first_step=self.trainer.step,
+            )
+            atomic_text(self.folder / "recipe.toml", write_recipe(recipe))
+            self.checkpointer.folder.mkdir(exist_ok=True)
+            self.checkpointer.rotate()
+        self.matmul_rate = measure_matmul_rate(device, self.dtype)
+
+    def _build_trainer(self, shards: ShardSet) -> Trainer:
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed + self.world.rank)
+        config = recipe.model.config(shards.vocab_size)
+        if config.vocab_size < shards.vocab_size:
+            raise DataError(
+                f"the data holds ids of a vocabulary of {shards.vocab_size}, the model has {config.vocab_size}; "
+                "raise model.vocab_size or leave it out"
+            )
+        num_microbatches, rest = divmod(recipe.data.batch_len, recipe.data.microbatch_len * self.world.size)
+        if rest:
+            raise ConfigError(
+                f"batch_len={recipe.data.batch_len} must be a multiple of microbatch_len={recipe.data.microbatch_len} "
+                f"times {self.world.size} processes"
+            )
+        model = new_model(config, device=self.device, seed=recipe.seed, std=recipe.model.init_std)
+        windows = prepare(
+            model,
+            compute_dtype=self.dtype,
+            compiled=self.is_compiled,
+            checkpointing=recipe.machine.activation_checkpointing,
+        )
+        if config.moe is not None:
+            keep_router_logits(model)
+        module = TrainingModule(model, TextTask(recipe.loss, compiled=self.is_compiled))
+        if self.world.size > 1:
+            shard(module, self.world, self.device, self.dtype)
+        optimizers = OptimizerSet(model, recipe.optimizer)
+        decay = recipe.optimizer.ema_decay
+        stream = TokenStream(
+            shards,
+            batch_len=recipe.data.microbatch_len,
+            policy=recipe.data.policy,
+            num_token_ids=recipe.schedule.num_steps * recipe.data.batch_len,
+            seed=recipe.seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        return Trainer(
+            module,
+            optimizers,
+            recipe.schedule,
+            stream,
+            device=self.device,
+            windows=windows,
+            max_document_len=min(shards.max_document_len, recipe.data.microbatch_len),
+            num_microbatches=num_microbatches,
+            max_grad_norm=recipe.optimizer.max_grad_norm,
+            ema=None if decay is None else Ema(dict(optimizers.params), decay),
+            world=self.world,
+        )
+
+    def _build_evaluator(self, shards: ShardSet) -> Evaluator | None:
+        if not self.recipe.data.valid:
+            return None
+        valid = open_shards(self.recipe.data.valid)
+        if valid.vocab_size != shards.vocab_size:
+            raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
+        return Evaluator(
+            valid, batch_len=self.recipe.data.microbatch_len, max_batches=self.recipe.metrics.valid_batches
+        )
+
+    def train(self, deadline: Deadline) -> RunResult:
+        """Update until the last step or a reason to stop, with everything that is due in between."""
+        recipe = self.recipe
+        loss = float("nan")
+        saved_at, saved_step = time.monotonic(), self.trainer.step
+        stopped_by: str | None = None
+        with StopRequest() as stop:
+            meter = Meter()
+            while self.trainer.step < recipe.schedule.num_steps:
+                start = time.perf_counter()
+                update = self.trainer.update()
+                deadline.saw("update", time.perf_counter() - start)
+                loss = update.means["loss"]
+                meter.add(update)
+                step, is_last = self.trainer.step, self.trainer.step == recipe.schedule.num_steps
+                if step % recipe.metrics.every_steps == 0 or is_last:
+                    self._write(self._row(meter))
+                    meter = Meter()
+                if self.evaluator is not None and (step % recipe.metrics.valid_every_steps == 0 or is_last):
+                    start = time.perf_counter()
+                    self.evaluate()
+                    deadline.saw("evaluation", time.perf_counter() - start)
+                    meter = Meter()
+                stopped_by = stop.reason or ("time" if deadline.is_near else None)
+                if self.world.any(stopped_by is not None):
+                    stopped_by = stopped_by or "another process"
+                    break
+                if self._is_due(step, saved_at) and not is_last:
+                    start = time.perf_counter()
+                    self.save()
+                    deadline.saw("save", time.perf_counter() - start)
+                    saved_at, saved_step = time.monotonic(), step
+                    meter = Meter()
+            if self.trainer.step > saved_step:
+                self.save()
+            if self.trainer.step >= recipe.schedule.num_steps:
+                stopped_by = None
+                self.release()
+        self.event("done" if stopped_by is None else f"stopped by {stopped_by}; resume to go on")
+        if self.metrics is not None:
+            self.metrics.plot()
+        return RunResult(self.folder, self.trainer.step, loss, stopped_by)
+
+    def _is_due(self, step: int, saved_at: float) -> bool:
+        every_steps, every_seconds = self.recipe.checkpoint.every_steps, self.recipe.checkpoint.every_seconds
+        is_due = every_steps is not None and step % every_steps == 0
+        if every_seconds is not None:
+            is_due = is_due or self.world.any(time.monotonic() - saved_at >= every_seconds)
+        return is_due
+
+    def evaluate(self) -> None:
+        """Held-out loss of every source, with the averaged weights where the run keeps them."""
+        if self.evaluator is None:
+            return
+        with self._released_weights():
+            self.trainer.module.eval()
+            results = self.evaluator.evaluate(self._sums)
+            self.trainer.module.train()
+        for result in results:
+            self._write({"kind": "held_out", **self._place(), **dataclasses.asdict(result)})
+
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        objective = self.trainer.module(self.trainer.place(batch))
+        return objective.sums["loss"], objective.weight
+
+    @contextmanager
+    def _released_weights(self) -> Iterator[None]:
+        ema = self.trainer.ema
+        if ema is not None:
+            ema.swap()
+        try:
+            yield
+        finally:
+            if ema is not None:
+                ema.swap()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole weights that are released, by canonical name; collective when there are several processes."""
+        params = {name: full_tensor(param.detach()) for name, param in self.trainer.module.model.named_parameters()}
+        if self.trainer.ema is not None:
+            params |= {name: full_tensor(average) for name, average in self.trainer.ema.averages.items()}
+        return params
+
+    def save(self) -> None:
+        """A checkpoint of this moment; then plot and samples."""
+        state, weights = self.trainer.state(), self.weights()
+        if self.metrics is not None:
+            path = self.checkpointer.save(self.trainer.step, state, lambda folder: self._write_weights(folder, weights))
+            self.metrics.plot()
+            if self.sampler is not None and self.recipe.metrics.sample_prompts:
+                prompts = self.recipe.metrics.sample_prompts
+                for prompt, answer in zip(prompts, self.sampler(path, prompts), strict=True):
+                    self._write({"kind": "sample", **self._place(), "text": f"{prompt!r} -> {answer!r}"})
+        self.world.barrier()
+
+    def release(self) -> None:
+        """`model/` in the run folder: the final weights, without what only resuming needs."""
+        weights = self.weights()
+        if self.world.is_first:
+            with atomic_folder(self.folder / "model") as folder:
+                self._write_weights(folder, weights)
+
+    def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        write_weights(
+            folder, self.trainer.config, weights, self.recipe.checkpoint, tokenizer_files=self.tokenizer_files
+        )
+
+    def _place(self) -> dict[str, int]:
+        return {"step": self.trainer.step, "tokens": self.trainer.step * self.recipe.data.batch_len}
+
+    def _row(self, meter: Meter) -> dict[str, Any]:
+        steps_left = self.recipe.schedule.num_steps - self.trainer.step
+        return {
+            "kind": "train",
+            **self._place(),
+            **meter.means(),
+            "num_skipped": self.trainer.guard.num_skipped,
+            "tokens_per_second": meter.num_updates * self.recipe.data.batch_len / meter.seconds,
+            "share_of_peak": meter.flops / meter.seconds / self.matmul_rate,
+            "eta_seconds": steps_left * meter.seconds / meter.num_updates,
+        }
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(row)
+
+    def event(self, text: str) -> None:
+        self._write({"kind": "event", **self._place(), "text": text})
+
+    def describe(self) -> str:
+        config = self.trainer.config
+        return (
+            f"{config.num_parameters() / 1e6:.1f} M weights ({config.n_layers} layers, dim {config.dim}, vocabulary "
+            f"{config.vocab_size}), {str(self.dtype).removeprefix('torch.')} on {self.device}"
+            f"{', compiled' if self.is_compiled else ''}, {self.world.size} process(es), matrix products at "
+            f"{self.matmul_rate / 1e9:,.0f} GFLOP/s"
+        )
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.trainer.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+
+class Meter:
+    """Sums over the updates since the last report."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self.num_updates = 0
+        self.flops = 0.0
+
+    def add(self, update: Update) -> None:
+        self.num_updates += 1
+        self.flops += update.flops
+        for name, value in {**update.means, "grad_norm": update.grad_norm, "lr_factor": update.lr_factor}.items():
+            self._sums[name] += value
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self.num_updates for name, value in self._sums.items()}
+
+    @property
+    def seconds(self) -> float:
+        return max(1e-9, time.perf_counter() - self._start)
+
+
+def _choose_machine(recipe: Recipe, device: torch.device) -> tuple[torch.dtype, bool]:
+    """Compute dtype and whether to compile: bfloat16 and compiled on a GPU, float32 and plain elsewhere."""
+    on_gpu = device.type == "cuda"
+    name = recipe.machine.dtype or ("bfloat16" if on_gpu else "float32")
+    if on_gpu and name == "float32":
+        raise ConfigError("machine.dtype='float32' is not supported on a GPU, whose attention is 16-bit; use bfloat16")
+    compiled = recipe.machine.compile if recipe.machine.compile is not None else on_gpu
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name], compiled

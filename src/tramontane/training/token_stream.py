@@ -1,0 +1,95 @@
+"""The batches of a run, however long it is: the recipe's phases stretched to its tokens, and begun anew if it is
+extended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tramontane.data.loader import Batch, Loader, Policy, scale_phases
+from tramontane.data.shards import PhaseInfo, ShardSet
+from tramontane.errors import DataError
+
+# Phases are cut to whole documents; a little more than needed keeps the last batches in the last phase.
+SURPLUS = 1.005
+
+
+class TokenStream:
+    """Yields microbatches until `num_token_ids` have been given; its state is plain JSON.
+
+    A run resumed with more tokens finishes the round it is in, whose phases were fixed at its start, and then begins
+    another with a new shuffle.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        batch_len: int,
+        policy: Policy,
+        num_token_ids: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._shards = shards
+        self._options: dict[str, Any] = {
+            "batch_len": batch_len,
+            "policy": policy,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        self._seed = seed
+        self._num_token_ids = num_token_ids
+        self._given_len = 0
+        self._round = 0
+        self._phases = self._phases_of(num_token_ids)
+        self._loader = self._open()
+
+    def _phases_of(self, num_token_ids: int) -> tuple[PhaseInfo, ...]:
+        return scale_phases(self._shards.phases, self._shards, round(num_token_ids * SURPLUS))
+
+    def _open(self) -> Loader:
+        return Loader(self._shards, phases=self._phases, seed=self._seed + self._round, **self._options)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self._given_len < self._num_token_ids:
+            had_any = False
+            for batch in self._loader:
+                had_any = True
+                self._given_len += self._options["batch_len"] * self._options["world_size"]
+                yield batch
+                if self._given_len >= self._num_token_ids:
+                    return
+            if not had_any:
+                raise DataError("the shards give no batch at all; check the epochs of their phases")
+            self._round += 1
+            # at least one document of every source: a shorter round could be empty
+            self._phases = self._phases_of(max(self._num_token_ids - self._given_len, self._one_epoch_len()))
+            self._loader = self._open()
+
+    def _one_epoch_len(self) -> int:
+        return sum(source.info.num_token_ids for source in self._shards.sources.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as plain JSON types."""
+        return {
+            "round": self._round,
+            "given_len": self._given_len,
+            "phases": [{"name": phase.name, "epochs": dict(phase.epochs)} for phase in self._phases],
+            "loader": self._loader.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly there. Raises DataError when the state belongs to other data."""
+        self._round = int(state["round"])
+        self._given_len = int(state["given_len"])
+        self._phases = tuple(PhaseInfo(**phase) for phase in state["phases"])
+        self._loader = self._open()
+        self._loader.load_state_dict(state["loader"])
+
+
+def open_shards(folders: Sequence[str]) -> ShardSet:
+    """The pool of the named folders. Raises DataError for one that is missing or built with another tokenizer."""
+    return ShardSet([Path(folder) for folder in folders])
