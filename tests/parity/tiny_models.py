@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-VOCAB_SIZE = 131
+VOCAB_SIZE = 4096  # that of the small vocabulary in tests/tokenizer, which GGUF files must hold
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
@@ -17,7 +17,6 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-5,
-    "initializer_range": 0.2,  # large enough that attention is far from uniform and logits spread
     "attn_implementation": "eager",
 }
 
@@ -70,6 +69,14 @@ def yarn_rope() -> Any:
     return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None, rope_parameters=yarn))
 
 
+def wide() -> Any:
+    """Rows of 256 weights, the block of llama.cpp's K-quants."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = SIZES | {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    return MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     builder.__name__: builder
     for builder in (
@@ -84,10 +91,19 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def build(name: str) -> Any:
-    """The named model with fixed random weights, float32, in evaluation mode."""
+def build(name: str, std: float = 0.2) -> Any:
+    """The named model with fixed random weights, float32, in evaluation mode.
+
+    With `std` 0.2 attention is far from uniform, and a small error grows through the layers: the sharpest test for
+    float32. 0.08 is as calm as a trained model, for comparisons between formats that round differently.
+    """
     torch.manual_seed(sum(map(ord, name)))
-    return BUILDERS[name]().float().eval()
+    model = (wide if name == "wide" else BUILDERS[name])().float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, std)
+    return model
 
 
 def token_ids(num_tokens: int, seed: int = 0) -> list[int]:
