@@ -1,0 +1,90 @@
+"""Running an engine and gathering what it says; the answer a request must get, from first principles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+
+from tests.model.tiny import tiny_config
+from tramontane.engine.engine import Engine
+from tramontane.engine.request import FinishReason, Output, SequenceId, TokenLogprobs
+from tramontane.model.init import initialise
+from tramontane.model.packed_attention import packed_input
+from tramontane.model.transformer import Transformer
+from tramontane.ops.torch_ops import TorchOps
+
+# Largest difference of a log-probability between two ways of computing the same thing in float32. It is not zero only
+# because torch's matrix product depends on the number of rows; with kernels whose rows do not, it becomes 0.
+TOLERANCE = 1e-5
+
+VOCAB_SIZE = 101
+
+
+@cache
+def model(windows: tuple[int | None, ...] = (None, None, None)) -> Transformer:
+    """Weights large enough that answers vary, small enough that rounding stays well below TOLERANCE."""
+    transformer = Transformer(tiny_config(sliding_windows=windows), TorchOps())
+    initialise(transformer, seed=1, std=0.12)
+    return transformer.requires_grad_(False)
+
+
+@dataclass
+class Answer:
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass
+class Answers:
+    """Everything an engine has said so far, by sequence."""
+
+    of_sequence: dict[SequenceId, Answer] = field(default_factory=dict)
+
+    def read(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            answer = self.of_sequence.setdefault(output.sequence_id, Answer())
+            assert answer.finish_reason is None, "an Output after the final one"
+            answer.token_ids += output.token_ids
+            answer.logprobs += output.logprobs or ()
+            answer.prompt_logprobs = output.prompt_logprobs or answer.prompt_logprobs
+            answer.finish_reason = output.finish_reason
+            answer.num_cached_tokens = output.num_cached_tokens
+            answer.error = output.error
+
+    def of(self, request_id: int, index: int = 0) -> Answer:
+        return self.of_sequence[SequenceId(request_id, index)]
+
+
+def run(engine: Engine, between_steps: Callable[[], None] | None = None, answers: Answers | None = None) -> Answers:
+    """Step until nothing is left, with the books checked at each step; all pages must have come back."""
+    answers = answers or Answers()
+    while engine.has_work:
+        answers.read(engine.step())
+        engine.check_integrity()
+        if between_steps:
+            between_steps()
+    assert all(answer.finish_reason for answer in answers.of_sequence.values())
+    assert all(group.num_held == 0 for group in engine.stats().groups)
+    return answers
+
+
+def raw_logprobs(transformer: Transformer, token_ids: Sequence[int]) -> torch.Tensor:
+    """(T, V) log-probabilities after each token, in one pass without any cache."""
+    with torch.no_grad():
+        hidden = transformer(packed_input(transformer, torch.tensor(token_ids), [len(token_ids)]))
+        return transformer.logits(hidden).double().log_softmax(-1)
+
+
+def assert_close(first: Sequence[TokenLogprobs], second: Sequence[TokenLogprobs]) -> None:
+    assert [entry.token_id for entry in first] == [entry.token_id for entry in second]
+    for a, b in zip(first, second, strict=True):
+        assert abs(a.logprob - b.logprob) <= TOLERANCE
+        assert [token_id for token_id, _ in a.top] == [token_id for token_id, _ in b.top]
+        assert all(abs(x - y) <= TOLERANCE for (_, x), (_, y) in zip(a.top, b.top, strict=True))
