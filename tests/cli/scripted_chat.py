@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedLLM:
-    """ "count": 1, 2, 3 … without end. "long": too long a prompt. "think": a thought first. Else the conversation."""
+    """ "count": 0, 1, 2 … without end. "prefill": no word yet, without end. "long": too long a prompt. "think": a thought first. Else the conversation."""
 
     tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()))
 
@@ -29,6 +29,11 @@ class ScriptedLLM:
             if text == "count":
                 for i in range(10_000_000):
                     yield delta(f"{i} ")
+                    time.sleep(0.01)
+            elif text == "prefill":
+                print("<reading>", flush=True)
+                for _ in range(10_000_000):
+                    yield delta("")
                     time.sleep(0.01)
             elif text == "think":
                 yield delta("", thinking="Hm.")

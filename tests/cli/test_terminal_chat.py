@@ -56,6 +56,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: PseudoTerminal) -
     assert terminal.exit_code() == 0
 
 
+def test_ctrl_c_stops_a_prompt_that_is_still_being_read(terminal: PseudoTerminal) -> None:
+    terminal.send("prefill")
+    terminal.wait_for("<reading>")
+    terminal.interrupt()
+    terminal.wait_for("<closed> [stopped]")
+    terminal.send("/quit")
+    assert terminal.exit_code() == 0
+
+
 def test_ctrl_c_while_editing_clears_the_line(terminal: PseudoTerminal) -> None:
     terminal.type("half a thought")
     terminal.wait_for("half a thought")

@@ -107,6 +107,16 @@ def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def counted_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of anything countable: call what it yields with (done, in all)."""
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
+
+    with bar(TaskProgressColumn(), TimeRemainingColumn()) as display:
+        task = display.add_task(printable(description), total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+@contextmanager
 def files_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Progress of several files: call what it yields with (file, bytes present, bytes in all)."""
     from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -22,10 +22,8 @@ from tramontane.cli.terminal import printable, require_sound, write_answer
 from tramontane.errors import TramontaneError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from tramontane.engine.sampling import SamplingParams
-    from tramontane.llm import LLM, Delta
+    from tramontane.llm import LLM
 
 
 class TerminalChat:
@@ -106,7 +104,7 @@ class TerminalChat:
         On an error the message is forgotten, so that the conversation stays one that can go on.
         """
         started, num_tokens, text = time.perf_counter(), 0, ""
-        deltas = cast("Generator[Delta]", self.llm.stream_deltas(self.conversation.messages, self.params))
+        deltas = self.llm.stream_deltas(self.conversation.messages, self.params)
         try:
             with StopOnInterrupt() as interrupt, closing(deltas):
                 for delta in deltas:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,7 +96,7 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Text as it comes: of a conversation where `prompt` is a list of messages, else continuing the prompt.
 
         Closing the iterator ends the answer. Of n answers, the first is streamed.
@@ -111,13 +111,19 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
-    ) -> Iterator[Delta]:
-        """As `stream`, with token ids, reasoning, log-probabilities and the reason each answer ended."""
+    ) -> Generator[Delta, None, None]:
+        """As `stream`, with token ids, reasoning, log-probabilities and the reason each answer ended.
+
+        A step that adds nothing yet, such as a chunk of a long prompt, gives an empty Delta, so that a caller can
+        stop between any two steps.
+        """
         request_id = self._add(read_prompt(self.tokenizer, prompt, tools), sampling or SamplingParams())
         generation = self._generations[request_id]
         try:
             while not generation.is_finished:
                 self._step()
+                if not generation.deltas:
+                    yield Delta(0, "", "", ())
                 while generation.deltas:
                     yield generation.deltas.popleft()
         finally:
