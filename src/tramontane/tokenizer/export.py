@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer.byte_pair import SPACE_NORMALIZER, TEKKEN_SPLIT, spell
-from tramontane.tokenizer.sentencepiece import PieceType, write_model
+from tramontane.tokenizer.sentencepiece import BYTE_PIECE, PieceType, write_model
 from tramontane.tokenizer.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -90,20 +90,20 @@ def byte_pair_metadata(tokenizer: BytePairTokenizer) -> dict[str, object]:
         tokens[token_id], types[token_id] = token, PieceType.NORMAL
     for token_id, name in vocabulary.control.items():
         tokens[token_id] = name
-        types[token_id] = PieceType.UNKNOWN if name == "<unk>" else PieceType.CONTROL
+        is_unknown = name == "<unk>" and not vocabulary.byte_level
+        types[token_id] = PieceType.UNKNOWN if is_unknown else PieceType.CONTROL
     for token_id, entry in vocabulary.literal.items():
         tokens[token_id], types[token_id] = entry["content"], PieceType.USER_DEFINED
     if vocabulary.byte_level:
         if vocabulary.pre_tokenizer != TEKKEN_SPLIT or not vocabulary.ignore_merges:
             raise TokenizerError("llama.cpp cannot run this vocabulary: it does not split text as tekken does")
         return byte_level_metadata(tokenizer, tokens, types, vocabulary.merges)
-    if vocabulary.normalizer != SPACE_NORMALIZER or vocabulary.pre_tokenizer is not None:
-        raise TokenizerError("llama.cpp cannot run this vocabulary: it does not put a space before every text")
-    return {
-        **sentencepiece_metadata(
-            tokenizer, tokens, _scores(vocabulary, tokens), [*_with_bytes(tokens, types)], adds_space=True
-        )
-    }
+    types = [
+        PieceType.BYTE if kind == PieceType.NORMAL and BYTE_PIECE.fullmatch(token) else kind
+        for token, kind in zip(tokens, types, strict=True)
+    ]
+    scores = _scores(vocabulary, tokens)
+    return sentencepiece_metadata(tokenizer, tokens, scores, types, adds_space=vocabulary.adds_space)
 
 
 def _scores(vocabulary: BytePairVocabulary, tokens: Sequence[str]) -> list[float]:
@@ -113,13 +113,6 @@ def _scores(vocabulary: BytePairVocabulary, tokens: Sequence[str]) -> list[float
         first.setdefault(left + right, rank)
     places = {piece: place for place, piece in enumerate(sorted(first, key=first.__getitem__))}
     return [-float(places.get(token, 0)) for token in tokens]
-
-
-def _with_bytes(tokens: Sequence[str], types: Sequence[PieceType]) -> Iterable[PieceType]:
-    from tramontane.tokenizer.sentencepiece import BYTE_PIECE
-
-    for token, kind in zip(tokens, types, strict=True):
-        yield PieceType.BYTE if kind == PieceType.NORMAL and BYTE_PIECE.fullmatch(token) else kind
 
 
 def sentencepiece_metadata(

@@ -84,7 +84,10 @@ def read_vocabulary(data: dict[str, Any]) -> BytePairVocabulary:
         if not isinstance(token_id, int) or isinstance(token_id, bool):
             raise TokenizerError(f"model.vocab[{token!r}]={token_id!r} must be a token id")
     pre_tokenizer = _check_pre_tokenizer(data.get("pre_tokenizer"))
-    control, literal = _added_tokens(data.get("added_tokens") or [], tokens)
+    byte_level = pre_tokenizer is not None and "ByteLevel" in str(pre_tokenizer)
+    if not byte_level and not model.get("byte_fallback"):
+        raise TokenizerError("model.byte_fallback is off and nothing is byte-level: not every text could be spelled")
+    control, literal = _added_tokens(data.get("added_tokens", []), tokens)
     special = {*control.values(), *(entry["content"] for entry in literal.values())}
     merges = [pair for pair in _merges(get(model, "merges", list, "model")) if "".join(pair) not in special]
     return BytePairVocabulary(
@@ -92,7 +95,7 @@ def read_vocabulary(data: dict[str, Any]) -> BytePairVocabulary:
         merges=merges,
         control=control,
         literal=literal,
-        byte_level=pre_tokenizer is not None and "ByteLevel" in str(pre_tokenizer),
+        byte_level=byte_level,
         ignore_merges=bool(model.get("ignore_merges", False)),
         normalizer=_check_normalizer(data.get("normalizer")),
         pre_tokenizer=pre_tokenizer,
@@ -137,7 +140,7 @@ def _check_normalizer(part: Any) -> dict[str, Any] | None:
     """Only the spelling of spaces as `▁` is known."""
     if part is None:
         return None
-    for step in part.get("normalizers", ()) if _type(part) == "Sequence" else [part]:
+    for step in _steps(part, "normalizers"):
         if step not in SPACE_NORMALIZER["normalizers"]:
             raise TokenizerError(f"normalizer {_short(step)} is not supported")
     return dict(part)
@@ -146,7 +149,7 @@ def _check_normalizer(part: Any) -> dict[str, Any] | None:
 def _check_pre_tokenizer(part: Any) -> dict[str, Any] | None:
     if part is None:
         return None
-    for step in part.get("pretokenizers", ()) if _type(part) == "Sequence" else [part]:
+    for step in _steps(part, "pretokenizers"):
         match _type(step):
             case "Metaspace":
                 known = step.get("replacement") == SPACE
@@ -160,6 +163,10 @@ def _check_pre_tokenizer(part: Any) -> dict[str, Any] | None:
         if not known:
             raise TokenizerError(f"pre_tokenizer {_short(step)} is not supported")
     return dict(part)
+
+
+def _steps(part: Any, key: str) -> list[Any]:
+    return get(part, key, list, "a Sequence") if _type(part) == "Sequence" else [part]
 
 
 def _type(part: Any) -> str | None:
