@@ -19,6 +19,12 @@ def assert_one_line(error: Exception) -> None:
     assert len(str(error)) < 1000
 
 
+def write_anew(path: Path, data: bytes) -> None:
+    """Like write_bytes; but ext4 writes a file through to the disk when it is truncated and written again."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
 def _status_bytes(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
