@@ -61,6 +61,13 @@ class PseudoTerminal:
         start, self.read_up_to = self.read_up_to, at + len(text)
         return self.output[start : self.read_up_to]
 
+    def wait_for_more(self, num_chars: int, timeout_s: float = 30.0) -> None:
+        """Read until so much came after what was waited for before."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.output) < self.read_up_to + num_chars:
+            assert time.monotonic() < deadline, f"only {self.output[self.read_up_to :]!r}"
+            assert self.read(), f"ended: {self.output[self.read_up_to :]!r}"
+
     def read(self) -> bool:
         """Take in what there is, waiting briefly; False once the program has ended."""
         if not select.select([self.fd], [], [], 0.1)[0]:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class ScriptedLLM:
-    """ "count": 0, 1, 2 … without end. "prefill": no word yet, without end. "long": too long a prompt. "think": a thought first. Else the conversation."""
+    """What it does depends on the message.
+
+    count: 0, 1, 2 … without end. prefill: no word yet, without end. long: too long a prompt. think: a thought first.
+    Anything else: the conversation so far.
+    """
 
     tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()))
 

@@ -184,3 +184,21 @@ def test_what_a_model_says_cannot_command_the_terminal(terminal: PseudoTerminal)
     terminal.send("Hello")
     terminal.wait_for("'Hello'.[2J")
     assert "'Hello'.\x1b[2J" not in terminal.raw
+
+
+def test_a_real_model_talks_and_survives_interruptions(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Random weights never say they are done: every answer is ended by Ctrl-C, and the cache must come back."""
+    environment = {**os.environ, "TRAMONTANE_HOME": str(tmp_path), "TERM": "xterm"}
+    arguments = ["-m", "tramontane.cli", "chat", "-m", str(tiny_checkpoint), "--ignore-eos", "--stats"]
+    with PseudoTerminal(arguments, environment) as terminal:
+        terminal.wait_for(">", timeout_s=60)
+        for _ in range(3):
+            terminal.send("Tell me about the wind.")
+            terminal.wait_for("the wind.\r")
+            terminal.wait_for_more(100)
+            terminal.interrupt()
+            terminal.wait_for("[stopped]")
+            terminal.wait_for("tokens/s]")
+        terminal.send("/quit")
+        assert terminal.exit_code() == 0
+    assert "Traceback" not in terminal.output

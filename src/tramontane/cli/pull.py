@@ -20,7 +20,7 @@ def pull(
     Every file is checked against the hub's hash; a pull that was cut short goes on where it stopped. Models are kept
     under TRAMONTANE_HOME. HF_TOKEN or `hf auth login` gives access to gated ones.
     """
-    from tramontane.hub.pull import pull as pull_model
+    from tramontane.hub import pull as pull_model
     from tramontane.loading import open_checkpoint
 
     with files_bar() as progress:
