@@ -32,11 +32,15 @@ def _status_bytes(field: str) -> int:
     raise LookupError(field)
 
 
+def resident_bytes() -> int:
+    return _status_bytes("VmRSS")
+
+
 @contextmanager
 def refused_within(*, seconds: float, extra_bytes: int) -> Iterator[None]:
     """The block must raise CheckpointError of one line, in that processor time and with that much more peak memory."""
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before = _status_bytes("VmRSS")
+    before = resident_bytes()
     start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         yield

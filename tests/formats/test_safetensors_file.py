@@ -252,16 +252,14 @@ def test_a_hundred_thousand_tensors_load_or_are_refused_quickly(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "filling",
-    [b'"a":1,', b"[],", b'{"x":[1]},', b"1,", b'"' + b"x" * 1000 + b'",', b" ", b"[", b'{"a":'],
-    ids=["keys", "lists", "objects", "numbers", "strings", "spaces", "depth", "deep objects"],
+    [b'"a":1,', b"[],", b"1,", b'"' + b"x" * 1000 + b'",', b'{"a":'],
+    ids=["keys", "lists", "numbers", "strings", "depth"],
 )
-def test_a_header_of_a_hundred_megabytes(filling: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
+def test_a_header_of_a_hundred_megabytes(filling: bytes) -> None:
     size = 100_000_000
-    text = b'{"a":[' + filling * ((size - 8) // len(filling))
-    path.write_bytes(build(text.ljust(size - 2) + b"]}"))
+    data = build(b'{"a":[' + (filling * (size // len(filling)))[: size - 8] + b"]}")
     with refused_within(seconds=2, extra_bytes=512 << 20):
-        open_tensors(path)
+        read_header(data, len(data))
 
 
 def test_messages_cannot_be_flooded_or_forged_by_names() -> None:
