@@ -6,7 +6,7 @@ import torch
 from tests.model.tiny import tiny_model
 from tramontane.errors import ConfigError
 from tramontane.model.linear import Linear
-from tramontane.model.lora import attach_lora, merge_lora
+from tramontane.model.lora import Lora, attach_lora, merge_lora
 from tramontane.model.packed_attention import packed_input
 
 
@@ -34,7 +34,7 @@ def test_merge_equals_adapter() -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Linear) and module.lora is not None:
+            if isinstance(module, Linear) and isinstance(module.lora, Lora):
                 module.lora.b.normal_(0, 0.05, generator=generator)
     adapted = logits(model)
     assert (adapted - before).abs().max() > 0.1

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from tramontane.model.lora import Lora
     from tramontane.ops.interface import Ops
 
 
@@ -16,7 +15,7 @@ class Linear(nn.Module):
     """y_TO = x_TI @ weight_OI.T (+ lora(x)); no model of this family has biases."""
 
     weight: nn.Parameter
-    lora: Lora | None
+    lora: nn.Module | None  # maps x_TI to what is added to y_TO
 
     def __init__(self, in_features: int, out_features: int, ops: Ops) -> None:
         super().__init__()

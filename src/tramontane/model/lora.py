@@ -69,7 +69,7 @@ def merge_lora(model: nn.Module) -> int:
     """Fold every adapter into its base weight and remove it; returns how many there were."""
     num_merged = 0
     for module in model.modules():
-        if isinstance(module, Linear) and module.lora is not None:
+        if isinstance(module, Linear) and isinstance(module.lora, Lora):
             module.weight.copy_((module.weight.float() + module.lora.delta().float()).to(module.weight.dtype))
             module.lora = None
             num_merged += 1
