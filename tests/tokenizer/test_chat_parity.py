@@ -60,7 +60,7 @@ def test_same_ids_as_mistral_common(name: str) -> None:
     rng = random.Random(f"chat {name}")
     chat = chat_of(ours(name))
     assert chat.name == version_of(name)
-    for _ in range(150):
+    for _ in range(100):
         messages, tools = generate(rng, version_of(name))
         assert chat.encode_chat(messages, tools=tools) == judged(theirs(name), messages, tools), messages
 
@@ -70,7 +70,7 @@ def test_same_conversations_refused_as_by_mistral_common(name: str) -> None:
     rng = random.Random(f"rules {name}")
     chat = chat_of(ours(name))
     outcomes = set()
-    for _ in range(300):
+    for _ in range(200):
         messages, tools = shuffled(rng, version_of(name))
         try:
             expected = judged(theirs(name), messages, tools)
@@ -89,7 +89,7 @@ def test_samples_to_learn_from_are_the_ids_of_mode_finetuning(name: str) -> None
     rng = random.Random(f"samples {name}")
     chat = chat_of(ours(name))
     num_encoded = 0
-    for _ in range(150):
+    for _ in range(100):
         messages, tools = generate(rng, version_of(name))
         messages = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
         try:
@@ -112,7 +112,7 @@ def test_same_ids_by_way_of_gguf_and_tokenizer_json(name: str) -> None:
     rng = random.Random(f"copies {name}")
     copies = [chat_of(copy(name)) for copy in (from_gguf, from_tokenizer_json)]
     assert [copy.name for copy in copies] == [version_of(name)] * 2
-    for _ in range(60):
+    for _ in range(30):
         messages, tools = generate(rng, version_of(name))
         expected = chat_of(ours(name)).encode_chat(messages, tools=tools)
         for copy in copies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ from tramontane.tokenizer import gguf_tokenizer, load_tokenizer
 from tramontane.tokenizer.recognise import attach_chat
 from tramontane.tokenizer.tekken import TekkenTokenizer, read_tekken
 
-NAMES = ("v1", "v3", "v7", "v7-small", "v11-small", "v13-small")
 PLAIN_TEXTS = ("Hello", "naïve 日本語", "a  b", "if x:\n\treturn 1", "👩‍👩‍👧‍👦!", "end.")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "v3-tekken"])
+@cache
+def in_transformers(name: str) -> Any:
+    return PreTrainedTokenizerFast.from_pretrained(saved(name))
+
+
+@pytest.mark.parametrize("name", ["v1", "v3", "v3-tekken", "v13-small"])
 def test_transformers_reads_tokenizer_json_to_the_same_ids(name: str) -> None:
-    judge: Any = PreTrainedTokenizerFast.from_pretrained(saved(name))
+    judge = in_transformers(name)
     assert (judge.bos_token_id, judge.eos_token_id, len(judge)) == (
         ours(name).bos_id,
         ours(name).eos_id,
@@ -54,7 +59,7 @@ def test_auto_tokenizer_finds_the_files(name: str) -> None:
     assert judge.encode("naïve text") == ours(name).encode("naïve text", bos=True)
 
 
-@pytest.mark.parametrize("name", ["v1", "v3", "v7"])
+@pytest.mark.parametrize("name", ["v1", "v3"])
 def test_llama_tokenizer_agrees_where_it_agrees_with_sentencepiece(name: str) -> None:
     """transformers' LlamaTokenizer puts no space before a text that opens with one; sentencepiece always does."""
     judge: Any = LlamaTokenizerFast.from_pretrained(saved(name))
@@ -92,7 +97,7 @@ def test_we_read_the_folder_back(name: str) -> None:
         assert again.encode(text) == ours(name).encode(text)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if name != "v2"])
+@pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if name not in ("v2", "v3-tekken")])
 @pytest.mark.parametrize("with_tools", [False, True])
 def test_chat_template_renders_to_the_ids_of_the_chat_format(name: str, with_tools: bool) -> None:
     """By transformers' own Jinja, on conversations without neighbours of one role."""
@@ -100,7 +105,7 @@ def test_chat_template_renders_to_the_ids_of_the_chat_format(name: str, with_too
         with pytest.raises(TokenizerError, match="know no tools"):
             ours(name).require_chat().encode_chat([{"role": "user", "content": "x"}], tools=TOOLS)
         return
-    judge: Any = PreTrainedTokenizerFast.from_pretrained(saved(name))
+    judge = in_transformers(name)
     rng = random.Random(name)
     for num_rounds in (0, 1, 2):
         messages: list[dict[str, Any]] = [{"role": "system", "content": "Be kind."}][: num_rounds + 1]

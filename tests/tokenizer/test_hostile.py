@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.vocabularies import FILES, ours, path_of, saved, small_tekken, tiny_sentencepiece
+from tests.tokenizer.vocabularies import FILES, metadata_of, path_of, saved, small_tekken, tiny_sentencepiece
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer import gguf_tokenizer, load_tokenizer
 from tramontane.tokenizer.sentencepiece import read_model, write_model
@@ -47,10 +47,6 @@ def refused(call: Any, *args: Any) -> str:
     assert "\n" not in message
     assert 10 < len(message) < 1000
     return message
-
-
-def metadata_of(name: str) -> dict[str, Any]:
-    return ours(name).gguf_metadata() if name != "tiny" else tiny_sentencepiece().gguf_metadata()
 
 
 OPTIONAL = {"add_bos_token", "add_eos_token", "add_space_prefix", "unknown_token_id"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.corpus import LOOK_ALIKES
-from tests.tokenizer.vocabularies import from_gguf, from_tokenizer_json, ours, saved, tiny_sentencepiece
+from tests.tokenizer.vocabularies import from_gguf, from_tokenizer_json, metadata_of, ours, saved, tiny_sentencepiece
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer import Tokenizer, gguf_tokenizer, load_tokenizer
 
@@ -80,7 +80,7 @@ def test_every_control_name_is_only_text(name: str, source: Any) -> None:
 def test_control_tokens_declared_as_ordinary_ones_stay_control() -> None:
     """A file that calls [INST] a user-defined or normal token does not open the door."""
     for kind in (1, 4):
-        metadata = ours("v7-small").gguf_metadata()
+        metadata = metadata_of("v7-small")
         types: Any = metadata["tokenizer.ggml.token_type"]
         metadata["tokenizer.ggml.token_type"] = [kind if token_id < 20 else old for token_id, old in enumerate(types)]
         tokenizer = gguf_tokenizer(metadata)
@@ -112,7 +112,7 @@ def test_merges_cannot_spell_a_control_token(tmp_path: Path) -> None:
 
 
 def test_user_defined_pieces_are_text() -> None:
-    metadata = tiny_sentencepiece().gguf_metadata()
+    metadata = metadata_of("tiny")
     pieces: Any = metadata["tokenizer.ggml.tokens"]
     types: Any = metadata["tokenizer.ggml.token_type"]
     scores: Any = metadata["tokenizer.ggml.scores"]

@@ -45,9 +45,19 @@ def theirs(name: str) -> MistralTokenizer[Any, Any, Any, Any, Any]:
 
 
 @cache
+def _metadata(name: str) -> dict[str, Any]:
+    return (tiny_sentencepiece() if name == "tiny" else ours(name)).gguf_metadata()
+
+
+def metadata_of(name: str) -> dict[str, Any]:
+    """GGUF metadata of a vocabulary (or of `tiny`), to be changed freely: its lists are copies."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in _metadata(name).items()}
+
+
+@cache
 def from_gguf(name: str) -> Tokenizer:
     """The same vocabulary by way of GGUF metadata."""
-    return gguf_tokenizer(ours(name).gguf_metadata())
+    return gguf_tokenizer(_metadata(name))
 
 
 @cache
@@ -90,7 +100,7 @@ def small_tekken(version: str) -> dict[str, Any]:
 @cache
 def tiny_sentencepiece() -> SentencePieceTokenizer:
     """A few pieces beside the bytes: enough to merge, small enough to read."""
-    words = ["▁", "a", "b", "c", "▁a", "ab", "▁ab", "abc", "▁abc", "e", "▁e"]
+    words = ["▁", "a", "b", "c", "▁a", "ab", "▁ab", "abc", "▁abc", "e", "▁e", "aa"]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), *words]
     types = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
     types += [PieceType.NORMAL] * len(words)
