@@ -56,14 +56,13 @@ def test_near_duplicates_can_be_allowed() -> None:
 
 def test_a_log_brings_the_index_back_as_far_as_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = FingerprintLog(path)
     prints = [fingerprint(text(seed), RECIPE) for seed in range(3)] + [Fingerprint(7, np.empty(0, np.uint64))]
-    for number, each in enumerate(prints[:2]):
-        log.append(number, each)
-    size_bytes = log.flush()
-    for number, each in enumerate(prints[2:], 2):
-        log.append(number, each)
-    log.close()
+    with FingerprintLog(path) as log:
+        for number, each in enumerate(prints[:2]):
+            log.append(number, each)
+        size_bytes = log.flush()
+        for number, each in enumerate(prints[2:], 2):
+            log.append(number, each)
     whole, part = DuplicateIndex(), DuplicateIndex()
     FingerprintLog.replay(path, whole)
     FingerprintLog.replay(path, part, size_bytes)

@@ -119,19 +119,16 @@ class _SetBuilder:
                     f"{self.done}: was built from another recipe or tokenizer; remove it or choose another --out"
                 )
             return [SourceReport.from_json(each) for each in document["sources"]]
-        self._open()
-        ngrams_path = self._write_ngrams()
-        with (self.folder / "valid" / "texts.jsonl").open("ab") as self.valid_lines:
-            for place, source in enumerate(self.set.source):
-                if place < len(self.reports) - (not self.state.is_source_done):
-                    continue
+        with self._open() as self.log, (self.folder / "valid" / "texts.jsonl").open("ab") as self.valid_lines:
+            ngrams_path = self._write_ngrams()
+            num_done = len(self.reports) - (not self.state.is_source_done)
+            for place, source in enumerate(self.set.source[num_done:], num_done):
                 job = PrepareJob(self.recipe, self.set_name, source.name, self.places.tokenizer, ngrams_path)
                 self._build_source(place, source, job)
-        self.log.close()
         self._finish()
         return self.reports
 
-    def _open(self) -> None:
+    def _open(self) -> FingerprintLog:
         """Start afresh or take up what a stopped build left."""
         path = self.folder / "state.json"
         log_path = self.folder / "fingerprints.log"
@@ -143,12 +140,11 @@ class _SetBuilder:
                 _cut_file(log_path, saved.log_bytes)
                 _cut_file(self.folder / "valid" / "texts.jsonl", saved.valid_bytes)
                 FingerprintLog.replay(log_path, self.index)
-                self.log = FingerprintLog(log_path)
-                return
+                return FingerprintLog(log_path)
         shutil.rmtree(self.folder, ignore_errors=True)
         for split in SPLITS:
             (self.folder / split).mkdir(parents=True)
-        self.log = FingerprintLog(log_path)
+        return FingerprintLog(log_path)
 
     def _write_ngrams(self) -> Path | None:
         if not self.recipe.decontaminate.paths:

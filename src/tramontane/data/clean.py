@@ -15,9 +15,10 @@ from tramontane.data.recipe import Quality
 
 _STRAIGHT = str.maketrans(
     {"‘": "'", "’": "'", "‚": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "‟": '"', "′": "'", "″": '"', "…": "..."}
-    | {"‐": "-", "‑": "-", "ﬁ": "fi", "ﬂ": "fl", "`": "'"}
+    | {"‐": "-", "‑": "-", "ﬁ": "fi", "ﬂ": "fl"}
 )
-_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+_MARKS = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\x00-\x08\x0b\x0e-\x1f\x7f]")
+_INVISIBLE = re.compile("[\x80-\x9f\u00ad]")  # what mojibake is made of too, so that it is read first
 _SPACES = str.maketrans(
     dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " ")
 )
@@ -37,8 +38,8 @@ _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"}
 def tidy(text: str, *, straight_quotes: bool = False) -> str:
     """NFC, mojibake repaired, one kind of line break and space, invisible characters and trailing space gone, at most
     one empty line in a row. `straight_quotes` also writes typographic quotes, ellipses and hyphens in ASCII."""
-    text = _LINE_BREAKS.sub("\n", _repair_mojibake(text))
-    text = _INVISIBLE.sub("", text.translate(_SPACES))
+    text = _repair_mojibake(_MARKS.sub("", unicodedata.normalize("NFC", text)))
+    text = _INVISIBLE.sub("", _LINE_BREAKS.sub("\n", text).translate(_SPACES))
     if straight_quotes:
         text = text.translate(_STRAIGHT)
     text = unicodedata.normalize("NFC", text)
@@ -47,13 +48,17 @@ def tidy(text: str, *, straight_quotes: bool = False) -> str:
 
 
 def _repair_mojibake(text: str) -> str:
+    """Undo it as often as it was done: each round makes the text shorter."""
+
     def repair(match: re.Match[str]) -> str:
         try:
             return b"".join(map(_windows_byte, match.group())).decode("utf-8")
         except UnicodeError:
             return match.group()
 
-    return _MOJIBAKE.sub(repair, text)
+    while (repaired := _MOJIBAKE.sub(repair, text)) != text:
+        text = repaired
+    return text
 
 
 def _windows_byte(char: str) -> bytes:

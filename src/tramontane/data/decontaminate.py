@@ -66,9 +66,13 @@ class EvaluationNgrams:
         wanted = ngram_hashes(self._hasher(words), self.ngram_len)
         if not len(wanted) or not len(self._hashes):
             return None
-        places = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        hits = np.flatnonzero(self._hashes[places] == wanted)
-        return " ".join(words[hits[0] : hits[0] + self.ngram_len]) if len(hits) else None
+        in_order = np.sort(wanted)  # the search then walks the shared array once instead of jumping about in it
+        places = np.minimum(np.searchsorted(self._hashes, in_order), len(self._hashes) - 1)
+        hits = in_order[self._hashes[places] == in_order]
+        if not len(hits):
+            return None
+        start = int(np.flatnonzero(np.isin(wanted, hits))[0])
+        return " ".join(words[start : start + self.ngram_len])
 
     def save(self, path: Path) -> None:
         np.save(path, self._hashes)

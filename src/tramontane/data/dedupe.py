@@ -6,19 +6,21 @@ times the memory of one dictionary entry per band, which is what 300,000 documen
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from tramontane.data.recipe import DedupeRecipe
 
 if TYPE_CHECKING:
+    from datasketch import MinHash
     from numpy.typing import NDArray
 
 _WORD = re.compile(r"\w+")
@@ -46,10 +48,8 @@ def fingerprint(words: Sequence[str], recipe: DedupeRecipe, *, near: bool = True
     num_shingles = len(words) - recipe.shingle_len + 1
     if not (near and recipe.near) or num_shingles < 2 * recipe.shingle_len:
         return Fingerprint(exact, np.empty(0, np.uint64))
-    from datasketch import MinHash
-
     shingles = {" ".join(words[start : start + recipe.shingle_len]) for start in range(num_shingles)}
-    minhash = MinHash(num_perm=recipe.num_bands * recipe.rows_per_band, seed=1, hashfunc=_crc32)
+    minhash = _empty_minhash(recipe.num_bands * recipe.rows_per_band).copy()
     minhash.update_batch([shingle.encode("utf-8") for shingle in shingles])
     rows = np.asarray(minhash.hashvalues, dtype="<u8").reshape(recipe.num_bands, recipe.rows_per_band)
     bands = [
@@ -59,6 +59,13 @@ def fingerprint(words: Sequence[str], recipe: DedupeRecipe, *, near: bool = True
         for band, row in enumerate(rows)
     ]
     return Fingerprint(exact, np.array(bands, np.uint64))
+
+
+@functools.lru_cache(maxsize=1)
+def _empty_minhash(num_hashes: int) -> MinHash:
+    from datasketch import MinHash
+
+    return MinHash(num_perm=num_hashes, seed=1, hashfunc=_crc32)
 
 
 def _crc32(data: bytes) -> int:
@@ -105,7 +112,10 @@ class FingerprintLog:
         self._file.flush()
         return self._file.tell()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     @staticmethod

@@ -23,8 +23,8 @@ _BLOCK_BYTES = 2**20
 
 
 def _filters(item_bytes: int) -> list[dict[str, Any]]:
-    position_bits = item_bytes.bit_length() - 1
-    return [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": position_bits, "pb": position_bits}]
+    bits = item_bytes.bit_length() - 1  # of a place inside one number
+    return [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": min(3, 4 - bits), "lp": bits, "pb": bits}]
 
 
 def write_parts(folders: Sequence[Path], out: Path, *, max_part_bytes: int = DEFAULT_PART_BYTES) -> list[Path]:

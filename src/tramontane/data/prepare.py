@@ -154,7 +154,7 @@ class _Preparer:
         pieces = []
         for piece in cut(text, max_chars):
             fits = len(piece.encode("utf-8")) <= room or len(self.tokenizer.encode(piece)) <= room
-            pieces += [piece] if fits else self._pieces(piece, len(piece) // 2)
+            pieces += [piece] if fits else self._pieces(piece, -(-len(piece) // 2))
         return pieces
 
     def _encode_text(self, text: str, rng: random.Random, *, is_last: bool) -> EncodedSample:
@@ -217,14 +217,25 @@ class _Preparer:
 
 
 def cut(text: str, max_chars: int) -> list[str]:
-    """`text` in pieces of at most `max_chars`, each ending at the last paragraph, else line, else sentence, else word
-    of its second half, else anywhere."""
+    """`text` in pieces of at most `max_chars` and about equal length, cut between paragraphs where one ends near, else
+    lines, sentences or words, else anywhere."""
     pieces, start = [], 0
-    while len(text) - start > max_chars:
-        window = text[start : start + max_chars]
-        ends = (window.rfind(mark, max_chars // 2) + len(mark) for mark in ("\n\n", "\n", ". ", " "))
-        end = start + next((end for end in ends if end > max_chars // 2), max_chars)
+    while (left := len(text) - start) > max_chars:
+        goal = start + -(-left // -(-left // max_chars))
+        reach = min(goal - start, start + max_chars - goal + max_chars // 4, max_chars // 2)
+        end = next((at for mark in _MARKS if (at := _nearest(text, mark, goal, reach, start + max_chars))), goal)
         pieces.append(text[start:end])
         start = end
     stripped = (piece.strip() for piece in [*pieces, text[start:]])
     return [piece for piece in stripped if piece]
+
+
+_MARKS = ("\n\n", "\n", ". ", " ")
+
+
+def _nearest(text: str, mark: str, goal: int, reach: int, limit: int) -> int | None:
+    """Where the `mark` that ends nearest to `goal` ends, at most `reach` away and not beyond `limit`."""
+    before = text.rfind(mark, goal - reach, goal) + len(mark)
+    after = text.find(mark, goal - len(mark) + 1, min(goal + reach, limit)) + len(mark)
+    found = [end for end in (before, after) if goal - reach < end <= limit and end >= len(mark)]
+    return min(found, key=lambda end: abs(end - goal), default=None)

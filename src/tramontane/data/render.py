@@ -130,19 +130,35 @@ def dialogue(records: Sequence[Record], context: RenderContext) -> Iterator[str]
             yield "\n".join(lines)
 
 
-_BOOK_HEADER = re.compile(r"\A(?:\s*(?:#+ *(?:Title|Author|Year|Translator).*|-{3,}.*)?\n)+")
-_CONTENTS = re.compile(r"(?m)^\s*CONTENTS\s*\n(?:\s*(?:[IVXLC]+\.?|CHAPTER .*|\d+\.?.{0,60})?\s*\n)+")
+_BOOK_HEADER = re.compile(r"#+ *(?:Title|Author|Year|Translator)\b|-{3,}\s*$")
+_CHAPTER = re.compile(r"(?:[IVXLC]+|\d+|CHAPTER|Chapter|PART|BOOK)\b.{0,60}$")
 
 
 def book(records: Sequence[Record], context: RenderContext) -> Iterator[str]:
     """A book without its header, list of chapters and Markdown marks; lines that were wrapped by hand are joined."""
     for record in records:
-        text = _BOOK_HEADER.sub("", text_field(record, "text").lstrip("\ufeff"))
-        text = _CONTENTS.sub("", text)
+        lines = text_field(record, "text").lstrip("\ufeff").split("\n")
+        text = "\n".join(_without_contents(_without_header(lines)))
         text = re.sub(r"(?m)^#+ *", "", text)
         text = re.sub(r"(?m)^(?:[-*_] ?){3,}$", "", text)
         text = re.sub(r"(?<!\w)[_*]{1,3}(\S(?:[^_*\n]{0,200}?\S)?)[_*]{1,3}(?!\w)", r"\1", text)
         yield unwrap(text)
+
+
+def _without_header(lines: list[str]) -> list[str]:
+    start = next((n for n, line in enumerate(lines) if line.strip() and not _BOOK_HEADER.match(line)), len(lines))
+    return lines[start:]
+
+
+def _without_contents(lines: list[str]) -> list[str]:
+    """`lines` without the word CONTENTS and the chapters listed after it."""
+    start = next((n for n, line in enumerate(lines) if line.strip().upper() == "CONTENTS"), None)
+    if start is None:
+        return lines
+    end = start + 1
+    while end < len(lines) and (not lines[end].strip() or _CHAPTER.match(lines[end].strip())):
+        end += 1
+    return [*lines[:start], *lines[end:]]
 
 
 def unwrap(text: str) -> str:
@@ -189,10 +205,10 @@ def restore_wikitext(text: str) -> str:
     """Undo WikiText's tokenisation: ` @-@ ` and its kin, spaces before marks and inside brackets and quotes,
     `= Title =` lines as plain titles. `<unk>` stays: what stood there is lost."""
     text = re.sub(r" @([-,.])@ ", r"\1", text)
+    text = re.sub(r'(?m)(?:^|(?<=[\s(]))" ([^"\n]*?) "', r'"\1"', text)
     text = re.sub(r"(?m)^ *(?:= )+(.*?)(?: =)+ *$", r"\1", text)
     text = re.sub(r" ([.,;:!?%)\]}])", r"\1", text)
     text = re.sub(r"([(\[{$£€#]) ", r"\1", text)
-    text = re.sub(r' "([^"\n]*?) ?"', lambda match: f' "{match.group(1).strip()}"', text)
     text = re.sub(r" (n't|'(?:s|re|ve|ll|d|m)|')(?=[\s.,;:!?)]|$)", r"\1", text)
     text = re.sub(r"(\w) / (\w)", r"\1/\2", text)
     text = re.sub(r"(\d) – (\d)", r"\1–\2", text)
