@@ -234,20 +234,15 @@ def test_overlaps_and_gaps(first: tuple[int, int], second: tuple[int, int], mess
     refused(build(header, bytes(second[1])), message)
 
 
-def test_a_hundred_thousand_tensors_load_or_are_refused_quickly(tmp_path: Path) -> None:
-    header = {
-        f"layers.{i}.attention.wq.weight": {"dtype": "BF16", "shape": [1, 2], "data_offsets": [4 * i, 4 * i + 4]}
-        for i in range(100_000)
-    }
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(build(header, bytes(400_000)))
+def test_a_hundred_thousand_tensors_load_or_are_refused_quickly() -> None:
+    entry = '"layers.%d.attention.wq.weight":{"dtype":"BF16","shape":[1,2],"data_offsets":[%d,%d]}'
+    header = "{" + ",".join(entry % (i, 4 * i, 4 * i + 4) for i in range(100_000)) + "}"
+    data = build(header.encode(), bytes(400_001))
     start = time.process_time()
-    with open_tensors(path) as source:
-        assert len(source.names()) == 100_000
+    assert len(read_header(data, len(data) - 1).tensors) == 100_000
     assert time.process_time() - start < 2
-    path.write_bytes(build(header, bytes(400_001)))
     with refused_within(seconds=2, extra_bytes=256 << 20):
-        open_tensors(path)
+        read_header(data, len(data))
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,25 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tramontane.errors import CheckpointError
 from tramontane.formats.names import shown
 
 _STRUCTURE_LIMIT = 4_000_000  # separators, enough for 400,000 tensors; bounds time and memory before parsing
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """For building many small objects without cycles: collections triggered on the way take most of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def read_json_object(text: bytes) -> dict[str, object]:
@@ -18,17 +32,12 @@ def read_json_object(text: bytes) -> dict[str, object]:
         raise CheckpointError("is not JSON where it should be")
     if sum(text.count(separator) for separator in (b":", b",", b"[", b"{")) > _STRUCTURE_LIMIT:
         raise CheckpointError(f"its JSON holds more than {_STRUCTURE_LIMIT} fields; no checkpoint needs them")
-    collects = gc.isenabled()
-    gc.disable()  # a tree has no cycles, yet collections triggered while it grows take three quarters of the time
     try:
         fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise CheckpointError("its JSON is nested too deeply") from None
     except ValueError as error:  # bad UTF-8, bad JSON, a number of thousands of digits
         raise CheckpointError(f"its JSON is not valid ({error.__class__.__name__}); download it again") from None
-    finally:
-        if collects:
-            gc.enable()
     if not isinstance(fields, dict):
         raise CheckpointError("its JSON is not an object")
     return fields

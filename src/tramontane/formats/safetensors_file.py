@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tramontane.errors import CheckpointError
-from tramontane.formats.header_json import read_json_object
+from tramontane.formats.header_json import collector_paused, read_json_object
 from tramontane.formats.mapped_file import MappedFile
 from tramontane.formats.names import shown
 from tramontane.formats.tensor_source import MappedSource, MappedTensor, TensorInfo
@@ -76,9 +76,10 @@ def read_header(start: bytes | memoryview, file_bytes: int) -> Header:
         raise CheckpointError(f"claims a header of {header_bytes} bytes; {HEADER_LIMIT_BYTES} at most are read")
     if data_start > min(file_bytes, len(start)):
         raise CheckpointError(f"claims a header of {header_bytes} bytes in a file of {file_bytes}; download it again")
-    fields = read_json_object(bytes(start[8:data_start]))
-    metadata = _read_metadata(fields.pop("__metadata__", {}))
-    tensors = [_read_tensor(name, entry, data_start) for name, entry in fields.items()]
+    with collector_paused():
+        fields = read_json_object(bytes(start[8:data_start]))
+        metadata = _read_metadata(fields.pop("__metadata__", {}))
+        tensors = [_read_tensor(name, entry, data_start) for name, entry in fields.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))  # empty tensors before those they share it with
     _require_tiling(tensors, data_start, file_bytes)
     return Header({tensor.info.name: tensor for tensor in tensors}, metadata)
