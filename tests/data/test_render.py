@@ -51,6 +51,7 @@ def test_pairs_lose_their_labels() -> None:
     assert texts("prompt_response", row) == ["Who?\n\nMe."]
     assert texts("prompt_response", row, style="response") == ["Me."]
     assert chats("pair", row) == [[("user", "Who?"), ("assistant", "Me.")]]
+    assert chats("pair", row, skip="(?i)who") == []
     assert chats("pair", {"q": "Who?", "a": "Me."}, question="q", answer="a") == chats("pair", row)
 
 
@@ -97,7 +98,7 @@ def test_books_lose_header_contents_marks_and_hard_line_breaks() -> None:
 
 def test_picture_books() -> None:
     text = "# The Frog\n\n##\nA frog\nsat.\n\n##\nIt sang.\n\n##\n* License: [CC-BY]\n* Text: Someone\n* Language: en\n"
-    assert texts("storybook", {"text": text}) == ["The Frog\n\nA frog\nsat.\n\nIt sang."]
+    assert texts("storybook", {"text": text}) == ["The Frog\n\nA frog sat.\n\nIt sang."]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_wikitext_is_restored(tokens: str, restored: str) -> None:
 
 
 def test_articles_and_dialogues() -> None:
-    assert texts("article", {"title": "News", "text": "One. \nTwo."}) == ["News\n\nOne.\n\nTwo."]
+    assert texts("article", {"title": "WNL News", "text": "One. \nTwo."}) == ["News\n\nOne.\n\nTwo."]
     turns = [{"role": "user", "content": "Hi "}, {"role": "assistant", "content": "Hello"}]
     (text,) = texts("dialogue", {"messages": turns})
     assert [line.split(": ")[1] for line in text.split("\n")] == ["Hi", "Hello"]
@@ -155,9 +156,9 @@ def test_stories_are_asked_for_by_what_is_in_them() -> None:
 
 
 def test_dialogues_are_made_to_alternate() -> None:
-    turns = [("assistant", "Hey"), ("user", "Hi"), ("user", "there"), ("assistant", "Yes?"), ("user", "Bye")]
+    turns = [("assistant", "Hey"), ("user", "Hi"), ("user", "there,  you"), ("assistant", "Yes?"), ("user", "Bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
-    assert chats("messages", row) == [[("user", "Hi there"), ("assistant", "Yes?")]]
+    assert chats("messages", row) == [[("user", "Hi there, you"), ("assistant", "Yes?")]]
     prompted = {chats("messages", row, seed=seed, system="Be nice.|Be kind.")[0][0] for seed in range(9)}
     assert prompted == {("system", "Be nice."), ("system", "Be kind.")}
     assert chats("messages", {"messages": []}) == []

@@ -22,7 +22,7 @@ import numpy as np
 from tramontane.data.decontaminate import read_evaluation_ngrams
 from tramontane.data.dedupe import DuplicateIndex, FingerprintLog
 from tramontane.data.document import Record
-from tramontane.data.ordered_map import ordered_map
+from tramontane.data.ordered_map import ordered_map, worker_pool
 from tramontane.data.prepare import Dropped, Kept, PrepareJob, prepare
 from tramontane.data.recipe import DataRecipe, SourceRecipe
 from tramontane.data.render import TEXT_RENDERERS
@@ -119,7 +119,12 @@ class _SetBuilder:
                     f"{self.done}: was built from another recipe or tokenizer; remove it or choose another --out"
                 )
             return [SourceReport.from_json(each) for each in document["sources"]]
-        with self._open() as self.log, (self.folder / "valid" / "texts.jsonl").open("ab") as self.valid_lines:
+        valid_path = self.folder / "valid" / "texts.jsonl"
+        with (
+            self._open() as self.log,
+            valid_path.open("ab") as self.valid_lines,
+            worker_pool(self.num_workers) as self.pool,
+        ):
             ngrams_path = self._write_ngrams()
             num_done = len(self.reports) - (not self.state.is_source_done)
             for place, source in enumerate(self.set.source[num_done:], num_done):
@@ -177,7 +182,7 @@ class _SetBuilder:
                 sizes.append(sum(map(len, batch)))
                 yield batch
 
-        for outcomes in ordered_map(partial(prepare, job), counted(), self.num_workers):
+        for outcomes in ordered_map(partial(prepare, job), counted(), self.pool, self.num_workers):
             report.num_records += sizes.pop(0)
             for outcome in outcomes:
                 self._take(outcome, report, writers)

@@ -6,27 +6,40 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+_WAITING_PER_WORKER = 2
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
-    """`map(function, items)` over `num_workers` processes, at most two items per process waiting. One worker runs in
-    this process. `function` and items must be picklable; what it raises is raised here."""
+@contextmanager
+def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes for `ordered_map`; None for one worker, which is this process."""
     if num_workers <= 1:
-        yield from map(function, items)
+        yield None
         return
     # spawned, not forked: the parent may hold threads of native libraries
-    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], pool: ProcessPoolExecutor | None, num_workers: int = 1
+) -> Iterator[R]:
+    """`map(function, items)` over the processes of `pool`, a few items waiting for each. `function` and items must be
+    picklable; what it raises is raised here."""
+    if pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > _WAITING_PER_WORKER * num_workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

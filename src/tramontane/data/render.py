@@ -191,7 +191,7 @@ def storybook_parts(text: str) -> tuple[str, list[str]]:
         lines = [" ".join(line.split()) for line in page.split("\n") if line.strip()]
         lines = [line for line in lines if not _ATTRIBUTION.match(line)]
         if lines:
-            pages.append("\n".join(lines))
+            pages.append(" ".join(lines))
     return title, pages
 
 
@@ -219,7 +219,8 @@ def article(records: Sequence[Record], context: RenderContext) -> Iterator[str]:
     """`title` and `text`, one paragraph per line."""
     for record in records:
         paragraphs = [" ".join(line.split()) for line in text_field(record, "text").split("\n") if line.strip()]
-        yield "\n\n".join([str(record.fields.get("title") or "").strip(), *paragraphs]).strip()
+        title = str(record.fields.get("title") or "").strip().removeprefix("WNL ")  # a mark of the newsletter
+        yield "\n\n".join([title, *paragraphs]).strip()
 
 
 _QUESTION_LABEL = re.compile(r"\A\s*(?:Q|Question)\s*:\s*", re.I)

@@ -36,11 +36,13 @@ def conversation(*contents: str, system: str | None = None) -> Sample:
 
 
 def pair(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
-    """One question and its answer. Options `question` and `answer` name the fields (prompt, response)."""
+    """One question and its answer. Options: `question` and `answer` name the fields (prompt, response); `skip` is a
+    regular expression of questions to leave out."""
+    skip = context.options.get("skip")
     for record in records:
         question = plain_question(text_field(record, context.options.get("question", "prompt")))
         answer = plain_answer(text_field(record, context.options.get("answer", "response")))
-        if question and answer:
+        if question and answer and not (skip and re.search(skip, question)):
             yield conversation(question, answer)
 
 
@@ -187,7 +189,7 @@ def alternate(turns: Sequence[Mapping[str, Any]]) -> list[str]:
     contents: list[str] = []
     last_role = "assistant"
     for turn in turns:
-        role, content = turn.get("role"), str(turn.get("content") or "").strip()
+        role, content = turn.get("role"), re.sub(r"[ \t]+", " ", str(turn.get("content") or "")).strip()
         if not content or role not in ("user", "assistant") or (not contents and role == "assistant"):
             continue
         if role == last_role:
@@ -198,12 +200,15 @@ def alternate(turns: Sequence[Mapping[str, Any]]) -> list[str]:
     return contents if len(contents) % 2 == 0 else contents[:-1]
 
 
+_BLANK = re.compile(r"[\[{<]|\(user|user [12]\b", re.IGNORECASE)  # a name that was never filled in
+
+
 def persona_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
     """Conversations of two people with a few sentences about each; the assistant's become its system prompt."""
     for record in records:
         turns = alternate(record.fields.get("messages") or ())
         facts = [line.strip() for line in str(record.fields.get("persona_assistant") or "").split("\n") if line.strip()]
-        if turns and facts and not any("[" in turn for turn in turns):
+        if turns and facts and not any(_BLANK.search(turn) for turn in turns):
             opening = context.rng.choice(["This is who you are:", "Play this person:", "You are this person:"])
             yield conversation(*turns, system=f"{opening} {' '.join(map(sentence, facts))}")
 
