@@ -47,7 +47,7 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_project.py
+	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_source.py tests/test_project.py
 	$(BIN)/python docs/generate.py --check
 
 docs: $(DEV)

@@ -32,9 +32,10 @@ def test_import_tramontane_loads_nothing_heavy() -> None:
     assert heavy_modules_after("import tramontane") == []
 
 
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: verb[0] if verb else "root")
-def test_help_loads_nothing_heavy(verb: list[str]) -> None:
-    assert heavy_modules_after(f"from tramontane.cli.main import run\nassert run({[*verb, '--help']}) == 0") == []
+def test_help_loads_nothing_heavy() -> None:
+    lines = [[], *([verb] for verb in VERBS)]
+    code = f"from tramontane.cli.main import run\nassert [run([*a, '--help']) for a in {lines}] == [0] * {len(lines)}"
+    assert heavy_modules_after(code) == []
 
 
 def test_a_call_imports_only_its_own_verb() -> None:

@@ -100,7 +100,7 @@ def test_table_was_read_as_meant() -> None:
 def test_every_package_is_in_the_table_and_the_table_has_no_other() -> None:
     packages = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" and path.stem != "__init__"}
     packages |= {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
-    assert packages <= set(RULES.level)
+    assert packages == set(RULES.level)
 
 
 def test_no_module_imports_what_its_layer_may_not() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import tramontane
@@ -30,3 +35,38 @@ def test_every_make_target_of_the_documentation_exists() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         named |= set(re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8")))
     assert named <= targets
+
+
+def declared(*extras: str) -> set[str]:
+    """Names of the distributions that an installation with these extras asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {normal(re.split(r"[\[<>=!~; ]", line)[0]) for line in wanted}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(file, module) of every absolute import of something neither ours nor Python's."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for module in {name.split(".")[0] for name in names}:
+                if module not in sys.stdlib_module_names and module not in ("tramontane", "tests", "benchmarks"):
+                    yield path, module
+
+
+def test_everything_imported_is_declared() -> None:
+    distributions = packages_distributions()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    users = declared(*(extra for extra in extras if extra != "dev"))
+    missing = set()
+    for folder, known in (("src", users), ("tests", users | declared("dev")), ("benchmarks", users | declared("dev"))):
+        for path, module in imported(ROOT / folder):
+            if not known & {normal(name) for name in distributions.get(module, [module])}:
+                missing.add(f"{path.relative_to(ROOT)}: {module}")
+    assert not missing, sorted(missing)
