@@ -230,6 +230,21 @@ def test_foreign_call_ids_become_nine_characters_and_come_back() -> None:
     assert "call_1" not in text
 
 
+def test_arguments_at_the_edge_of_the_nesting_that_python_reads() -> None:
+    for depth in range(900, 1010, 3):
+        nested = "[" * depth + "]" * depth
+        read = chat("v3").parse(spelled("v3", "[TOOL_CALLS]", f'[{{"name":"f","arguments":{nested}}}]'))
+        assert [call.arguments_json for call in read.tool_calls] == [nested] or nested in read.content
+
+
+@pytest.mark.parametrize("name", ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "[INST]", "</s>"])
+def test_forty_thousand_control_tokens_are_read_in_one_pass(name: str) -> None:
+    """Each is looked at once: calls are read when they close, never again."""
+    tokenizer = ours("v13-small")
+    read = chat("v13-small").parse([tokenizer.control_id(name)] * 40_000 + spelled("v13-small", "x"))
+    assert read.content.count(name) == (40_000 if name in ("[TOOL_CALLS]", "[ARGS]") else 0)
+
+
 def test_a_negative_id_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="negative"):
         AnswerParser(ours("v3")).push(-1)

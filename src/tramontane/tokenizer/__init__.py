@@ -5,15 +5,18 @@ Native engines (tiktoken, sentencepiece, tokenizers) are imported when a vocabul
 
 from tramontane.tokenizer.base import Tokenizer
 from tramontane.tokenizer.chat import ChatFormat, Turn
-from tramontane.tokenizer.detokenizer import Detokenizer
+from tramontane.tokenizer.detokenizer import Detokenizer, StopStrings
 from tramontane.tokenizer.gguf import gguf_tokenizer
 from tramontane.tokenizer.load import load_tokenizer
 from tramontane.tokenizer.messages import AssistantMessage, ToolCall, ToolCallIds
+from tramontane.tokenizer.parse import AnswerParser
 
 __all__ = [
+    "AnswerParser",
     "AssistantMessage",
     "ChatFormat",
     "Detokenizer",
+    "StopStrings",
     "Tokenizer",
     "ToolCall",
     "ToolCallIds",

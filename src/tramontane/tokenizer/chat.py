@@ -37,7 +37,7 @@ _JOIN = "\n\n"
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The ids of one message. Concatenated, the turns of a conversation are its prompt; `role` tells a trainer
-    which of them the model is to learn. The first turn holds only the beginning of sequence."""
+    which of them the model is to learn. The first turn of Mistral's formats, `start`, is the beginning of sequence."""
 
     role: str
     token_ids: tuple[int, ...]
@@ -57,7 +57,10 @@ class ChatFormat(Protocol):
     def encode_turns(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[Turn]:
-        """A whole conversation to learn from, one turn per message; the last message is the assistant's."""
+        """A whole conversation to learn from; the last message is the assistant's.
+
+        Neighbouring messages of users, and of assistants, share one turn, as they share one in the prompt.
+        """
         ...
 
     def encode_fim(self, prompt: str, suffix: str | None) -> list[int]:

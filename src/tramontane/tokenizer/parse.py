@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tramontane.errors import TokenizerError
 from tramontane.tokenizer.messages import AssistantMessage, ToolCall, mistral_tool_call_id, to_json
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def _read_list(parts: list[tuple[str, str]]) -> _Calls | None:
         if not isinstance(entry, dict) or not _is_name(entry.get("name")) or "arguments" not in entry:
             return None
         arguments = entry["arguments"]
-        arguments_json = arguments if isinstance(arguments, str) else to_json(arguments)
+        try:
+            arguments_json = arguments if isinstance(arguments, str) else to_json(arguments)
+        except TokenizerError:  # nested too deeply to be written again
+            return None
         call_id = entry.get("id")
         calls.append((call_id if isinstance(call_id, str) else "", entry["name"], arguments_json))
     return calls, text[end:].strip()
