@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -175,7 +175,7 @@ def test_answers_of_one_request_equal_separate_runs(room: float) -> None:
     )
     engine = Engine(model(windows), config)
     prompts = [prompt[:26] for prompt in random_prompts(random.Random(8), 3)]
-    params = SamplingParams(**{**_fields(SAMPLED), "n": 5})
+    params = replace(SAMPLED, n=5)
     ids = [engine.add(prompt, params) for prompt in prompts]
     answers = run(engine)
     for request_id, prompt in zip(ids, prompts, strict=True):
@@ -214,8 +214,3 @@ def test_nonces_never_cross_over() -> None:
     for sequence_id, answer in answers.of_sequence.items():
         assert set(answer.token_ids) <= {nonce_of[sequence_id.request_id]}
     assert sum(answer.finish_reason == "length" for answer in answers.of_sequence.values()) > 100
-
-
-def _fields(params: SamplingParams) -> dict[str, object]:
-    names: Sequence[str] = SamplingParams.__dataclass_fields__.keys()  # type: ignore[assignment]
-    return {name: getattr(params, name) for name in names}

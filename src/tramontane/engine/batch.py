@@ -50,10 +50,10 @@ def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
     query_starts = np.fromiter(accumulate((c.end - c.start for c in chunks), initial=0), np.int32, len(chunks) + 1)
     first_positions = np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks))
     starts, firsts = _tensor(query_starts, device), _tensor(first_positions, device)
+    row_of_T = np.repeat(np.arange(len(chunks)), np.diff(query_starts))
     slots, batches = [], []
     for group in range(len(cache.windows)):
         page_table, page_offsets = _page_table(chunks, group)
-        row_of_T = np.repeat(np.arange(len(chunks)), np.diff(query_starts))
         pages_T = page_table[row_of_T, positions_T // cache.page_size - page_offsets[row_of_T]]
         slots.append(_tensor(pages_T.astype(np.int64) * cache.page_size + positions_T % cache.page_size, device))
         table = _tensor(page_table, device)

@@ -7,6 +7,7 @@ same scores give the same token whatever else is in the batch.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tramontane.engine.sampling import SamplingParams
@@ -59,24 +60,30 @@ def draw(logits_V: NDArray[np.float32], params: SamplingParams, number: float) -
 
 
 def top_ids(logits_V: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """The k highest, in ascending order of id; of equals at the edge the lower ids."""
+    """The k highest (k >= 1), in ascending order of id; of equals at the edge the lower ids."""
     if k >= len(logits_V):
         return np.arange(len(logits_V))
-    threshold = np.partition(logits_V, -k)[-k] if k > 0 else np.float32(np.inf)
-    above = np.flatnonzero(logits_V > threshold)
-    ties = np.flatnonzero(logits_V == threshold)[: k - len(above)]
-    return np.sort(np.concatenate((above, ties)))
+    return _highest(logits_V, torch.from_numpy(logits_V).topk(k).values[-1].item(), k)
 
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
     """Places, ascending, of the fewest weights that reach `top_p` of their sum, heaviest first."""
-    total = weights.sum()
-    # All weights below this bound together stay under (1 - top_p) * total, so the nucleus lies above it: only these few
-    # need sorting.
-    candidates = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-    heaviest_first = candidates[np.argsort(-weights[candidates], kind="stable")]
-    num_kept = int(np.searchsorted(np.cumsum(weights[heaviest_first]), top_p * total)) + 1
-    return np.sort(heaviest_first[:num_kept])
+    target = top_p * weights.sum()
+    # All weights below this bound together stay under (1 - top_p) of the sum, so the nucleus lies above it: mostly few.
+    candidates = weights[weights >= (1 - top_p) / top_p * target / len(weights)]
+    heaviest_first = np.sort(candidates)[::-1]  # values, not places: several times faster than argsort
+    count = min(int(np.searchsorted(np.cumsum(heaviest_first), target)) + 1, len(candidates))
+    return _highest(weights, heaviest_first[count - 1], count)
+
+
+def _highest(values: NDArray[np.floating], lowest: float, count: int) -> NDArray[np.intp]:
+    """Places, ascending, of the `count` highest values, the last of which is `lowest`; of equals the first places."""
+    places = np.flatnonzero(values >= lowest)
+    excess = len(places) - count
+    if excess:
+        ties = np.flatnonzero(values[places] == lowest)
+        places = np.delete(places, ties[-excess:])
+    return places
 
 
 def logsumexp(logits_V: NDArray[np.float32]) -> float:

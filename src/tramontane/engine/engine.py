@@ -20,7 +20,7 @@ from tramontane.engine.runner import Runner
 from tramontane.engine.sampler import Sample, Sampler
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
-from tramontane.errors import RequestError
+from tramontane.errors import ConfigError, RequestError
 from tramontane.model.transformer import Transformer
 
 
@@ -54,6 +54,9 @@ class Engine:
         """Raises CapacityError if the KV cache does not fit, ConfigError for sizes that do not suit the model."""
         self.model = model
         self.config = config = config or EngineConfig()
+        for token_id in config.eos_token_ids:
+            if not 0 <= token_id < model.config.vocab_size:
+                raise ConfigError(f"eos_token_ids holds {token_id}, beyond vocab_size={model.config.vocab_size}")
         num_pages = resolve_num_pages(model.config, config, model.dtype, model.device)
         windows = model.config.windows
         allocator = PageAllocator(config.page_size, windows, num_pages, prefix_cache=config.prefix_cache)
@@ -171,7 +174,10 @@ class Engine:
                 self._complete(pending)
             pending.add(self.add_prompt(token_ids, collector))
         self._complete(pending)
-        return torch.stack([collector.mean for collector in collectors])
+        embeddings_ND = torch.empty(len(batch), self.model.config.dim)
+        for row_D, collector in zip(embeddings_ND, collectors, strict=True):
+            row_D.copy_(collector.mean)
+        return embeddings_ND
 
     def _add(
         self,

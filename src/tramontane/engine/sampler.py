@@ -51,8 +51,13 @@ class Sampler:
         self._adjustments.pop(sequence_id, None)
 
     def _sample_rows(self, sampled: SequenceOf[SequenceOf[Sequence]], logits_NV: Tensor) -> Iterator[Sample]:
-        highest_N, likeliest_N = (values.tolist() for values in logits_NV.max(dim=-1))
         rows: NDArray[np.float32] | None = None
+        if logits_NV.device.type == "cpu":
+            rows = logits_NV.numpy()
+            likeliest = rows.argmax(axis=-1)  # numpy's takes 0.7 us for 8192 scores, torch's 8.5 us
+            likeliest_N, highest_N = likeliest.tolist(), rows[np.arange(len(rows)), likeliest].tolist()
+        else:
+            highest_N, likeliest_N = (values.tolist() for values in logits_NV.max(dim=-1))
         for n, sequences in enumerate(sampled):
             for sequence in sequences:
                 params = sequence.request.params
