@@ -55,7 +55,7 @@ def load_model(
     compute = resolve_dtype(dtype, checkpoint.dtype, place)
     what = f"{checkpoint.path} as {str(compute).removeprefix('torch.')}"
     remedy = "free some, use a 16-bit dtype, or a smaller model"
-    require_memory(checkpoint.memory_bytes(compute), place, what, remedy)
+    require_memory(checkpoint.memory_bytes(compute), place, what, remedy, mapped_bytes=checkpoint.size_bytes)
     with torch.device("meta"):
         model = Transformer(checkpoint.config, ops or TorchOps())
     try:

@@ -11,20 +11,22 @@ from tramontane.errors import CapacityError
 RESERVE_BYTES = 256 * 2**20  # for everything that is not weights while they load
 
 
-def available_bytes(device: torch.device) -> int | None:
+def available_bytes(device: torch.device, mapped_bytes: int = 0) -> int | None:
     """Memory that can be taken on `device` without swapping or being killed; None where it cannot be known.
 
-    On a CPU: what the system has free, limited by the cgroups of this process and its address space.
+    On a CPU: what the system has free, limited by the cgroups of this process, and by its address space, of which
+    the mapping of a file takes `mapped_bytes`.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = (_meminfo_bytes(), _cgroup_bytes(), _address_space_bytes())
+    address_space = _address_space_bytes()
+    limits = (_meminfo_bytes(), _cgroup_bytes(), None if address_space is None else address_space - mapped_bytes)
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def require_memory(needed_bytes: int, device: torch.device, what: str, remedy: str) -> None:
+def require_memory(needed_bytes: int, device: torch.device, what: str, remedy: str, mapped_bytes: int = 0) -> None:
     """Raise CapacityError, with both numbers, if `needed_bytes` and a reserve are not free on `device`."""
-    free_bytes = available_bytes(device)
+    free_bytes = available_bytes(device, mapped_bytes)
     if free_bytes is not None and needed_bytes + RESERVE_BYTES > free_bytes:
         raise CapacityError(
             f"{what} needs {(needed_bytes + RESERVE_BYTES) / 1e9:.1f} GB of memory on {device}, "

@@ -1,6 +1,7 @@
 """Random weights in any stored type, as fast as memory: pieces of one pool of random numbers, scaled per tensor.
 
-The pool's length is prime, so no two rows of a matrix are alike although the pool repeats. Matrices have deviation
+The number of weights or blocks in a pool is prime and exceeds that of a matrix's rows, so no two rows are alike
+although the pool repeats. Matrices have deviation
 1 / sqrt(inputs), those that write to the residual stream less with depth, so that activations stay of order one.
 """
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from tramontane.config import ModelConfig
 
-_LARGE_POOL, _SMALL_POOL = 16_777_259, 1_048_583  # weights: the first primes above 2^24 and 2^20
+# the first primes above powers of two; the large ones are for vocabularies of up to 2^18 tokens
+_LARGE_POOL, _LARGE_POOL_BLOCKS = 16_777_259, 262_147
+_SMALL_POOL, _SMALL_POOL_BLOCKS = 1_048_583, 32_771
 _SMALLEST = 2.0**-10  # of the pool's magnitudes: no weight is zero
 
 # where the float16 scales of a block stand; all its weights are proportional to them
@@ -88,9 +91,9 @@ def _tiled(pool: Tensor, start: int, length: int) -> Tensor:
 
 
 def _packed_pool(pool: Tensor, stored: str, generator: torch.Generator) -> Tensor:
-    """uint8 (N, bytes per block): blocks whose weights have deviation one; N is odd."""
+    """uint8 (N, bytes per block): blocks whose weights have deviation one."""
     block_type = BLOCK_TYPES[stored]
-    num_blocks = len(pool) // block_type.block_size | 1
+    num_blocks = _LARGE_POOL_BLOCKS if len(pool) == _LARGE_POOL else _SMALL_POOL_BLOCKS
     if stored.endswith("_K"):
         blocks = _random_k_blocks(num_blocks, stored, generator)
     else:

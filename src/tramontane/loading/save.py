@@ -54,7 +54,7 @@ def save_checkpoint(
 
     `out` is a folder for the layouts `hf` and `consolidated`, a .gguf file for `gguf`; `stored` is F32, F16, BF16 or,
     in GGUF, a quantised type, whose tensors come as blocks if they are `packed`. `files` go into the folder as they
-    are; `tokenizer` adds what they lack of its own.
+    are; where they hold no tokenizer for the layout, that of `tokenizer` is written.
     Raises ConfigError for what the layout cannot express, CheckpointError for tensors that are not the model's or an
     `out` that exists, CapacityError for a full disk.
     """
@@ -69,7 +69,7 @@ def save_checkpoint(
     dtype = FLOAT_DTYPES[stored]
     with ExitStack() as stack:
         all_files: dict[str, Path | bytes] = {}
-        if tokenizer is not None:
+        if tokenizer is not None and not _hold_tokenizer(files or {}, layout):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-")))
             all_files |= {path.name: path for path in tokenizer.save(folder)}
         all_files |= files or {}
@@ -160,6 +160,12 @@ def gguf_metadata(config: ModelConfig, tokenizer: Tokenizer | None, name: str) -
         "general.name": name,
         **tokenizer.gguf_metadata(),
     }
+
+
+def _hold_tokenizer(files: Mapping[str, Path | bytes], layout: Layout) -> bool:
+    """transformers wants tokenizer.json; of the others any kind will do."""
+    native = any(name.startswith("tokenizer.model") or name == "tekken.json" for name in files)
+    return "tokenizer.json" in files or (native and layout == "consolidated")
 
 
 def _own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]:
