@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -9,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights
+from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights, read_tensors
 from tramontane.config import to_gguf_metadata
 from tramontane.config.model_config import ModelConfig
 from tramontane.errors import CheckpointError
 from tramontane.formats import names
 from tramontane.formats.gguf_file import GgufSource, MetadataValue
-from tramontane.formats.gguf_write import FILE_TYPES, stored_types, write_gguf
+from tramontane.formats.gguf_write import FILE_TYPES, K_FILE_TYPES, stored_types, write_gguf
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.quant_blocks import BLOCK_TYPES, dequantise, quantise
-from tramontane.formats.read import plan_reads, read_part_blocks, read_tensors
+from tramontane.formats.read import plan_reads, read_part, read_part_blocks
 from tramontane.formats.tensor_source import FLOAT_DTYPES
 
 ARCHITECTURE = {"general.architecture": "llama"}
@@ -73,6 +74,29 @@ def test_packed_experts_come_out_one_by_one(tmp_path: Path) -> None:
                     assert torch.equal(blocks, quantise(weights[part.name], "Q8_0")), part.name
 
 
+@pytest.mark.parametrize("stored", [*K_FILE_TYPES, "Q4_0"])
+def test_packed_blocks_are_written_untouched(stored: str, tmp_path: Path) -> None:
+    config = replace(MIXTRAL, dim=256, hidden_dim=256, head_dim=64)
+    types = stored_types(config, stored, packed=True)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, weights in random_weights(config).items():
+        tensors[name] = weights
+        if types[name] in BLOCK_TYPES:
+            row_bytes = BLOCK_TYPES[types[name]].row_bytes(weights.shape[-1])
+            tensors[name] = torch.randint(256, (weights.shape[0], row_bytes), generator=generator, dtype=torch.uint8)
+    path = tmp_path / "m.gguf"
+    write_gguf(path, config, tensors.items(), metadata=ARCHITECTURE, stored=stored, packed=True)
+    with GgufSource(path) as source:
+        for read in plan_reads(source, config):
+            for part in read.parts:
+                read_one = read_part_blocks if types[part.name] in BLOCK_TYPES else read_part
+                assert torch.equal(read_one(source, read, part), tensors[part.name]), part.name
+    with pytest.raises(CheckpointError, match="has shape"):
+        write_gguf(path, config, random_weights(config).items(), metadata=ARCHITECTURE, stored=stored, packed=True,
+                   overwrite=True)  # fmt: skip
+
+
 def test_types_of_the_exceptions() -> None:
     types = stored_types(MIXTRAL, "Q4_0")
     assert types["layers.0.attention.wq.weight"] == "Q4_0"
@@ -88,9 +112,9 @@ def test_types_of_the_exceptions() -> None:
 
 
 def test_file_types_are_llama_cpps() -> None:
-    for stored, number in FILE_TYPES.items():
-        theirs = "ALL_F32" if stored == "F32" else f"MOSTLY_{stored}"
-        assert gguf.LlamaFileType[theirs] == number
+    for stored, number in (FILE_TYPES | K_FILE_TYPES).items():
+        kinds = {f"ALL_{stored}", f"MOSTLY_{stored}", f"MOSTLY_{stored}_M"}
+        assert gguf.LlamaFileType(number).name in kinds
 
 
 def test_rows_that_are_not_whole_blocks_become_float16(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights
+from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights, read_tensors
 from tramontane.errors import CheckpointError
-from tramontane.formats.gguf_write import write_gguf
 from tramontane.formats.open_tensors import open_tensors
-from tramontane.formats.read import plan_reads, read_tensors, stored_dtype
+from tramontane.formats.read import plan_reads
 
 
 @pytest.fixture
@@ -83,15 +82,3 @@ def test_a_stored_copy_of_tied_embeddings_must_be_equal(
             pytest.raises(CheckpointError, match=r"'output\.weight' and 'tok_embeddings\.weight' differ"),
         ):
             dict(read_tensors(source, TIED))
-
-
-def test_dtype_of_most_weights(save: Callable[[dict[str, Tensor]], Path], tmp_path: Path) -> None:
-    weights = random_weights(MISTRAL, torch.bfloat16)
-    for name in weights:
-        if "norm" in name:
-            weights[name] = weights[name].to(torch.float32)
-    with open_tensors(save(weights)) as source:
-        assert stored_dtype(source, MISTRAL) == torch.bfloat16
-    write_gguf(tmp_path / "m.gguf", MISTRAL, weights.items(), metadata={"general.architecture": "llama"}, stored="Q8_0")
-    with open_tensors(tmp_path / "m.gguf") as source:
-        assert stored_dtype(source, MISTRAL) == torch.float32

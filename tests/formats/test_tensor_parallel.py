@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.formats.tiny import MISTRAL, random_weights
+from tests.formats.tiny import MISTRAL, random_weights, read_tensors
 from tramontane.errors import CheckpointError
 from tramontane.formats.open_tensors import open_tensors
-from tramontane.formats.read import read_tensors
 
 ROWS = ("wq", "wk", "wv", "w1", "w3", "output")
 COLUMNS = ("wo", "w2", "tok_embeddings")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights
+from tests.formats.hostile import peak_memory
+from tests.formats.tiny import MISTRAL, MIXTRAL, TIED, random_weights, read_tensors
 from tramontane.config.model_config import ModelConfig
 from tramontane.errors import CapacityError, CheckpointError
 from tramontane.formats import planned_file
+from tramontane.formats.gguf_write import write_gguf
+from tramontane.formats.names import canonical_shapes
 from tramontane.formats.open_tensors import open_tensors
-from tramontane.formats.read import read_tensors
 from tramontane.formats.write import write_consolidated, write_hf, write_safetensors
 
 HF_CONFIG = {
@@ -252,3 +255,27 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(tmp_path: Path, monke
     with pytest.raises(CheckpointError, match="out cannot be written: No space left on device"):
         hf(tmp_path / "out", random_weights(MISTRAL).items())
     assert untouched(tmp_path) == []
+
+
+def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
+    """40 tensors of 4 MB go through each writer, and from file to file, within 24 MB."""
+    config = replace(MISTRAL, dim=1024, n_layers=6, sliding_windows=(None,) * 6, hidden_dim=1024, vocab_size=1024)
+    config = replace(config, n_heads=16, n_kv_heads=16, head_dim=64)
+    shapes = canonical_shapes(config)
+    assert sum(4 * torch.Size(shape).numel() for shape in shapes.values()) > 160 << 20
+
+    def made() -> Iterator[tuple[str, Tensor]]:
+        return ((name, torch.full(shape, 0.5)) for name, shape in shapes.items())
+
+    def copied() -> Iterator[tuple[str, Tensor]]:
+        with open_tensors(tmp_path / "consolidated") as source:
+            for name, tensor in read_tensors(source, config):
+                yield name, tensor
+                source.release(name)
+
+    metadata = {"general.architecture": "llama"}
+    with peak_memory() as growth:
+        write_consolidated(tmp_path / "consolidated", config, made(), params_json={}, dtype=torch.float32)
+        write_hf(tmp_path / "hf", config, copied(), config_json={}, dtype=torch.bfloat16, shard_bytes=20 << 20)
+        write_gguf(tmp_path / "m.gguf", config, copied(), metadata=metadata, stored="Q8_0")
+    assert growth.extra_bytes < 24 << 20

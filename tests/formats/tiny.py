@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from tramontane.config.model_config import ModelConfig, MoeConfig
 from tramontane.formats.names import canonical_shapes
+from tramontane.formats.read import plan_reads, read_part, require_equal
+from tramontane.formats.tensor_source import TensorSource
 
 MISTRAL = ModelConfig(
     family="mistral",
@@ -32,3 +35,13 @@ def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32, seed
     """Canonical name -> weights, none of them special."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in canonical_shapes(config).items()}
+
+
+def read_tensors(source: TensorSource, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """(canonical name, tensor) for every tensor of the model, as a loader goes about it."""
+    for read in plan_reads(source, config):
+        for part in read.parts:
+            if part.must_equal is not None:
+                require_equal(source, read.file_name, part.must_equal, config)
+            else:
+                yield part.name, read_part(source, read, part)

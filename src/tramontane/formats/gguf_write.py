@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # `general.file_type` (llama.cpp's llama_ftype) of each type most weights can be written as
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q5_1": 9, "Q5_0": 8, "Q4_1": 3, "Q4_0": 2}
-_K_FILE_TYPES = {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}  # no quantiser here writes them
+K_FILE_TYPES = {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}  # no quantiser here writes them
 _QUANTISATION_VERSION = 2
 _TYPE_NUMBERS = {stored: number for number, stored in TENSOR_TYPES.items()}
 _SCALAR_NUMBERS = {code: number for number, code in SCALARS.items()}
@@ -43,9 +43,8 @@ def write_gguf(
     packed: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """One .gguf file. `tensors` are canonical (name, tensor) pairs in any order.
-
-    With `packed`, tensors of a quantised type come as their blocks: uint8 (rows, bytes per row), written untouched.
+    """One .gguf file. `tensors` are canonical (name, tensor) pairs in any order; with `packed`, those of a quantised
+    type come as their blocks, uint8 (rows, bytes per row), and are written untouched.
 
     `metadata` describes configuration and tokenizer; its whole numbers become uint32 (int32 in lists), or wider where
     they must. Most weights are stored as `stored`; `stored_types` names the exceptions. Raises CheckpointError if the
@@ -57,7 +56,7 @@ def write_gguf(
     fields = {key: value for key, value in metadata.items() if key not in _OWN_KEYS and not key.startswith("split.")}
     if not isinstance(fields.get("general.architecture"), str):
         raise CheckpointError("GGUF metadata must name general.architecture")
-    fields["general.file_type"] = (FILE_TYPES | _K_FILE_TYPES)[stored]
+    fields["general.file_type"] = (FILE_TYPES | K_FILE_TYPES)[stored]
     if stored in BLOCK_TYPES:
         fields["general.quantization_version"] = _QUANTISATION_VERSION
     header = MAGIC + struct.pack("<IQQ", 3, len(reads), len(fields))
@@ -87,14 +86,13 @@ def write_gguf(
 
 
 def stored_types(config: ModelConfig, stored: str, *, packed: bool = False) -> dict[str, str]:
-    """Canonical name -> type it is written as. Raises CheckpointError for a type that cannot be written.
-
-    The types without a quantiser are written only from blocks that come `packed`.
+    """Canonical name -> type it is written as. Raises CheckpointError for a type that cannot be written: those
+    without a quantiser are written only from blocks that come `packed`.
 
     Norms and routers stay F32, as llama.cpp wants them. Rows that are not whole blocks are written as F16. Formats
     under 8 bits keep the output matrix (the embeddings, if tied) in Q8_0: its errors go straight into the logits.
     """
-    if stored not in FILE_TYPES and not (packed and stored in _K_FILE_TYPES):
+    if stored not in FILE_TYPES and not (packed and stored in K_FILE_TYPES):
         raise CheckpointError(f"cannot write GGUF as {shown([stored])}; use one of {', '.join(FILE_TYPES)}")
     output = EMBEDDINGS if config.tied_embeddings else OUTPUT
     types = {}

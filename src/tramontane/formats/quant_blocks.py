@@ -19,7 +19,7 @@ from tramontane.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHUNK = 1 << 20  # weights converted at once: temporaries stay at a few dozen MB whatever the tensor
+_CHUNK = 1 << 18  # weights converted at once: 1 MB temporaries; as fast as larger ones (4096 x 4096, one core)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under canonical names, one at a time, proved complete and of the right shapes first."""
+"""A checkpoint's tensors under canonical names, proved complete and of the right shapes before the first is read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 
 from tramontane.errors import CheckpointError
 from tramontane.formats.names import TensorRead, detect_layout, plan, shown
-from tramontane.formats.quant_blocks import BLOCK_TYPES
 from tramontane.formats.tensor_source import FLOAT_DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from tramontane.config.model_config import ModelConfig
@@ -57,19 +54,6 @@ def read_part_blocks(source: TensorSource, read: TensorRead, part: TensorPart) -
     return part.arrange(source.read_blocks(read.file_name, part.rows))
 
 
-def read_tensors(source: TensorSource, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """(canonical name, tensor) for every tensor of the model, one in memory at a time.
-
-    Raises CheckpointError, before anything is read, as `plan_reads`; and for tied embeddings that differ.
-    """
-    for read in plan_reads(source, config):
-        for part in read.parts:
-            if part.must_equal is not None:
-                require_equal(source, read.file_name, part.must_equal, config)
-            else:
-                yield part.name, read_part(source, read, part)
-
-
 def require_equal(source: TensorSource, file_name: str, canonical: str, config: ModelConfig) -> None:
     """Raises CheckpointError unless the stored tensor `file_name` has the values of the canonical one it is tied to."""
     reads = _plan_named(source, config)
@@ -83,19 +67,6 @@ def require_equal(source: TensorSource, file_name: str, canonical: str, config: 
                 f"{source.path}: {shown([file_name])} and {shown([original])} differ, "
                 "but the configuration ties them; set tied embeddings to false in it"
             )
-
-
-def stored_dtype(source: TensorSource, config: ModelConfig) -> torch.dtype:
-    """The float dtype most of the weights are stored in; float32 stands for quantised ones.
-
-    Norms and routers are often kept wider than the matrices, so weights are counted, not tensors.
-    """
-    num_weights: dict[torch.dtype, int] = {}
-    for read in plan_reads(source, config):
-        info = source.info(read.file_name)
-        dtype = torch.float32 if info.stored in BLOCK_TYPES else FLOAT_DTYPES[info.stored]
-        num_weights[dtype] = num_weights.get(dtype, 0) + prod(info.shape)
-    return max(num_weights, key=lambda dtype: num_weights[dtype])
 
 
 def _plan_named(source: TensorSource, config: ModelConfig) -> list[TensorRead]:
