@@ -196,6 +196,8 @@ def test_unknown_sources_negative_epochs_and_short_batches_are_refused(tmp_path:
     shards = ShardSet([tmp_path])
     with pytest.raises(DataError, match="'z', which is not among a"):
         Loader(shards, batch_len=16, phases=[PhaseInfo(name="p", epochs={"z": 1})])
+    with pytest.raises(DataError, match="open the set that holds it"):
+        scale_phases([PhaseInfo(name="p", epochs={"z": 1})], shards, 100)
     with pytest.raises(DataError, match="must not be negative"):
         Loader(shards, batch_len=16, phases=[PhaseInfo(name="p", epochs={"a": -1.0})])
     with pytest.raises(DataError, match="cannot hold the longest document"):

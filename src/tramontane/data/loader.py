@@ -83,15 +83,7 @@ class Loader:
         self._rank, self._world_size = rank, world_size
         self.batch_len = batch_len
         self.phases = tuple(shards.phases if phases is None else phases)
-        for phase in self.phases:
-            for name, epochs in phase.epochs.items():
-                if name not in shards.sources:
-                    raise DataError(
-                        f"phase {phase.name!r} names source {name!r}, which is not among "
-                        f"{', '.join(sorted(shards.sources))}"
-                    )
-                if epochs < 0:
-                    raise DataError(f"phase {phase.name!r}: epochs of {name!r} is {epochs}; it must not be negative")
+        _check_phases(self.phases, shards)
         if batch_len < 2 or (policy == "whole" and batch_len < shards.max_document_len):
             raise DataError(
                 f"batch_len={batch_len} cannot hold the longest document ({shards.max_document_len} tokens); "
@@ -263,7 +255,10 @@ class Loader:
 
 
 def scale_phases(phases: Sequence[PhaseInfo], shards: ShardSet, num_token_ids: int) -> tuple[PhaseInfo, ...]:
-    """The same phases with all epochs multiplied so that together they hold `num_token_ids` tokens."""
+    """The same phases with all epochs multiplied so that together they hold `num_token_ids` tokens.
+
+    Raises DataError for phases that name unknown sources or hold nothing."""
+    _check_phases(phases, shards)
     total = sum(
         epochs * shards.sources[name].info.num_token_ids for phase in phases for name, epochs in phase.epochs.items()
     )
@@ -274,3 +269,15 @@ def scale_phases(phases: Sequence[PhaseInfo], shards: ShardSet, num_token_ids: i
         PhaseInfo(name=phase.name, epochs={name: epochs * factor for name, epochs in phase.epochs.items()})
         for phase in phases
     )
+
+
+def _check_phases(phases: Sequence[PhaseInfo], shards: ShardSet) -> None:
+    for phase in phases:
+        for name, epochs in phase.epochs.items():
+            if name not in shards.sources:
+                raise DataError(
+                    f"phase {phase.name!r} names source {name!r}, which is not among "
+                    f"{', '.join(sorted(shards.sources))}; open the set that holds it as well"
+                )
+            if epochs < 0:
+                raise DataError(f"phase {phase.name!r}: epochs of {name!r} is {epochs}; it must not be negative")

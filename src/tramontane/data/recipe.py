@@ -58,7 +58,8 @@ class DecontaminateRecipe:
 class SourceRecipe:
     """One named group of files.
 
-    `paths` are globs under the data folder (with `beside_recipe`, under the folder of the recipe). `render` names a
+    `paths` are globs under the data folder (with `beside_recipe`, under the folder of the recipe) or in data sets of
+    the Hugging Face hub (`hf://datasets/OWNER/NAME/GLOB`). `render` names a
     function of `render` or `render_chat`; `options` are given to it. `split_on` cuts text files into documents.
     `group_by` hands consecutive records with equal field over together; with `gather`, all of the source, which is
     then held in memory. `epochs` is how often a run sees the source when no phase says otherwise. `provenance` and

@@ -16,11 +16,13 @@ import tarfile
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tramontane.data.document import Origin, Record
 from tramontane.data.html_text import html_to_text
+from tramontane.data.hub_files import PREFIX, fetch_hub_files
 from tramontane.data.recipe import SourceRecipe
 from tramontane.errors import DataError
 
@@ -30,23 +32,38 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _TEXT = (".txt", ".md")
 
 
-def expand(source: SourceRecipe, folder: Path) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file to read and its name in origins and errors."""
+
+    path: Path
+    shown: str
+
+
+def expand(source: SourceRecipe, folder: Path) -> list[SourceFile]:
     """Files of a source in a fixed order. Raises DataError for a glob that matches nothing or leaves `folder`."""
-    found: dict[Path, None] = {}
+    found: dict[Path, SourceFile] = {}
     for pattern in source.paths:
-        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        if pattern.startswith(PREFIX):
+            named = fetch_hub_files(pattern)
+            address = "/".join(pattern.split("/")[:5])
+            files = [SourceFile(path, f"{address}/{name}") for name, path in named.items()]
+        elif Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise DataError(f"source {source.name}: {pattern!r} must stay inside the data folder")
-        matches = sorted(path for path in folder.glob(pattern) if path.is_file())
-        if not matches:
+        else:
+            matches = sorted(path for path in folder.glob(pattern) if path.is_file())
+            files = [SourceFile(path, path.relative_to(folder).as_posix()) for path in matches]
+        if not files:
             raise DataError(f"source {source.name}: {pattern!r} matches no file under {folder}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        for file in files:
+            found.setdefault(file.path, file)
+    return list(found.values())
 
 
 def read_records(source: SourceRecipe, folder: Path) -> Iterator[Record]:
     """All records of a source, file after file. Raises DataError naming file and line."""
-    for path in expand(source, folder):
-        yield from read_file(path, path.relative_to(folder).as_posix(), source.name, source.split_on)
+    for file in expand(source, folder):
+        yield from read_file(file.path, file.shown, source.name, source.split_on)
 
 
 def read_file(path: Path, shown: str, source: str, split_on: str | None = None) -> Iterator[Record]:

@@ -53,4 +53,4 @@ def _source_texts(
 
 def _size_bytes(source: SourceRecipe, places: BuildPlaces) -> int:
     folder = places.recipe.parent if source.beside_recipe else places.data
-    return sum(path.stat().st_size for path in expand(source, folder))
+    return sum(file.path.stat().st_size for file in expand(source, folder))

@@ -8,6 +8,7 @@ files reserve 1,000, which would be an eighth of a vocabulary of 8,192.
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,11 +163,13 @@ def write_tekken(path: Path, vocabulary: Vocabulary, *, version: InstructVersion
 
 
 def shipped_tokenizers() -> dict[str, Path]:
-    """Vocabulary files that come with mistral-common, by file name."""
+    """Vocabulary files that come with mistral-common, by file name; those of sentencepiece only where it is
+    installed."""
     import mistral_common
 
     folder = Path(mistral_common.__file__).parent / "data"
-    return {path.name: path for path in sorted(folder.iterdir()) if "token" in path.name or "tekken" in path.name}
+    marks = ("tekken", ".model.") if importlib.util.find_spec("sentencepiece") else ("tekken",)
+    return {path.name: path for path in sorted(folder.iterdir()) if any(mark in path.name for mark in marks)}
 
 
 def compression_report(texts: Sequence[str], tokenizers: Mapping[str, Path]) -> list[Compression]:
