@@ -17,7 +17,7 @@ from torch import nn
 
 import tramontane
 from tests.formats.gadgets import CONTAINERS, as_zip, programs
-from tests.formats.hostile import assert_one_line, write_anew
+from tests.formats.hostile import assert_one_line, refused_within, write_anew
 from tramontane.errors import CheckpointError
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.torch_pickle import TorchSource, require_safe_torch
@@ -189,6 +189,22 @@ def test_records_are_proved(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("a/data.pkl", b"\x80\x02}.")
     refused(twice.getvalue(), path, "holds 'a/data.pkl' twice")
+
+
+def test_a_damaged_program_is_noticed(tmp_path: Path) -> None:
+    """A single bit of a name turned: nothing but the checksum can tell."""
+    data = saved({"weight": torch.zeros(2)})
+    assert data.count(b"weight") == 1
+    refused(data.replace(b"weight", b"veight"), tmp_path / "x.pth", "damaged data.pkl; download it again")
+
+
+@pytest.mark.parametrize("filling", [b"}", b"(", b"(((((tttttt", b"}q\0h\0h\0\x87"])
+def test_programs_that_only_grow(filling: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    for size in (1 << 18, 5 << 20):
+        write_anew(path, as_zip(b"\x80\x02" + filling * (size // len(filling)) + b"."))
+        with refused_within(seconds=3, extra_bytes=256 << 20):
+            open_tensors(path)
 
 
 @pytest.mark.parametrize("lie", [5, 2**16, 2**31 - 1])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramontane.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # what a folder must consist of before it may be replaced as a checkpoint
 _CHECKPOINT_SUFFIXES = {".safetensors", ".json", ".model", ".txt", ".md", ".jinja", ".pth", ".pt", ".v3", ".gguf"}
@@ -27,12 +27,9 @@ def file_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if target.is_dir() or (target.exists() and not overwrite):
         raise CheckpointError(f"{target} exists already; choose another name, or overwrite it explicitly")
     with _reported(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(descriptor)
-        beside = Path(name)
+        beside = _name_beside(target)
         try:
             yield beside
-            beside.chmod(0o666 & ~_umask())
             os.replace(beside, target)
             _sync_folder(target.parent)
         finally:
@@ -48,10 +45,10 @@ def folder_beside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     _require_replaceable(target, overwrite)
     with _reported(target):
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        beside = _name_beside(target)
+        beside.mkdir()
         try:
             yield beside
-            beside.chmod(0o777 & ~_umask())
             _sync_folder(beside)
             if target.exists():
                 old = beside.with_suffix(".old")
@@ -88,11 +85,8 @@ def _reported(target: Path) -> Iterator[None]:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
-def _umask() -> int:
-    """The process's mask, which mkstemp and mkdtemp ignore; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _name_beside(target: Path) -> Path:
+    return target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ class PlannedFile:
 
     def __init__(self, path: Path, header: bytes, places: Mapping[str, Place], size_bytes: int) -> None:
         self._places = places
-        self._file = path.open("wb")
+        self._file = path.open("xb")
         self._file.write(header)
         self._file.truncate(size_bytes)  # padding between and after the tensors is zeros
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -25,7 +26,7 @@ from tramontane.formats.tensor_source import MappedSource, MappedTensor, TensorI
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PROGRAM_LIMIT_BYTES = 100_000_000
+_PROGRAM_LIMIT_BYTES = 4 << 20  # 30,000 tensors; the objects it makes take up to a hundred times its size
 _MAX_DIMENSIONS = 8
 _OLDEST_SAFE_TORCH = (2, 6)  # torch.load(weights_only=True) runs code before it: CVE-2025-32434
 
@@ -153,7 +154,9 @@ def _read_records(file: MappedFile) -> dict[str, tuple[int, int]]:
             raise CheckpointError(f"holds {shown([entry.filename])} twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
             raise CheckpointError(f"holds {shown([entry.filename])} compressed or encrypted")
-        records[name] = _data_range(file, entry)
+        records[name] = start, size_bytes = _data_range(file, entry)
+        if name == "data.pkl" and zlib.crc32(file.view()[start : start + size_bytes]) != entry.CRC:
+            raise CheckpointError("has a damaged data.pkl; download it again")
     if "data.pkl" not in records:
         raise CheckpointError("holds no data.pkl; it was not written by torch.save")
     start, size_bytes = records.get("byteorder", (0, 0))
