@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tramontane.data.chat_samples import parse_chat
-from tramontane.data.document import Origin, Record
 from tramontane.data.prepare import cut
 from tramontane.data.recipe import read_data_recipe
+from tramontane.data.record import Origin, Record
 from tramontane.data.render import TEXT_RENDERERS, RenderContext, restore_wikitext
 from tramontane.data.render_chat import CHAT_RENDERERS
 from tramontane.data.sources import read_file

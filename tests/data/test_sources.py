@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tramontane.data.document import Record
 from tramontane.data.html_text import html_to_text
 from tramontane.data.recipe import SourceRecipe
+from tramontane.data.record import Record
 from tramontane.data.sources import expand, read_file, read_records
 from tramontane.errors import DataError
 

@@ -21,14 +21,22 @@ import numpy as np
 
 from tramontane.data.decontaminate import read_evaluation_ngrams
 from tramontane.data.dedupe import DuplicateIndex, FingerprintLog
-from tramontane.data.document import Record
 from tramontane.data.ordered_map import ordered_map, worker_pool
 from tramontane.data.prepare import Dropped, Kept, PrepareJob, prepare
 from tramontane.data.recipe import DataRecipe, SourceRecipe
+from tramontane.data.record import Record
 from tramontane.data.render import TEXT_RENDERERS
 from tramontane.data.render_chat import CHAT_RENDERERS
 from tramontane.data.report import SourceReport, write_report
-from tramontane.data.shards import Manifest, PhaseInfo, ShardInfo, ShardWriter, SourceInfo, write_manifest
+from tramontane.data.shards import (
+    Manifest,
+    PhaseInfo,
+    ShardInfo,
+    ShardWriter,
+    SourceInfo,
+    folder_sha256,
+    write_manifest,
+)
 from tramontane.data.sources import read_records
 from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
@@ -101,7 +109,7 @@ class _SetBuilder:
         tokenizer = load_tokenizer(places.tokenizer)
         self.vocab_size = tokenizer.vocab_size
         self.pad_id = tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id
-        self.tokenizer_sha256 = _folder_sha256(places.tokenizer)
+        self.tokenizer_sha256 = folder_sha256(places.tokenizer)
         self.dtype = np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
         self.state = _State(self._fingerprint())
         self.index = DuplicateIndex()
@@ -207,12 +215,8 @@ class _SetBuilder:
         if outcome.valid_line is not None:
             self.valid_lines.write(outcome.valid_line.encode("utf-8") + b"\n")
         writers["valid" if outcome.is_valid else "train"].add(outcome.encoded.token_ids, outcome.encoded.mask)
-        report.keep(
-            is_valid=outcome.is_valid,
-            num_token_ids=len(outcome.encoded.token_ids),
-            num_learned=int(outcome.encoded.mask.sum()),
-            num_bytes=outcome.num_text_bytes,
-        )
+        split = report.valid if outcome.is_valid else report.train
+        split.count(outcome.encoded.token_ids, outcome.encoded.mask, outcome.num_text_bytes)
         report.show(outcome.origin, outcome.example)
 
     def _save(self, place: int, writers: dict[str, ShardWriter]) -> None:
@@ -314,12 +318,3 @@ def _cut_file(path: Path, size_bytes: int) -> None:
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(size_bytes)
-
-
-def _folder_sha256(folder: Path) -> str:
-    """Checksum of the files of a tokenizer folder, names included."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            digest.update(path.name.encode("utf-8") + b"\0" + path.read_bytes())
-    return digest.hexdigest()

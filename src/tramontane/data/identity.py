@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tramontane.data.document import Record
+from tramontane.data.record import Record
 from tramontane.data.render import RenderContext
 from tramontane.errors import DataError
 

@@ -20,10 +20,10 @@ from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.clean import drop_boilerplate, drop_lines, mask_personal_data, quality_problem, tidy
 from tramontane.data.decontaminate import EvaluationNgrams
 from tramontane.data.dedupe import Fingerprint, fingerprint, words_of
-from tramontane.data.document import Origin, Record
 from tramontane.data.fill_in_middle import encode_fill_in_middle
 from tramontane.data.language import is_language
 from tramontane.data.recipe import DataRecipe, SetRecipe, SourceRecipe
+from tramontane.data.record import Origin, Record
 from tramontane.data.render import TEXT_RENDERERS, RenderContext
 from tramontane.data.render_chat import CHAT_RENDERERS
 from tramontane.errors import DataError

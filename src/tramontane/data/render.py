@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tramontane.data.document import Record
+from tramontane.data.record import Record
 from tramontane.errors import DataError
 
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tramontane.data.document import Record
 from tramontane.data.identity import identity
+from tramontane.data.record import Record
 from tramontane.data.render import (
     RenderContext,
     define,

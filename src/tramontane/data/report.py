@@ -7,7 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MAX_EXAMPLES = 3
 
@@ -30,6 +34,13 @@ class SplitTally:
     num_learned: int = 0
     num_text_bytes: int = 0
 
+    def count(self, token_ids: NDArray[Any], mask: NDArray[np.bool_], num_text_bytes: int) -> None:
+        """Take one document in: its tokens (n,) and which of them are learned (n,)."""
+        self.num_documents += 1
+        self.num_token_ids += len(token_ids)
+        self.num_learned += int(mask.sum())
+        self.num_text_bytes += num_text_bytes
+
 
 @dataclass(slots=True)
 class SourceReport:
@@ -48,13 +59,6 @@ class SourceReport:
         tally.num_bytes += num_bytes
         if len(tally.examples) < _MAX_EXAMPLES:
             tally.examples.append((str(origin), example))
-
-    def keep(self, *, is_valid: bool, num_token_ids: int, num_learned: int, num_bytes: int) -> None:
-        split = self.valid if is_valid else self.train
-        split.num_documents += 1
-        split.num_token_ids += num_token_ids
-        split.num_learned += num_learned
-        split.num_text_bytes += num_bytes
 
     def show(self, origin: object, example: str) -> None:
         """Keep the first few documents as examples of what came through."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,7 +67,7 @@ class Manifest:
     """What a set of shards holds and which tokenizer wrote it."""
 
     name: str
-    kind: Literal["text", "chat"]
+    kind: Literal["text", "chat", "preference", "classifier"]
     vocab_size: int
     pad_id: int
     max_document_len: int
@@ -231,9 +231,9 @@ class ShardSet:
         )
 
 
-def verify_shards(folder: Path, infos: Iterable[SourceInfo] | None = None) -> None:
+def verify_shards(folder: Path) -> None:
     """Read every shard against its checksum. Raises DataError naming the damaged one."""
-    for info in read_manifest(folder).sources if infos is None else infos:
+    for info in read_manifest(folder).sources:
         for shard in info.shards:
             digest = hashlib.sha256()
             for suffix in ("tokens", "offsets", "mask"):
@@ -242,3 +242,12 @@ def verify_shards(folder: Path, infos: Iterable[SourceInfo] | None = None) -> No
                     digest.update(path.read_bytes())
             if digest.hexdigest() != shard.sha256:
                 raise DataError(f"{folder / shard.stem}: checksum differs; copy it again or build the set again")
+
+
+def folder_sha256(folder: Path) -> str:
+    """Checksum of the files in a folder (of a tokenizer), names included."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode("utf-8") + b"\0" + path.read_bytes())
+    return digest.hexdigest()

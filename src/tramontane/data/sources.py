@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tramontane.data.document import Origin, Record
 from tramontane.data.html_text import html_to_text
 from tramontane.data.hub_files import PREFIX, fetch_hub_files
 from tramontane.data.recipe import SourceRecipe
+from tramontane.data.record import Origin, Record
 from tramontane.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20

@@ -1,4 +1,4 @@
-"""What flows through the data pipeline: records as they lie in files, and what is made of them."""
+"""Records as they lie in source files, each with its origin."""
 
 from __future__ import annotations
 
@@ -25,12 +25,4 @@ class Record:
     """One row of a source file. Text files give the single field `text`."""
 
     fields: Mapping[str, Any]
-    origin: Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """Plain text to learn from."""
-
-    text: str
     origin: Origin

@@ -1,0 +1,139 @@
+"""A file of training samples as a small set of shards, for fine-tuning on one's own data.
+
+Every line counts: nothing is cleaned away or taken for a duplicate, and nothing is written until the file is sound.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
+from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
+from tramontane.data.report import SplitTally
+from tramontane.data.sample_files import FileCheck, Parse, check_file, read_samples
+from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
+from tramontane.errors import DataError
+from tramontane.tokenizer import load_tokenizer
+
+SampleKind = Literal["chat", "preference", "classifier"]
+SOURCES: Mapping[SampleKind, tuple[str, ...]] = {
+    "chat": ("samples",),
+    "preference": ("chosen", "rejected"),
+    "classifier": ("samples",),
+}
+"""Sources of a set by kind. Document n of `chosen` and of `rejected` are a pair."""
+LABELS = "labels.json"
+_SHARD_LEN = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedLine:
+    """One line: a document for each source of its kind, and the labels of a classifier sample."""
+
+    documents: tuple[EncodedSample, ...]
+    labels: Mapping[str, tuple[str, ...]]
+
+
+def line_parser(kind: SampleKind, encoder: SampleEncoder) -> Parse[EncodedLine]:
+    """What turns a line's JSON object into tokens, or raises DataError; over-long samples included."""
+
+    def parse(value: Mapping[str, Any]) -> EncodedLine:
+        if kind == "chat":
+            return EncodedLine((encoder.chat(parse_chat(value)),), {})
+        if kind == "preference":
+            return EncodedLine(encoder.preference(parse_preference(value)), {})
+        sample = parse_classifier(value)
+        token_ids = encoder.classifier(sample)
+        return EncodedLine((EncodedSample(token_ids, np.zeros(len(token_ids), np.bool_)),), sample.labels)
+
+    return parse
+
+
+def check_samples(path: Path, kind: SampleKind, tokenizer_folder: Path, max_len: int) -> FileCheck:
+    """Check every line of a JSON Lines file as `write_sample_shards` would; never raises for what is in it."""
+    return check_file(path, line_parser(kind, SampleEncoder(load_tokenizer(tokenizer_folder), max_len)))
+
+
+def write_sample_shards(
+    path: Path,
+    kind: SampleKind,
+    tokenizer_folder: Path,
+    out: Path,
+    *,
+    max_len: int,
+    max_invalid_share: float = 0.0,
+) -> Manifest:
+    """The samples of `path` as a set in `out`, in the order of the file.
+
+    Classifier sets hold no loss masks but `labels.json`: the labels of each target in order of appearance, and for
+    each document the places of those that hold. Raises DataError with the first problems when more than
+    `max_invalid_share` of the lines (0 to 1) are invalid; fewer are skipped.
+    """
+    tokenizer = load_tokenizer(tokenizer_folder)
+    parse = line_parser(kind, SampleEncoder(tokenizer, max_len))
+    _refuse_unsound(path, check_file(path, parse, max_problems=5), max_invalid_share)
+    beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    names = SOURCES[kind]
+    writers = {name: ShardWriter(beside, name, dtype, _SHARD_LEN, has_mask=True) for name in names}
+    tallies = {name: SplitTally() for name in names}
+    targets: dict[str, dict[str, int]] = {}
+    rows: list[dict[str, list[int]]] = []
+    longest = 1
+    for _, line in read_samples(path, parse, skip_invalid=True):
+        for name, document in zip(names, line.documents, strict=True):
+            writers[name].add(document.token_ids, document.mask)
+            text = tokenizer.decode(document.token_ids[document.mask].tolist())
+            tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
+            longest = max(longest, len(document.token_ids))
+            if writers[name].is_full:
+                writers[name].close_shard()
+        if kind == "classifier":
+            rows.append(_label_places(line.labels, targets))
+    for writer in writers.values():
+        writer.close_shard()
+    if kind == "classifier":
+        labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
+        (beside / LABELS).write_text(json.dumps(labels), "utf-8")
+    manifest = Manifest(
+        name=path.name,
+        kind=kind,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id,
+        max_document_len=longest,
+        tokenizer_sha256=folder_sha256(tokenizer_folder),
+        sources=tuple(
+            SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names
+        ),
+    )
+    write_manifest(beside, manifest)
+    shutil.rmtree(out, ignore_errors=True)
+    beside.replace(out)
+    return manifest
+
+
+def _refuse_unsound(path: Path, check: FileCheck, max_invalid_share: float) -> None:
+    num_lines = check.num_valid + check.num_invalid
+    if check.num_valid and check.num_invalid <= max_invalid_share * num_lines:
+        return
+    told = "; ".join(f"line {problem.line}: {problem.message}" for problem in check.problems)
+    more = f"; and {check.num_invalid - len(check.problems)} more" if check.num_invalid > len(check.problems) else ""
+    raise DataError(f"{path.name}: {check.num_invalid} of {num_lines} lines are invalid: {told}{more}")
+
+
+def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict[str, int]]) -> dict[str, list[int]]:
+    """The places of `labels` in `targets`, which takes new ones in."""
+    places: dict[str, list[int]] = {}
+    for target, values in labels.items():
+        known = targets.setdefault(target, {})
+        places[target] = [known.setdefault(value, len(known)) for value in values]
+    return places
