@@ -110,3 +110,14 @@ def test_nodes_are_dropped_with_their_pages() -> None:
         sim.requests.clear()
         run(sim, [random.Random(seed).randrange(100) for _ in range(60)], 20)
     assert len(sim.allocator.cache.nodes) <= 12 * 20
+
+
+def test_pages_behind_the_window_of_one_answer_may_be_another_prompts() -> None:
+    sim = simulation((8,), page_size=4)
+    writer = sim.add([1, 2, 3], 60, can_stop=False).sequences[0]
+    while writer.num_generated_tokens < 20:
+        sim.step()
+    reader = sim.add([*writer.token_ids[:17], 9], 20, can_stop=False).sequences[0]
+    sim.step()
+    assert reader.num_cached_tokens == 16
+    sim.run(100)

@@ -241,3 +241,16 @@ def test_an_admission_counts_what_running_prompts_have_still_to_take() -> None:
     assert not second.tables, "20 + 15 pages do not fit 30: better to wait than to be preempted halfway"
     sim.run(100)
     assert sim.scheduler.num_preemptions == 0
+
+
+def test_an_admission_leaves_a_page_for_each_running_sequence() -> None:
+    sim = simulation(num_pages=(8,))
+    first = sim.add(prompt(13, 1), 8, can_stop=False).sequences[0]  # holds 4 pages, 5 in the end
+    sim.step()
+    second = sim.add(prompt(15, 2), 5, can_stop=False).sequences[0]  # wants the 4 pages left
+    sim.step()
+    assert not second.tables
+    while not first.is_finished:
+        sim.step()
+    sim.run(10)
+    assert sim.scheduler.num_preemptions == 0
