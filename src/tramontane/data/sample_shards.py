@@ -104,6 +104,7 @@ def write_sample_shards(
     if kind == "classifier":
         labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
         (beside / LABELS).write_text(json.dumps(labels), "utf-8")
+    sources = [SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names]
     manifest = Manifest(
         name=path.name,
         kind=kind,
@@ -111,9 +112,7 @@ def write_sample_shards(
         pad_id=tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id,
         max_document_len=longest,
         tokenizer_sha256=folder_sha256(tokenizer_folder),
-        sources=tuple(
-            SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names
-        ),
+        sources=tuple(sources),
     )
     write_manifest(beside, manifest)
     shutil.rmtree(out, ignore_errors=True)
