@@ -20,10 +20,11 @@ class ScriptedLLM:
     """What it does depends on the message.
 
     count: 0, 1, 2 … without end. prefill: no word yet, without end. long: too long a prompt. think: a thought first.
+    stuck: nothing happens at all.
     Anything else: the conversation so far.
     """
 
-    tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()))
+    tokenizer = SimpleNamespace(require_chat=lambda: None)
 
     def stream_deltas(self, messages: Sequence[dict[str, Any]], _params: object) -> Iterator[Any]:
         text = messages[-1]["content"]
@@ -39,6 +40,9 @@ class ScriptedLLM:
                 for _ in range(10_000_000):
                     yield delta("")
                     time.sleep(0.01)
+            elif text == "stuck":
+                print("<stuck>", flush=True)
+                time.sleep(600)
             elif text == "think":
                 yield delta("", thinking="Hm.")
                 yield delta("Done.")

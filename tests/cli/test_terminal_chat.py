@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_ctrl_c_stops_a_prompt_that_is_still_being_read(terminal: PseudoTerminal
     terminal.wait_for("<closed> [stopped]")
     terminal.send("/quit")
     assert terminal.exit_code() == 0
+
+
+def test_a_second_ctrl_c_ends_a_program_that_is_stuck(terminal: PseudoTerminal) -> None:
+    terminal.send("stuck")
+    terminal.wait_for("<stuck>")
+    terminal.interrupt()
+    time.sleep(0.5)  # two signals at once would be one
+    terminal.interrupt()
+    assert terminal.exit_code() == 130
+    assert "Traceback" not in terminal.output
 
 
 def test_ctrl_c_while_editing_clears_the_line(terminal: PseudoTerminal) -> None:

@@ -182,9 +182,9 @@ def test_entity_bombs_and_outside_entities_in_docx_stay_inert(tmp_path: Path) ->
 
 
 def test_pdf_bomb_ends_within_the_limits() -> None:
-    """A page of 1 GiB of zeros in 1 MB."""
+    """A page of 256 MiB of zeros in 256 kB."""
     packer = zlib.compressobj(9)
-    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
+    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
     with pytest.raises(DataError, match=r"^bomb.pdf: "):
         parse_document(pdf_of("", filter_bytes=body), "bomb.pdf")
 
@@ -198,7 +198,6 @@ def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: 
     assert not canary.exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kernel limits are POSIX")
 def test_the_child_can_neither_write_files_nor_take_memory_without_end(tmp_path: Path) -> None:
     import subprocess
 

@@ -207,7 +207,7 @@ def test_a_dripping_server_is_cut_by_the_clock(site: Site, monkeypatch: pytest.M
     started = time.monotonic()
     reply = child.reply_to("url", b'{"url": "http://127.0.0.1:%d/", "allow_private": true}' % site.port)
     assert reply == {"error": "took more than 1 s to arrive; given up"}
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # endless without the clock
 
 
 def test_a_compressed_reply_is_refused(site: Site) -> None:
@@ -228,6 +228,7 @@ def test_an_error_status_is_reported(site: Site) -> None:
         (b"Hello from inside.", "text/plain", "Hello from inside."),
         ("<html><body><p>Été</p></body></html>".encode("latin-1"), "text/html; charset=iso-8859-1", "Été"),
         ("<html><body><p>Été</p></body></html>".encode(), "text/html; charset=utf-8", "Été"),
+        ("<html><body><p>Été</p></body></html>".encode("latin-1"), "text/html; charset=nonsense", "Été"),
         (b"<html><body><p>Plain markup</p></body></html>", "", "Plain markup"),
     ],
 )

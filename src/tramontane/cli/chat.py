@@ -31,7 +31,9 @@ def chat(
     if sys.stdin.isatty() and not as_json:
         from tramontane.cli.terminal_chat import TerminalChat
 
-        TerminalChat(model.load(), params, conversation, stats=stats).run()
+        llm = model.load()
+        llm.tokenizer.require_chat()
+        TerminalChat(llm, params, conversation, stats=stats).run()
         return
     message = read_text("-").strip()
     if not message:

@@ -24,7 +24,7 @@ def limit_resources() -> None:
     """Kernel limits of this process: address space, processor time, and no file can be written."""
     try:
         import resource
-    except ImportError:  # Windows has none; the time limit of the parent remains
+    except ImportError:  # not on Windows, where the parent's time limit remains
         return
     for kind, limit in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
@@ -61,10 +61,12 @@ def page_text(request: dict[str, Any]) -> str:
         raise DataError(f"took more than {FETCH_S} s to arrive; given up")
 
     # An alarm, and not only the timeouts of the HTTP client: a server that drips a byte a second never trips those.
-    signal.signal(signal.SIGALRM, too_slow)
-    signal.alarm(FETCH_S)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, too_slow)
+        signal.alarm(FETCH_S)
     page = fetch(request["url"], allow_private=request["allow_private"])
-    signal.alarm(0)
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
     kind = kind_of(page.data, page.url.split("?")[0], page.content_type)
     if kind == "text":
         return decode_text(page.data, "the page")
