@@ -27,7 +27,11 @@ def packed_varlen(
     return out_THK
 
 
-@torch.library.custom_op("tramontane::packed_attention", mutates_args=())
+@torch.library.custom_op(
+    "tramontane::packed_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor starts, SymInt max_len, SymInt? window) -> (Tensor, Tensor)",
+)
 def _forward(
     q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, starts: Tensor, max_len: int, window: int | None
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +68,12 @@ def _(
     )
 
 
-@torch.library.custom_op("tramontane::packed_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "tramontane::packed_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor starts, SymInt max_len, "
+    "SymInt? window) -> (Tensor, Tensor, Tensor)",
+)
 def _backward(
     grad_THK: Tensor,
     q_THK: Tensor,

@@ -44,16 +44,12 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Softmax cross-entropy of `hidden @ output.T` with the targets; softmax in float32.
 
-    `weights_T` (float32; None: one each) weighs tokens; those of weight 0 are not computed at all. `z_loss` adds
+    `weights_T` (float32; None: one each) weighs tokens. `z_loss` adds
     z_loss * log(Z)^2 per token, which keeps the normaliser near 1 (arXiv:2204.02311, 5). Gradients are formed in the
     forward pass. `output_VD` may have another dtype than the hidden states (float32 masters): it is cast, and its
     gradient summed in its own dtype.
     """
-    if weights_T is not None:
-        rows = weights_T.nonzero().flatten()
-        if rows.numel() < weights_T.numel():
-            hidden_TD, targets_T, weights_T = hidden_TD[rows], targets_T[rows], weights_T[rows]
-    else:
+    if weights_T is None:
         weights_T = torch.ones(targets_T.shape, dtype=torch.float32, device=targets_T.device)
     chunk_len = chunk_len or _chunk_len(output_VD.shape[0], hidden_TD.device.type)
     objective, nll, correct = _CrossEntropy.apply(  # type: ignore[no-untyped-call]

@@ -139,12 +139,13 @@ class Metrics:
     def __init__(self, run: Path, recipe: MetricsRecipe, settings: Row, *, num_steps: int, first_step: int) -> None:
         self._run = run
         run.mkdir(parents=True, exist_ok=True)
-        self._sinks: list[Sink] = [JsonLines(run / "metrics.jsonl", resume_step=first_step)]
-        self._sinks.append(Terminal(num_steps, first_step))
+        self._sinks: list[Sink] = []
         if recipe.tensorboard:
             self._sinks.append(TensorBoard(run / "tensorboard"))
         if recipe.wandb_project is not None:
             self._sinks.append(Wandb(recipe.wandb_project, run, settings))
+        self._sinks.append(JsonLines(run / "metrics.jsonl", resume_step=first_step))
+        self._sinks.append(Terminal(num_steps, first_step))
 
     def write(self, row: Row) -> None:
         for sink in self._sinks:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Document counts are padded to a multiple of this, so that few shapes occur.
 STARTS_MULTIPLE = 64
 
+# Below this share of learned tokens only those are scored against the vocabulary.
+SPARSE_SHARE = 0.8
+
 
 class VarlenAttention:
     """The AttentionContext of training: boundaries as a tensor, so that one compiled layer serves every packing.
@@ -39,43 +42,60 @@ class VarlenAttention:
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """Everything on one device. `weights` is None where every token counts one."""
+    """Everything on one device. L is T, or the number of learned tokens where `learned_rows` picks them out."""
 
     forward_input: ForwardInput
-    targets: Tensor  # (T,) int64
-    weights: Tensor | None  # (T,) float32, 0 where nothing is learned
+    targets: Tensor  # (L,) int64
+    weights: Tensor  # (L,) float32, 0 where nothing is learned
+    learned_rows: Tensor | None  # (L,) int64: the rows that are scored; None: all
     document_lens: tuple[int, ...]
     num_documents: int  # without the padding
 
 
-def place(batch: Batch, device: torch.device, *, windows: tuple[int | None, ...], max_document_len: int) -> Microbatch:
-    """`batch` on `device`. `windows` as VarlenAttention wants them; padding counts as a document of its own, cut into
-    pieces no longer than `max_document_len`."""
-    num_documents = len(batch.document_lens) - (1 if batch.padding_len else 0)
-    lens = list(batch.document_lens[:num_documents])
-    pieces = range(0, batch.padding_len, max_document_len)
-    lens += [min(max_document_len, batch.padding_len - start) for start in pieces]
-    starts = torch.zeros(-(-len(lens) // STARTS_MULTIPLE) * STARTS_MULTIPLE + 1, dtype=torch.int32)
-    starts[1 : len(lens) + 1] = torch.tensor(lens).cumsum(0)
-    starts[len(lens) + 1 :] = batch.token_ids.numel()
-    firsts = torch.repeat_interleave(starts[: len(lens)].long(), torch.tensor(lens))
-    positions = torch.arange(batch.token_ids.numel()) - firsts
-    weights = batch.loss_mask.float()
-    send = _sender(device)
-    attention = VarlenAttention(windows, send(starts), max_document_len)
-    return Microbatch(
-        forward_input=ForwardInput(send(batch.token_ids), send(positions), attention),
-        targets=send(batch.targets),
-        weights=send(weights),
-        document_lens=tuple(lens),
-        num_documents=num_documents,
-    )
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How batches become microbatches of one model: `windows` are what `model_setup.prepare` returned for it."""
 
+    device: torch.device
+    windows: tuple[int | None, ...]
+    max_document_len: int
+    is_compiled: bool = False
 
-def _sender(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return lambda tensor: tensor.to(device)
-    return lambda tensor: tensor.pin_memory().to(device, non_blocking=True)
+    def place(self, batch: Batch) -> Microbatch:
+        """`batch` on the device. Its padding becomes documents of its own, none longer than `max_document_len`."""
+        num_documents = len(batch.document_lens) - (1 if batch.padding_len else 0)
+        pieces = range(0, batch.padding_len, self.max_document_len)
+        lens = [
+            *batch.document_lens[:num_documents],
+            *(min(self.max_document_len, batch.padding_len - start) for start in pieces),
+        ]
+        lens_N = torch.tensor(lens)
+        ends_N = lens_N.cumsum(0)
+        # a number of documents that seldom changes; those added are empty
+        starts = torch.full((-(-len(lens) // STARTS_MULTIPLE) * STARTS_MULTIPLE + 1,), batch.token_ids.numel())
+        starts[0] = 0
+        starts[1 : len(lens) + 1] = ends_N
+        positions_T = torch.arange(batch.token_ids.numel()) - (ends_N - lens_N).repeat_interleave(lens_N)
+        # picked out here, before anything is on the device: asking a GPU how many there are would wait for it
+        rows_L = batch.loss_mask.nonzero().flatten()
+        is_sparse = rows_L.numel() < SPARSE_SHARE * batch.loss_mask.numel()
+        starts = self._send(starts.int())
+        if self.is_compiled:
+            torch._dynamo.mark_dynamic(starts, 0)
+        attention = VarlenAttention(self.windows, starts, self.max_document_len)
+        return Microbatch(
+            forward_input=ForwardInput(self._send(batch.token_ids), self._send(positions_T), attention),
+            targets=self._send(batch.targets[rows_L] if is_sparse else batch.targets),
+            weights=self._send(torch.ones(rows_L.shape) if is_sparse else batch.loss_mask.float()),
+            learned_rows=self._send(rows_L) if is_sparse else None,
+            document_lens=tuple(lens),
+            num_documents=num_documents,
+        )
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 def visible_pairs(document_lens: tuple[int, ...], window: int | None) -> int:

@@ -24,6 +24,7 @@ from tramontane.training.evaluation import Evaluator
 from tramontane.training.flops import measure_matmul_rate
 from tramontane.training.gradients import Ema
 from tramontane.training.metrics import Metrics
+from tramontane.training.microbatch import Placement
 from tramontane.training.model_setup import new_model, prepare
 from tramontane.training.muon import full_tensor
 from tramontane.training.optim import OptimizerSet
@@ -58,9 +59,9 @@ def train(
     """
     deadline = Deadline(max_seconds)
     threads = set_threads(recipe.machine.threads)
-    world, device = join_world(resolve_device(recipe.machine.device))
+    world = join_world(resolve_device(recipe.machine.device))
     try:
-        with Run(recipe, world=world, device=device, resume=resume, sampler=sampler) as run:
+        with Run(recipe, world=world, resume=resume, sampler=sampler) as run:
             run.event(f"{run.describe()}, {threads} CPU threads")
             return run.train(deadline)
     finally:
@@ -70,12 +71,10 @@ def train(
 class Run:
     """The parts of one run, assembled from its recipe."""
 
-    def __init__(
-        self, recipe: Recipe, *, world: World, device: torch.device, resume: bool, sampler: Sampler | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, *, world: World, resume: bool, sampler: Sampler | None) -> None:
         self.recipe = recipe
         self.world = world
-        self.device = device
+        self.device = world.device
         self.sampler = sampler
         self.folder = Path(recipe.run)
         self.checkpointer = Checkpointer(
@@ -86,7 +85,7 @@ class Run:
             raise ConfigError(f"{self.folder} already holds {newest.name}; resume it, or choose another run folder")
         self.tokenizer_files = find_tokenizer_files(recipe.data.tokenizer)
         shards = open_shards(recipe.data.train)
-        self.dtype, self.is_compiled = _choose_machine(recipe, device)
+        self.dtype, self.is_compiled = _choose_machine(recipe, self.device)
         self.trainer = self._build_trainer(shards)
         self.evaluator = self._build_evaluator(shards)
         if newest is not None:
@@ -103,7 +102,7 @@ class Run:
             atomic_text(self.folder / "recipe.toml", write_recipe(recipe))
             self.checkpointer.folder.mkdir(exist_ok=True)
             self.checkpointer.rotate()
-        self.matmul_rate = measure_matmul_rate(device, self.dtype)
+        self.matmul_rate = measure_matmul_rate(self.device, self.dtype)
 
     def _build_trainer(self, shards: ShardSet) -> Trainer:
         recipe = self.recipe
@@ -131,7 +130,7 @@ class Run:
             keep_router_logits(model)
         module = TrainingModule(model, TextTask(recipe.loss, compiled=self.is_compiled))
         if self.world.size > 1:
-            shard(module, self.world, self.device, self.dtype)
+            shard(module, self.world, self.dtype)
         optimizers = OptimizerSet(model, recipe.optimizer)
         decay = recipe.optimizer.ema_decay
         stream = TokenStream(
@@ -148,9 +147,9 @@ class Run:
             optimizers,
             recipe.schedule,
             stream,
-            device=self.device,
-            windows=windows,
-            max_document_len=min(shards.max_document_len, recipe.data.microbatch_len),
+            placement=Placement(
+                self.device, windows, min(shards.max_document_len, recipe.data.microbatch_len), self.is_compiled
+            ),
             num_microbatches=num_microbatches,
             max_grad_norm=recipe.optimizer.max_grad_norm,
             ema=None if decay is None else Ema(dict(optimizers.params), decay),
@@ -229,7 +228,7 @@ class Run:
             self._write({"kind": "held_out", **self._place(), **dataclasses.asdict(result)})
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        objective = self.trainer.module(self.trainer.place(batch))
+        objective = self.trainer.module(self.trainer.placement.place(batch))
         return objective.sums["loss"], objective.weight
 
     @contextmanager

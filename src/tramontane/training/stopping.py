@@ -34,15 +34,19 @@ class StopRequest:
 
 
 class Deadline:
-    """`max_seconds` from now, with room kept for one more update and a save as slow as the slowest seen."""
+    """`max_seconds` from now, with room kept for one more of everything that was seen, as slow as it last was.
+
+    The last and not the slowest: the first update may include minutes of compilation. Before any save was seen, 2 %
+    of the time or 10 seconds are kept for it, whichever is less.
+    """
 
     def __init__(self, max_seconds: float | None) -> None:
         self._end = None if max_seconds is None else time.monotonic() + max_seconds
-        self._slowest: dict[str, float] = {}
+        self._seconds: dict[str, float] = {} if max_seconds is None else {"save": min(10.0, 0.02 * max_seconds)}
 
     def saw(self, what: str, seconds: float) -> None:
-        self._slowest[what] = max(seconds, self._slowest.get(what, 0.0))
+        self._seconds[what] = seconds
 
     @property
     def is_near(self) -> bool:
-        return self._end is not None and time.monotonic() + 1.1 * sum(self._slowest.values()) >= self._end
+        return self._end is not None and time.monotonic() + 1.1 * sum(self._seconds.values()) >= self._end

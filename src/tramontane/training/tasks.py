@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tramontane.model.moe import MoeFeedForward
 from tramontane.model.transformer import Transformer
-from tramontane.training.loss import cross_entropy, load_balancing_loss, router_z_loss
+from tramontane.training.loss import cross_entropy, load_balancing_loss, router_z_loss, token_logprobs
 from tramontane.training.microbatch import Microbatch
 from tramontane.training.recipe import LossRecipe
 
@@ -54,9 +54,9 @@ class TextTask:
         self.compiled = compiled
 
     def objective(self, model: Transformer, microbatch: Microbatch) -> Objective:
-        hidden_TD = model(microbatch.forward_input)
+        hidden_LD = learned(model(microbatch.forward_input), microbatch)
         entropy = cross_entropy(
-            hidden_TD,
+            hidden_LD,
             output_weight(model),
             microbatch.targets,
             microbatch.weights,
@@ -76,6 +76,12 @@ class TextTask:
                 "router_z": router_z.detach() * entropy.weight,
             }
         return Objective(total, entropy.weight, sums)
+
+
+def learned(hidden_TD: Tensor, microbatch: Microbatch) -> Tensor:
+    """(L, D): the hidden states of the rows that are scored."""
+    rows = microbatch.learned_rows
+    return hidden_TD if rows is None else hidden_TD.index_select(0, rows)
 
 
 def output_weight(model: Transformer) -> Tensor:
@@ -98,14 +104,13 @@ def keep_router_logits(model: Transformer) -> None:
 
 def sequence_logprobs(model: Transformer, microbatch: Microbatch) -> tuple[Tensor, Tensor]:
     """Sum of the learned tokens' log-probabilities of each document, and how many they are; both (N,) float32."""
-    from tramontane.training.loss import token_logprobs
-
-    hidden_TD = model(microbatch.forward_input)
-    logprobs_T = token_logprobs(hidden_TD, output_weight(model), microbatch.targets)
-    weights_T = microbatch.weights if microbatch.weights is not None else torch.ones_like(logprobs_T)
-    lens = torch.tensor(microbatch.document_lens, device=logprobs_T.device)
-    owner_T = torch.repeat_interleave(torch.arange(len(lens), device=lens.device), lens)
-    zeros = logprobs_T.new_zeros(len(lens))
-    sums_N = zeros.index_add(0, owner_T, logprobs_T * weights_T)
-    counts_N = zeros.index_add(0, owner_T, weights_T)
+    hidden_LD = learned(model(microbatch.forward_input), microbatch)
+    logprobs_L = token_logprobs(hidden_LD, output_weight(model), microbatch.targets)
+    lens = torch.tensor(microbatch.document_lens, device=logprobs_L.device)
+    owner_L = torch.repeat_interleave(torch.arange(len(lens), device=lens.device), lens)
+    if microbatch.learned_rows is not None:
+        owner_L = owner_L[microbatch.learned_rows]
+    zeros = logprobs_L.new_zeros(len(lens))
+    sums_N = zeros.index_add(0, owner_L, logprobs_L * microbatch.weights)
+    counts_N = zeros.index_add(0, owner_L, microbatch.weights)
     return sums_N[: microbatch.num_documents], counts_N[: microbatch.num_documents]

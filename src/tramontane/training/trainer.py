@@ -15,7 +15,7 @@ from tramontane.training.checkpointer import TrainerState
 from tramontane.training.distributed import World
 from tramontane.training.flops import training_flops
 from tramontane.training.gradients import Ema, StepGuard, average_and_clip
-from tramontane.training.microbatch import Microbatch, Prefetcher, place
+from tramontane.training.microbatch import Microbatch, Placement, Prefetcher
 from tramontane.training.muon import full_tensor, like
 from tramontane.training.optim import OptimizerSet
 from tramontane.training.schedule import Schedule
@@ -51,22 +51,19 @@ class Trainer:
         schedule: Schedule,
         stream: TokenStream,
         *,
-        device: torch.device,
-        windows: tuple[int | None, ...],
-        max_document_len: int,
+        placement: Placement,
         num_microbatches: int,
         max_grad_norm: float | None = None,
         ema: Ema | None = None,
         world: World | None = None,
     ) -> None:
-        """`windows` are those `model_setup.prepare` returned; `num_microbatches` that of this process per update."""
+        """`num_microbatches` is that of this process per update."""
         self.module = module
         self.optimizers = optimizers
         self.schedule = schedule
         self.stream = stream
-        self.device = device
-        self.windows = windows
-        self.max_document_len = max_document_len
+        self.placement = placement
+        self.device = placement.device
         self.num_microbatches = num_microbatches
         self.max_grad_norm = max_grad_norm
         self.ema = ema
@@ -119,16 +116,12 @@ class Trainer:
         totals = self.world.sum(torch.stack([weight, *(sums[name].float() for name in names)])).unbind()
         return dict(zip(names, totals[1:], strict=True)), totals[0].clamp_min(1e-20), flops
 
-    def place(self, batch: Batch) -> Microbatch:
-        """`batch` on this trainer's device, as its model wants it."""
-        return place(batch, self.device, windows=self.windows, max_document_len=self.max_document_len)
-
     def _next(self) -> Microbatch:
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self.stream)
             self._batches = iter(self._prefetcher)
         batch, self._stream_state = next(self._batches)
-        return self.place(batch)
+        return self.placement.place(batch)
 
     def state(self) -> TrainerState:
         """Whole tensors on the CPU; collective when there are several processes."""

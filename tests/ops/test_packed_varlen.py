@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tramontane.ops import packed_cpu, reference
+from tramontane.ops.packed_varlen import packed_varlen
+
+LENS = [5, 300, 1, 130, 0, 77]
+
+
+def problem(lens: list[int], dtype: torch.dtype = torch.float32, *, device: str = "cpu") -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(sum(lens), heads, 16) for heads in (6, 2, 2)]
+    q, k, v = (torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes)
+    return q, k, v, torch.tensor([0, *lens], device=device).cumsum(0).int()
+
+
+def expected(q: Tensor, k: Tensor, v: Tensor, lens: list[int], window: int | None) -> Tensor:
+    parts = zip(*(torch.split(x, lens) for x in (q, k, v)), strict=True)
+    return torch.cat([reference.attention(*part, window) for part in parts if part[0].shape[0]])
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 128, 129, 200, 1000])
+def test_output_and_gradients_equal_the_definition(window: int | None) -> None:
+    q, k, v, starts = problem(LENS)
+    ours, definition = packed_varlen(q, k, v, starts, 300, window), expected(q, k, v, LENS, window)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours, definition, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (q, k, v), weights),
+        torch.autograd.grad(definition, (q, k, v), weights),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_bfloat16_is_as_near_as_its_mantissa_allows() -> None:
+    q, k, v, starts = problem(LENS, torch.bfloat16)
+    ours = packed_varlen(q, k, v, starts, 300, 64)
+    definition = expected(q.float(), k.float(), v.float(), LENS, 64)
+    assert ours.dtype == torch.bfloat16
+    assert float((ours.float() - definition).abs().max()) < 2**-6
+
+
+def test_the_operation_keeps_the_rules_that_compilers_rely_on() -> None:
+    torch.library.opcheck(
+        torch.ops.tramontane.packed_attention.default,
+        (*problem([9, 0, 30]), 30, 8),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_a_window_costs_what_it_covers() -> None:
+    """Keys multiplied per query stay below window + tile, however long the document."""
+    tiles = list(packed_cpu.tiles([5000], 200, torch.device("cpu")))
+    assert sum(rows.stop - rows.start for rows, _, _ in tiles) == 5000
+    assert max(keys.stop - keys.start for _, keys, _ in tiles) <= 200 + packed_cpu.TILE_LEN
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("window", [None, 1, 64, 512])
+def test_flash_attention_on_the_gpu_equals_the_definition(window: int | None) -> None:
+    q, k, v, starts = problem([5, 700, 1, 130, 0, 77], torch.bfloat16, device="cuda")
+    ours = packed_varlen(q, k, v, starts, 700, window)
+    inputs = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    definition = expected(inputs[0], inputs[1], inputs[2], [5, 700, 1, 130, 0, 77], window)
+    weights = torch.randn_like(definition)
+    assert float((ours.float() - definition).abs().max()) < 2**-6
+    gradients = torch.autograd.grad(ours, (q, k, v), weights.bfloat16())
+    for left, right in zip(gradients, torch.autograd.grad(definition, inputs, weights), strict=True):
+        assert float((left.float() - right).norm() / right.norm()) < 0.02
