@@ -6,6 +6,7 @@ import torch
 from tests.engine.answers import TOLERANCE, VOCAB_SIZE, Answers, model, raw_logprobs, run
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
+from tramontane.engine.logprobs import MeanHidden, PromptLogprobs
 from tramontane.engine.request import SequenceId
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import CapacityError, ConfigError, RequestError
@@ -202,18 +203,30 @@ def test_scoring_keeps_the_outputs_of_others() -> None:
     assert answer.token_ids == run(quiet).of(0).token_ids
 
 
-def test_scoring_under_preemption_collects_each_position_once() -> None:
-    tight = engine(num_pages=(26, 26, 26), max_batch_tokens=6, max_sequences=3)
-    for seed in range(3):
-        tight.add([seed + 1] * 20, SamplingParams(max_tokens=60))
-    token_ids = [position * 31 % VOCAB_SIZE for position in range(90)]
-    score = tight.score(token_ids)
-    assert tight.stats().num_preemptions > 0
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_preempted_prompt_is_collected_once(prefix_cache: bool) -> None:
+    scorer = engine(max_batch_tokens=6, prefix_cache=prefix_cache)
+    token_ids = [position * 31 % VOCAB_SIZE for position in range(45)]
+    mean = MeanHidden(48)
+    logprobs = PromptLogprobs(model(WINDOWS), token_ids, 0, 100)
+    for collector in (mean, logprobs):
+        request_id = scorer.add_prompt(token_ids, collector)
+        for num_steps in (2, 3, 1):
+            for _ in range(num_steps):
+                scorer.step()
+            [sequence] = scorer._requests[request_id].sequences
+            scorer.scheduler._preempt(sequence)
+            scorer.check_integrity()
+        run(scorer)
+        assert collector.num_collected == 45
+    with torch.no_grad():
+        hidden_TD = model(WINDOWS)(packed_input(model(WINDOWS), torch.tensor(token_ids), [45]))
+    assert (mean.mean - hidden_TD.mean(0)).abs().max() <= TOLERANCE
     expected_TV = raw_logprobs(model(WINDOWS), token_ids)
-    for position, value in enumerate(score[1:]):
-        assert value is not None
-        assert abs(value - float(expected_TV[position, token_ids[position + 1]])) <= TOLERANCE
-    run(tight)
+    assert len(logprobs.logprobs) == 45
+    for position, entry in enumerate(logprobs.logprobs[1:]):
+        assert entry is not None
+        assert abs(entry.logprob - float(expected_TV[position, token_ids[position + 1]])) <= TOLERANCE
 
 
 def test_a_failed_step_is_put_back_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
