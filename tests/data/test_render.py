@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,14 @@ def test_personas_become_system_prompts() -> None:
     (chat,) = chats("persona", row)
     assert chat[0][0] == "system"
     assert chat[0][1].endswith("I have a turtle. I like ships.")
-    assert chats("persona", row | {"messages": [{"role": "user", "content": "[User 1's name]"}, turns[1]]}) == []
+    blank = [{"role": "user", "content": "Hi, I'm [User 1's name]."}]
+    blank += [{"role": "assistant", "content": "Hello [name], I am (name). Is User 1 a nice name?"}]
+    (chat,) = chats("persona", row | {"messages": blank})
+    first = chat[1][1].removeprefix("Hi, I'm ").removesuffix(".")
+    second = re.findall(r"My name is (\w+)\.", chat[0][1])[0]
+    assert chat[2][1] == f"Hello {first}, I am {second}. Is {first} a nice name?"
+    assert first != second
+    assert chats("persona", row | {"messages": [{"role": "user", "content": "I live in [city]"}, turns[1]]}) == []
 
 
 def test_the_best_path_of_a_message_tree() -> None:

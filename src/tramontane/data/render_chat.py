@@ -200,17 +200,43 @@ def alternate(turns: Sequence[Mapping[str, Any]]) -> list[str]:
     return contents if len(contents) % 2 == 0 else contents[:-1]
 
 
-_BLANK = re.compile(r"[\[{<]|\(user|user [12]\b", re.IGNORECASE)  # a name that was never filled in
+_NAMES = (
+    *("Alex", "Anna", "Ben", "Clara", "Daniel", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack", "Julia", "Leo"),
+    *("Lucy", "Maria", "Max", "Mia", "Noah", "Nora", "Oliver", "Paul", "Rosa", "Sam", "Sophie", "Tom", "Victor"),
+)
+_BLANK_NAME = re.compile(
+    r"[\[(](?:user ?(?P<user>[12])(?:'s)?(?: name)?|name)[\])]|\buser (?P<bare>[12])\b", re.IGNORECASE
+)
+_OWN = re.compile(r"(?:\bI'?m|\bI am|\bname is|\bname's|\bit's|\bme)\s*$", re.IGNORECASE)
+_BLANK = re.compile(r"[\[{<]")
 
 
 def persona_chat(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
-    """Conversations of two people with a few sentences about each; the assistant's become its system prompt."""
+    """Conversations of two people with a few sentences about each; the assistant's become its system prompt. Names
+    that were left blank are drawn; conversations with other blanks are left out."""
     for record in records:
-        turns = alternate(record.fields.get("messages") or ())
+        names = context.rng.sample(_NAMES, 2)
+        contents = alternate(record.fields.get("messages") or ())
+        turns = [_with_names(content, names, place % 2) for place, content in enumerate(contents)]
         facts = [line.strip() for line in str(record.fields.get("persona_assistant") or "").split("\n") if line.strip()]
         if turns and facts and not any(_BLANK.search(turn) for turn in turns):
+            if any(names[1] in turn for turn in turns):
+                facts.insert(0, f"My name is {names[1]}")
             opening = context.rng.choice(["This is who you are:", "Play this person:", "You are this person:"])
             yield conversation(*turns, system=f"{opening} {' '.join(map(sentence, facts))}")
+
+
+def _with_names(content: str, names: Sequence[str], speaker: int) -> str:
+    """`content` of speaker 0 or 1 with `[user 1's name]` and the like filled in; a bare `[name]` is the speaker's own
+    after "I am" and the other's elsewhere."""
+
+    def fill(match: re.Match[str]) -> str:
+        number = match["user"] or match["bare"]
+        if number:
+            return names[int(number) - 1]
+        return names[speaker if _OWN.search(content[: match.start()]) else 1 - speaker]
+
+    return _BLANK_NAME.sub(fill, content)
 
 
 def message_trees(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
