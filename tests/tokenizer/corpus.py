@@ -44,4 +44,4 @@ def random_texts(num_texts: int, seed: int) -> list[str]:
     return texts
 
 
-EVERYTHING = (*TEXTS, *random_texts(400, seed=1))
+EVERYTHING = (*TEXTS, *random_texts(220, seed=1))

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tests.tokenizer.conversations import TOOLS, Conversation, generate, shuffled
 from tests.tokenizer.corpus import TEXTS, random_texts
-from tests.tokenizer.vocabularies import EVERY_FORMAT, from_gguf, from_tokenizer_json, ours, theirs
+from tests.tokenizer.vocabularies import COPIED, EVERY_FORMAT, from_gguf, from_tokenizer_json, ours, theirs
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ def test_samples_to_learn_from_are_the_ids_of_mode_finetuning(name: str) -> None
     assert num_encoded > 10
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if name != "v2"])
+@pytest.mark.parametrize("name", COPIED)
 def test_same_ids_by_way_of_gguf_and_tokenizer_json(name: str) -> None:
     rng = random.Random(f"copies {name}")
     copies = [chat_of(copy(name)) for copy in (from_gguf, from_tokenizer_json)]

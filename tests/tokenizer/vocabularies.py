@@ -23,9 +23,10 @@ FILES = {
     "v7": DATA / "mistral_instruct_tokenizer_241114.model.v7",
     "v3-tekken": DATA / "tekken_240718.json",
 }
-NUM_SMALL = 4096
+NUM_SMALL = 1024
 SMALL_TEKKEN = ("v3-small", "v7-small", "v11-small", "v13-small")
 EVERY_FORMAT = (*FILES, *SMALL_TEKKEN)
+COPIED = ("v1", "v3", "v3-tekken", "v7-small", "v11-small", "v13-small")  # one of each kind of file and chat format
 
 
 @cache
@@ -76,7 +77,7 @@ def from_tokenizer_json(name: str) -> Tokenizer:
 
 @cache
 def small_tekken(version: str) -> dict[str, Any]:
-    """Contents of a tekken.json of 4,096 tokens with the control tokens of `version`."""
+    """Contents of a tekken.json of 1,024 tokens with the control tokens of `version`."""
     data = json.loads(FILES["v3-tekken"].read_bytes())
     names = list(MISTRAL_CONTROL_NAMES)
     if version in ("v11", "v13"):
