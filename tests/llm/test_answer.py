@@ -12,7 +12,7 @@ from tramontane.llm.completion import Choice, Delta
 
 def feed(vocabulary: str, token_ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[Delta], Choice]:
     tokenizer = ours(vocabulary)
-    answer = Answer(tokenizer, stop, index=0, chat=tokenizer.require_chat(), continuation=False)
+    answer = Answer(tokenizer, stop, index=0, is_chat=True, continuation=False)
     deltas = []
     for place, token_id in enumerate(token_ids):
         last = place == len(token_ids) - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tramontane.engine.request import FinishReason, TokenLogprobs
-from tramontane.tokenizer import AssistantMessage
+from tramontane.tokenizer import AssistantMessage, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,12 @@ class Delta:
 
     index: int  # which of the n answers
     text: str
-    thinking: str  # reasoning of a chat answer, apart from its text
     token_ids: tuple[int, ...]
+    thinking: str = ""  # reasoning of a chat answer, apart from its text
+    tool_calls: tuple[ToolCall, ...] = ()  # those complete by now
     logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None  # set in the last Delta of each answer
+    error: str | None = None  # set where finish_reason is "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class LLM:
             while not generation.is_finished:
                 self._step()
                 if not generation.deltas:
-                    yield Delta(0, "", "", ())
+                    yield Delta(0, "", ())
                 while generation.deltas:
                     yield generation.deltas.popleft()
         finally:

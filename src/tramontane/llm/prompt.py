@@ -9,7 +9,7 @@ from typing import Any
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import RequestError
 from tramontane.llm.answer import Answer
-from tramontane.tokenizer import ChatFormat, Tokenizer
+from tramontane.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 """A chat message in the form of Mistral's and OpenAI's APIs: role, content, tool_calls, …"""
@@ -19,12 +19,12 @@ Message = Mapping[str, Any]
 class Prompt:
     tokenizer: Tokenizer
     token_ids: list[int]
-    chat: ChatFormat | None = None
+    is_chat: bool = False
     continuation: bool = True  # the answer goes on in the middle of a text
 
     def answers(self, params: SamplingParams) -> list[Answer]:
         return [
-            Answer(self.tokenizer, params.stop, index=index, chat=self.chat, continuation=self.continuation)
+            Answer(self.tokenizer, params.stop, index=index, is_chat=self.is_chat, continuation=self.continuation)
             for index in range(params.n)
         ]
 
@@ -44,9 +44,8 @@ def text_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prompt:
 
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> Prompt:
     """A conversation to answer. Raises TokenizerError if the model cannot chat, or not in this way."""
-    chat = tokenizer.require_chat()
-    token_ids = chat.encode_chat(messages, tools=tools)
-    return Prompt(tokenizer, token_ids, chat, continuation=bool(messages[-1].get("prefix")))
+    token_ids = tokenizer.require_chat().encode_chat(messages, tools=tools)
+    return Prompt(tokenizer, token_ids, is_chat=True, continuation=bool(messages[-1].get("prefix")))
 
 
 def fim_prompt(tokenizer: Tokenizer, prompt: str, suffix: str | None) -> Prompt:
