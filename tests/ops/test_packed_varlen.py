@@ -19,7 +19,7 @@ def problem(lens: list[int], dtype: torch.dtype = torch.float32, *, device: str 
 
 def expected(q: Tensor, k: Tensor, v: Tensor, lens: list[int], window: int | None) -> Tensor:
     parts = zip(*(torch.split(x, lens) for x in (q, k, v)), strict=True)
-    return torch.cat([reference.attention(*part, window) for part in parts if part[0].shape[0]])
+    return torch.cat([reference.attention(part[0], part[1], part[2], window) for part in parts if part[0].shape[0]])
 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 128, 129, 200, 1000])

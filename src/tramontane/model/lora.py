@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -74,3 +75,16 @@ def merge_lora(model: nn.Module) -> int:
             module.lora = None
             num_merged += 1
     return num_merged
+
+
+@contextmanager
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model computes as its base alone; the adapters come back at the end."""
+    adapters = {module: module.lora for module in model.modules() if isinstance(module, Linear) and module.lora}
+    try:
+        for module in adapters:
+            module.lora = None
+        yield
+    finally:
+        for module, lora in adapters.items():
+            module.lora = lora

@@ -1,51 +1,59 @@
-"""Held-out loss during a run: nats per token and bits per byte of text, per source."""
+"""Held-out loss during a run: of every source in nats per token and bits per byte of text, or of pairs and labels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from tramontane.data.loader import Batch, Loader
 from tramontane.data.shards import PhaseInfo, ShardSet
+from tramontane.training.sample_stream import LabelledBatch, SampleStream, Targets
+from tramontane.training.tasks import Objective
+
+Score = Callable[[Batch | LabelledBatch], Objective]
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutLoss:
-    """Of one source. `bits_per_byte` counts the UTF-8 bytes of the text behind the tokens that were predicted."""
+class HeldOut:
+    """The mean loss (nats) and accuracy over `weight` learned tokens, pairs or documents of one source.
+    `bits_per_byte` counts the UTF-8 bytes of the text behind the predicted tokens; None where nothing is predicted.
+    """
 
     source: str
-    loss: float  # nats per learned token
-    bits_per_byte: float
-    num_token_ids: int
+    loss: float
+    accuracy: float
+    bits_per_byte: float | None
+    weight: int
 
 
-class Evaluator:
-    """The loss of each source of `shards`, over all of it or the first `max_batches` microbatches."""
+class Evaluator(Protocol):
+    def evaluate(self, score: Score) -> list[HeldOut]:
+        """`score(batch)` computes a batch with the model as it is."""
+        ...
+
+
+class TextEvaluator:
+    """Every source of `shards`, over all of it or the first `max_batches` microbatches."""
 
     def __init__(self, shards: ShardSet, *, batch_len: int, max_batches: int | None) -> None:
         self.shards = shards
         self.batch_len = batch_len
         self.max_batches = max_batches
 
-    @torch.no_grad()
-    def evaluate(self, sums: Callable[[Batch], tuple[Tensor, Tensor]]) -> list[HeldOutLoss]:
-        """`sums(batch)` gives the summed negative log-likelihood of a batch and the number of its learned tokens."""
+    def evaluate(self, score: Score) -> list[HeldOut]:
         results = []
         for name, source in self.shards.sources.items():
-            totals = [sums(batch) for batch in self._batches(name)]
-            nll = sum(float(nll) for nll, _ in totals)
-            num_learned = round(sum(float(weight) for _, weight in totals))
-            if not num_learned:
-                continue
-            bytes_per_token = source.info.num_text_bytes / max(1, source.info.num_learned)
-            loss = nll / num_learned
-            bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else math.nan
-            results.append(HeldOutLoss(name, loss, bits_per_byte, num_learned))
+            result = _mean(name, self._batches(name), score)
+            if result is not None:
+                num_bytes = result.weight * source.info.num_text_bytes / max(1, source.info.num_learned)
+                bits = result.loss * result.weight / math.log(2)
+                bits_per_byte = bits / num_bytes if num_bytes else None
+                results.append(HeldOut(name, result.loss, result.accuracy, bits_per_byte, result.weight))
         return results
 
     def _batches(self, source: str) -> Iterator[Batch]:
@@ -57,3 +65,32 @@ class Evaluator:
             phases=[PhaseInfo(name="held-out", epochs={source: 1.0})],
         )
         return islice(loader, self.max_batches)
+
+
+class SampleEvaluator:
+    """Pairs or labelled documents, over all of them or the first `max_batches` microbatches."""
+
+    def __init__(
+        self, shards: ShardSet, *, batch_len: int, max_batches: int | None, targets: Targets | None = None
+    ) -> None:
+        self.shards = shards
+        self.batch_len = batch_len
+        self.max_batches = max_batches
+        self.targets = targets
+
+    def evaluate(self, score: Score) -> list[HeldOut]:
+        stream = SampleStream(self.shards, batch_len=self.batch_len, num_token_ids=None, seed=0, targets=self.targets)
+        name = "pairs" if self.targets is None else "samples"
+        result = _mean(name, islice(stream, self.max_batches), score)
+        return [] if result is None else [result]
+
+
+@torch.no_grad()
+def _mean(name: str, batches: Iterable[Batch | LabelledBatch], score: Score) -> HeldOut | None:
+    """None if nothing in the batches counts."""
+    objectives = [score(batch) for batch in batches]
+    weight = sum(float(each.weight) for each in objectives)
+    if not weight:
+        return None
+    loss, accuracy = (sum(float(each.sums[key]) for each in objectives) / weight for key in ("loss", "accuracy"))
+    return HeldOut(name, loss, accuracy, None, round(weight))

@@ -123,7 +123,9 @@ def describe(row: Row) -> str:
         )
         return f"{line}  {_duration(row['eta_seconds'])} left" if row["eta_seconds"] else line
     if row["kind"] == "held_out":
-        return f"{step}  held-out {row['source']}: loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
+        line = f"{step}  held-out {row['source']}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.3f}"
+        bits = row["bits_per_byte"]
+        return line if bits is None else f"{line}, {bits:.4f} bits per byte"
     return f"{step}  {row['text']}"
 
 

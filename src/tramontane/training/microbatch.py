@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from tramontane.data.loader import Batch
 from tramontane.model.forward_input import ForwardInput
 from tramontane.ops.packed_varlen import packed_varlen
 
 if TYPE_CHECKING:
-    from tramontane.data.loader import Batch
-    from tramontane.training.token_stream import TokenStream
+    from tramontane.training.sample_stream import LabelledBatch
 
 # Document counts are padded to a multiple of this, so that few shapes occur.
 STARTS_MULTIPLE = 64
@@ -50,6 +50,7 @@ class Microbatch:
     learned_rows: Tensor | None  # (L,) int64: the rows that are scored; None: all
     document_lens: tuple[int, ...]
     num_documents: int  # without the padding
+    labels: Tensor | None = None  # (N, C) of the documents, for classifiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ class Placement:
     max_document_len: int
     is_compiled: bool = False
 
-    def place(self, batch: Batch) -> Microbatch:
-        """`batch` on the device. Its padding becomes documents of its own, none longer than `max_document_len`."""
+    def place(self, given: Batch | LabelledBatch) -> Microbatch:
+        """A batch on the device. Its padding becomes documents of its own, none longer than `max_document_len`."""
+        batch = given if isinstance(given, Batch) else given.batch
         num_documents = len(batch.document_lens) - (1 if batch.padding_len else 0)
         pieces = range(0, batch.padding_len, self.max_document_len)
         lens = [
@@ -90,6 +92,7 @@ class Placement:
             learned_rows=self._send(rows_L) if is_sparse else None,
             document_lens=tuple(lens),
             num_documents=num_documents,
+            labels=None if isinstance(given, Batch) else self._send(given.labels),
         )
 
     def _send(self, tensor: Tensor) -> Tensor:
@@ -107,19 +110,33 @@ def visible_pairs(document_lens: tuple[int, ...], window: int | None) -> int:
     return pairs
 
 
+class Stream(Protocol):
+    """The batches of a run in order, and where it stands as plain JSON types."""
+
+    def __iter__(self) -> Iterator[Batch | LabelledBatch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+Drawn: TypeAlias = "tuple[Batch | LabelledBatch, dict[str, Any]]"
+"""A batch, and the state of its stream just after it."""
+
+
 class Prefetcher:
     """The stream's batches, drawn `depth` ahead by a thread, each with the stream's state just after it.
 
     Iterating gives (batch, state): resume from `state` and the next batch is the one after. Call `close` at the end.
     """
 
-    def __init__(self, stream: TokenStream, *, depth: int = 8) -> None:
-        self._queue: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException | None] = queue.Queue(depth)
+    def __init__(self, stream: Stream, *, depth: int = 8) -> None:
+        self._queue: queue.Queue[Drawn | BaseException | None] = queue.Queue(depth)
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(stream,), daemon=True, name="prefetch")
         self._thread.start()
 
-    def _fill(self, stream: TokenStream) -> None:
+    def _fill(self, stream: Stream) -> None:
         try:
             for batch in stream:
                 if not self._put((batch, stream.state_dict())):
@@ -128,7 +145,7 @@ class Prefetcher:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: tuple[Batch, dict[str, Any]] | BaseException | None) -> bool:
+    def _put(self, item: Drawn | BaseException | None) -> bool:
         while not self._is_closed.is_set():
             try:
                 self._queue.put(item, timeout=0.2)
@@ -137,7 +154,7 @@ class Prefetcher:
             return True
         return False
 
-    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[Drawn]:
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item

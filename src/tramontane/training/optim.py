@@ -18,10 +18,10 @@ EMBEDDINGS = ("tok_embeddings", "output")
 
 
 class OptimizerSet:
-    """One or two optimizers over the trainable parameters of a model, stepped, scaled and saved as one."""
+    """One or two optimizers over named parameters, stepped, scaled and saved as one."""
 
-    def __init__(self, model: nn.Module, recipe: OptimizerRecipe) -> None:
-        self.params = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    def __init__(self, params: Mapping[str, nn.Parameter], recipe: OptimizerRecipe) -> None:
+        self.params = dict(params)
         self.optimizers: list[Optimizer] = []
         muon: list[nn.Parameter] = []
         adamw: dict[tuple[float, float], list[nn.Parameter]] = {}  # by (lr, weight decay)

@@ -230,6 +230,12 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise DataError(f"{path}: not valid TOML: {error}") from None
     for change in changes:
         _apply(table, change)
+    model = table.get("model")
+    if isinstance(model, dict) and "checkpoint" in model and len(model) > 1:
+        extra = next(key for key in model if key != "checkpoint")
+        raise DataError(
+            f"{path}: model.{extra} has no effect beside model.checkpoint, whose own shape holds; remove it"
+        )
     try:
         return read_table(table, Recipe, str(path))
     except ConfigError as error:
@@ -254,7 +260,10 @@ def _apply(table: dict[str, Any], change: str) -> None:
 
 def write_recipe(recipe: Recipe) -> str:
     """The recipe as TOML, every default written out; `read_recipe` reads it back to an equal object."""
-    return "\n".join(_lines(dataclasses.asdict(recipe), "")) + "\n"
+    table = dataclasses.asdict(recipe)
+    if recipe.model.checkpoint is not None:
+        table["model"] = {"checkpoint": recipe.model.checkpoint}
+    return "\n".join(_lines(table, "")) + "\n"
 
 
 def _lines(table: Mapping[str, Any], name: str) -> list[str]:

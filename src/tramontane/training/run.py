@@ -11,29 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tramontane.data.loader import Batch
-from tramontane.data.shards import ShardSet
-from tramontane.errors import ConfigError, DataError
+from tramontane.errors import ConfigError
 from tramontane.runtime import resolve_device, set_threads
+from tramontane.training.assembly import assemble, choose_machine
 from tramontane.training.checkpointer import Checkpointer, atomic_folder, atomic_text, read_state
-from tramontane.training.distributed import World, join_world, leave_world, shard
-from tramontane.training.evaluation import Evaluator
+from tramontane.training.distributed import World, join_world, leave_world
 from tramontane.training.flops import measure_matmul_rate
-from tramontane.training.gradients import Ema
 from tramontane.training.metrics import Metrics
-from tramontane.training.microbatch import Placement
-from tramontane.training.model_setup import new_model, prepare
 from tramontane.training.muon import full_tensor
-from tramontane.training.optim import OptimizerSet
 from tramontane.training.recipe import Recipe, write_recipe
-from tramontane.training.release import find_tokenizer_files, write_weights
 from tramontane.training.stopping import Deadline, StopRequest
-from tramontane.training.tasks import TextTask, TrainingModule, keep_router_logits
-from tramontane.training.token_stream import TokenStream, open_shards
-from tramontane.training.trainer import Trainer, Update
+from tramontane.training.trainer import Update
 
 Sampler = Callable[[Path, tuple[str, ...]], list[str]]
 """Continues each prompt with the model in a checkpoint folder; injected, because training knows no engine."""
@@ -74,7 +64,6 @@ class Run:
     def __init__(self, recipe: Recipe, *, world: World, resume: bool, sampler: Sampler | None) -> None:
         self.recipe = recipe
         self.world = world
-        self.device = world.device
         self.sampler = sampler
         self.folder = Path(recipe.run)
         self.checkpointer = Checkpointer(
@@ -83,11 +72,9 @@ class Run:
         newest = self.checkpointer.newest()
         if newest is not None and not resume:
             raise ConfigError(f"{self.folder} already holds {newest.name}; resume it, or choose another run folder")
-        self.tokenizer_files = find_tokenizer_files(recipe.data.tokenizer)
-        shards = open_shards(recipe.data.train)
-        self.dtype, self.is_compiled = _choose_machine(recipe, self.device)
-        self.trainer = self._build_trainer(shards)
-        self.evaluator = self._build_evaluator(shards)
+        self.machine = choose_machine(recipe, world)
+        self.parts = assemble(recipe, self.machine)
+        self.trainer = self.parts.trainer
         if newest is not None:
             self.trainer.load_state(read_state(newest))
         self.metrics: Metrics | None = None
@@ -102,69 +89,7 @@ class Run:
             atomic_text(self.folder / "recipe.toml", write_recipe(recipe))
             self.checkpointer.folder.mkdir(exist_ok=True)
             self.checkpointer.rotate()
-        self.matmul_rate = measure_matmul_rate(self.device, self.dtype)
-
-    def _build_trainer(self, shards: ShardSet) -> Trainer:
-        recipe = self.recipe
-        torch.manual_seed(recipe.seed + self.world.rank)
-        config = recipe.model.config(shards.vocab_size)
-        if config.vocab_size < shards.vocab_size:
-            raise DataError(
-                f"the data holds ids of a vocabulary of {shards.vocab_size}, the model has {config.vocab_size}; "
-                "raise model.vocab_size or leave it out"
-            )
-        num_microbatches, rest = divmod(recipe.data.batch_len, recipe.data.microbatch_len * self.world.size)
-        if rest:
-            raise ConfigError(
-                f"batch_len={recipe.data.batch_len} must be a multiple of microbatch_len={recipe.data.microbatch_len} "
-                f"times {self.world.size} processes"
-            )
-        model = new_model(config, device=self.device, seed=recipe.seed, std=recipe.model.init_std)
-        windows = prepare(
-            model,
-            compute_dtype=self.dtype,
-            compiled=self.is_compiled,
-            checkpointing=recipe.machine.activation_checkpointing,
-        )
-        if config.moe is not None:
-            keep_router_logits(model)
-        module = TrainingModule(model, TextTask(recipe.loss, compiled=self.is_compiled))
-        if self.world.size > 1:
-            shard(module, self.world, self.dtype)
-        optimizers = OptimizerSet(model, recipe.optimizer)
-        decay = recipe.optimizer.ema_decay
-        stream = TokenStream(
-            shards,
-            batch_len=recipe.data.microbatch_len,
-            policy=recipe.data.policy,
-            num_token_ids=recipe.schedule.num_steps * recipe.data.batch_len,
-            seed=recipe.seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
-        )
-        return Trainer(
-            module,
-            optimizers,
-            recipe.schedule,
-            stream,
-            placement=Placement(
-                self.device, windows, min(shards.max_document_len, recipe.data.microbatch_len), self.is_compiled
-            ),
-            num_microbatches=num_microbatches,
-            max_grad_norm=recipe.optimizer.max_grad_norm,
-            ema=None if decay is None else Ema(dict(optimizers.params), decay),
-            world=self.world,
-        )
-
-    def _build_evaluator(self, shards: ShardSet) -> Evaluator | None:
-        if not self.recipe.data.valid:
-            return None
-        valid = open_shards(self.recipe.data.valid)
-        if valid.vocab_size != shards.vocab_size:
-            raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
-        return Evaluator(
-            valid, batch_len=self.recipe.data.microbatch_len, max_batches=self.recipe.metrics.valid_batches
-        )
+        self.matmul_rate = measure_matmul_rate(world.device, self.machine.dtype)
 
     def train(self, deadline: Deadline) -> RunResult:
         """Update until the last step or a reason to stop, with everything that is due in between."""
@@ -184,7 +109,7 @@ class Run:
                 if step % recipe.metrics.every_steps == 0 or is_last:
                     self._write(self._row(meter))
                     meter = Meter()
-                if self.evaluator is not None and (step % recipe.metrics.valid_every_steps == 0 or is_last):
+                if self.parts.evaluator is not None and (step % recipe.metrics.valid_every_steps == 0 or is_last):
                     start = time.perf_counter()
                     self.evaluate()
                     deadline.saw("evaluation", time.perf_counter() - start)
@@ -218,18 +143,16 @@ class Run:
 
     def evaluate(self) -> None:
         """Held-out loss of every source, with the averaged weights where the run keeps them."""
-        if self.evaluator is None:
+        if self.parts.evaluator is None:
             return
         with self._released_weights():
             self.trainer.module.eval()
-            results = self.evaluator.evaluate(self._sums)
+            results = self.parts.evaluator.evaluate(
+                lambda batch: self.trainer.module(self.trainer.placement.place(batch))
+            )
             self.trainer.module.train()
         for result in results:
             self._write({"kind": "held_out", **self._place(), **dataclasses.asdict(result)})
-
-    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        objective = self.trainer.module(self.trainer.placement.place(batch))
-        return objective.sums["loss"], objective.weight
 
     @contextmanager
     def _released_weights(self) -> Iterator[None]:
@@ -243,17 +166,18 @@ class Run:
                 ema.swap()
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole weights that are released, by canonical name; collective when there are several processes."""
-        params = {name: full_tensor(param.detach()) for name, param in self.trainer.module.model.named_parameters()}
+        """The whole weights that are released, by name; collective when there are several processes."""
+        weights = {name: full_tensor(weight) for name, weight in self.trainer.module.named_weights().items()}
         if self.trainer.ema is not None:
-            params |= {name: full_tensor(average) for name, average in self.trainer.ema.averages.items()}
-        return params
+            weights |= {name: full_tensor(average) for name, average in self.trainer.ema.averages.items()}
+        return weights
 
     def save(self) -> None:
         """A checkpoint of this moment; then plot and samples."""
         state, weights = self.trainer.state(), self.weights()
         if self.metrics is not None:
-            path = self.checkpointer.save(self.trainer.step, state, lambda folder: self._write_weights(folder, weights))
+            release = self.parts.release
+            path = self.checkpointer.save(self.trainer.step, state, lambda folder: release.write(folder, weights))
             self.metrics.plot()
             if self.sampler is not None and self.recipe.metrics.sample_prompts:
                 prompts = self.recipe.metrics.sample_prompts
@@ -266,12 +190,7 @@ class Run:
         weights = self.weights()
         if self.world.is_first:
             with atomic_folder(self.folder / "model") as folder:
-                self._write_weights(folder, weights)
-
-    def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        write_weights(
-            folder, self.trainer.config, weights, self.recipe.checkpoint, tokenizer_files=self.tokenizer_files
-        )
+                self.parts.release.write(folder, weights)
 
     def _place(self) -> dict[str, int]:
         return {"step": self.trainer.step, "tokens": self.trainer.step * self.recipe.data.batch_len}
@@ -299,8 +218,8 @@ class Run:
         config = self.trainer.config
         return (
             f"{config.num_parameters() / 1e6:.1f} M weights ({config.n_layers} layers, dim {config.dim}, vocabulary "
-            f"{config.vocab_size}), {str(self.dtype).removeprefix('torch.')} on {self.device}"
-            f"{', compiled' if self.is_compiled else ''}, {self.world.size} process(es), matrix products at "
+            f"{config.vocab_size}), {str(self.machine.dtype).removeprefix('torch.')} on {self.machine.device}"
+            f"{', compiled' if self.machine.is_compiled else ''}, {self.world.size} process(es), matrix products at "
             f"{self.matmul_rate / 1e9:,.0f} GFLOP/s"
         )
 
@@ -334,13 +253,3 @@ class Meter:
     @property
     def seconds(self) -> float:
         return max(1e-9, time.perf_counter() - self._start)
-
-
-def _choose_machine(recipe: Recipe, device: torch.device) -> tuple[torch.dtype, bool]:
-    """Compute dtype and whether to compile: bfloat16 and compiled on a GPU, float32 and plain elsewhere."""
-    on_gpu = device.type == "cuda"
-    name = recipe.machine.dtype or ("bfloat16" if on_gpu else "float32")
-    if on_gpu and name == "float32":
-        raise ConfigError("machine.dtype='float32' is not supported on a GPU, whose attention is 16-bit; use bfloat16")
-    compiled = recipe.machine.compile if recipe.machine.compile is not None else on_gpu
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name], compiled

@@ -6,7 +6,7 @@ into microbatches and processes gives the same gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,18 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.model = model
         self.task = task
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that are learned: the model's by canonical name, a head's as `head.…`."""
+        return {name: parameter for name, parameter in self._named() if parameter.requires_grad}
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Every weight by the same names, learned or not."""
+        return {name: parameter.detach() for name, parameter in self._named()}
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.named_parameters():
+            yield name.removeprefix("model.").removeprefix("task."), parameter
 
     def forward(self, microbatch: Microbatch) -> Objective:
         return self.task.objective(self.model, microbatch)

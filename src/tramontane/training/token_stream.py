@@ -3,8 +3,7 @@ extended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tramontane.data.loader import Batch, Loader, Policy, scale_phases
@@ -88,8 +87,3 @@ class TokenStream:
         self._phases = tuple(PhaseInfo(**phase) for phase in state["phases"])
         self._loader = self._open()
         self._loader.load_state_dict(state["loader"])
-
-
-def open_shards(folders: Sequence[str]) -> ShardSet:
-    """The pool of the named folders. Raises DataError for one that is missing or built with another tokenizer."""
-    return ShardSet([Path(folder) for folder in folders])

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tramontane.data.loader import Batch
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.training.checkpointer import TrainerState
 from tramontane.training.distributed import World
 from tramontane.training.flops import training_flops
 from tramontane.training.gradients import Ema, StepGuard, average_and_clip
-from tramontane.training.microbatch import Microbatch, Placement, Prefetcher
+from tramontane.training.microbatch import Drawn, Microbatch, Placement, Prefetcher, Stream
 from tramontane.training.muon import full_tensor, like
 from tramontane.training.optim import OptimizerSet
 from tramontane.training.schedule import Schedule
 from tramontane.training.tasks import TrainingModule
-from tramontane.training.token_stream import TokenStream
 
 if TYPE_CHECKING:
     from tramontane.config import ModelConfig
@@ -49,7 +47,7 @@ class Trainer:
         module: TrainingModule,
         optimizers: OptimizerSet,
         schedule: Schedule,
-        stream: TokenStream,
+        stream: Stream,
         *,
         placement: Placement,
         num_microbatches: int,
@@ -72,7 +70,7 @@ class Trainer:
         self.step = 0
         self._stream_state: dict[str, Any] = stream.state_dict()
         self._prefetcher: Prefetcher | None = None
-        self._batches: Iterator[tuple[Batch, dict[str, Any]]] = iter(())
+        self._batches: Iterator[Drawn] = iter(())
         self._trains_weights = any(not name.rpartition(".lora")[1] for name in optimizers.params)
 
     @property

@@ -1,0 +1,189 @@
+"""From a recipe to the parts of its run: model, task, data, optimiser, trainer, evaluator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tramontane.data.shards import ShardSet
+from tramontane.errors import ConfigError, DataError
+from tramontane.loading import load_model, open_checkpoint
+from tramontane.model.lora import attach_lora
+from tramontane.model.transformer import Transformer
+from tramontane.training.adapters import AdapterConfig
+from tramontane.training.classifier import ClassifierTask
+from tramontane.training.distributed import World, shard
+from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
+from tramontane.training.gradients import Ema
+from tramontane.training.microbatch import Placement, Stream
+from tramontane.training.model_setup import new_model, prepare
+from tramontane.training.optim import OptimizerSet
+from tramontane.training.preference import PreferenceTask
+from tramontane.training.recipe import Recipe
+from tramontane.training.release import Release, find_tokenizer_files
+from tramontane.training.sample_stream import SampleStream, Targets, read_targets
+from tramontane.training.tasks import Task, TextTask, TrainingModule, keep_router_logits
+from tramontane.training.token_stream import TokenStream
+from tramontane.training.trainer import Trainer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the run computes with."""
+
+    world: World
+    dtype: torch.dtype
+    is_compiled: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    trainer: Trainer
+    evaluator: Evaluator | None
+    release: Release
+
+
+def choose_machine(recipe: Recipe, world: World) -> Machine:
+    """Compute dtype and whether to compile: bfloat16 and compiled on a GPU, float32 and plain elsewhere, unless the
+    recipe says. Raises ConfigError for float32 on a GPU."""
+    on_gpu = world.device.type == "cuda"
+    name = recipe.machine.dtype or ("bfloat16" if on_gpu else "float32")
+    if on_gpu and name == "float32":
+        raise ConfigError("machine.dtype='float32' is not supported on a GPU, whose attention is 16-bit; use bfloat16")
+    compiled = recipe.machine.compile if recipe.machine.compile is not None else on_gpu
+    return Machine(world, DTYPES[name], compiled)
+
+
+def assemble(recipe: Recipe, machine: Machine) -> Parts:
+    """Everything the recipe names. Raises ConfigError, DataError or CheckpointError; writes nothing."""
+    world = machine.world
+    train = _open(recipe.data.train)
+    valid = _open(recipe.data.valid) if recipe.data.valid else None
+    num_microbatches, rest = divmod(recipe.data.batch_len, recipe.data.microbatch_len * world.size)
+    if rest:
+        raise ConfigError(
+            f"batch_len={recipe.data.batch_len} must be a multiple of microbatch_len={recipe.data.microbatch_len} "
+            f"times {world.size} processes"
+        )
+    if valid is not None and valid.vocab_size != train.vocab_size:
+        raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
+    tokenizer_files = find_tokenizer_files(recipe.data.tokenizer)
+    targets = read_targets(Path(recipe.data.train[0])) if recipe.task.kind == "classify" else None
+    torch.manual_seed(recipe.seed)  # adapters start the same on every process
+    model, adapter = _model(recipe, train, machine)
+    task = _task(recipe, model, targets, machine)
+    windows = prepare(
+        model,
+        compute_dtype=machine.dtype,
+        compiled=machine.is_compiled,
+        checkpointing=recipe.machine.activation_checkpointing,
+    )
+    module = TrainingModule(model, task).to(machine.device)
+    torch.manual_seed(recipe.seed + world.rank)  # and drop out differently
+    if world.size > 1:
+        shard(module, world, machine.dtype)
+    optimizers = OptimizerSet(module.trainable(), recipe.optimizer)
+    decay = recipe.optimizer.ema_decay
+    longest = max(each.max_document_len for each in (train, valid) if each is not None)
+    trainer = Trainer(
+        module,
+        optimizers,
+        recipe.schedule,
+        _stream(recipe, train, targets, world),
+        placement=Placement(machine.device, windows, min(longest, recipe.data.microbatch_len), machine.is_compiled),
+        num_microbatches=num_microbatches,
+        max_grad_norm=recipe.optimizer.max_grad_norm,
+        ema=None if decay is None else Ema(dict(optimizers.params), decay),
+        world=world,
+    )
+    release = Release(
+        model.config, recipe.checkpoint, tokenizer_files, adapter, None if targets is None else targets.labels
+    )
+    return Parts(trainer, _evaluator(recipe, valid, targets), release)
+
+
+def _open(folders: tuple[str, ...]) -> ShardSet:
+    return ShardSet([Path(folder) for folder in folders])
+
+
+def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transformer, AdapterConfig | None]:
+    """The model to train, and what its adapters are if it has any."""
+    if recipe.model.checkpoint is None:
+        config = recipe.model.config(train.vocab_size)
+        _require_vocabulary(config.vocab_size, train)
+        model = new_model(config, device=machine.device, seed=recipe.seed, std=recipe.model.init_std)
+    else:
+        # the frozen base of adapters may be held in the compute dtype; FSDP wants one dtype for all that it gathers
+        held = machine.dtype if recipe.lora is not None and machine.world.size == 1 else torch.float32
+        checkpoint = open_checkpoint(Path(recipe.model.checkpoint))
+        _require_vocabulary(checkpoint.config.vocab_size, train)
+        model = load_model(checkpoint, dtype=str(held).removeprefix("torch."), device=str(machine.device))
+    if recipe.lora is None:
+        return model, None
+    lora = recipe.lora
+    attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    adapter = AdapterConfig(
+        rank=lora.rank, alpha=lora.alpha, targets=lora.targets, base=recipe.model.checkpoint, dropout=lora.dropout
+    )
+    return model, adapter
+
+
+def _require_vocabulary(vocab_size: int, train: ShardSet) -> None:
+    if vocab_size < train.vocab_size:
+        raise DataError(
+            f"the data holds ids of a vocabulary of {train.vocab_size}, the model has {vocab_size}; "
+            "raise model.vocab_size or leave it out, or build the data with the model's tokenizer"
+        )
+
+
+def _task(recipe: Recipe, model: Transformer, targets: Targets | None, machine: Machine) -> Task:
+    if targets is not None:
+        return ClassifierTask(targets, model.config.dim)
+    if recipe.task.kind == "preference":
+        return PreferenceTask(recipe.task, model, compute_dtype=machine.dtype, compiled=machine.is_compiled)
+    if model.config.moe is not None:
+        keep_router_logits(model)
+    return TextTask(recipe.loss, compiled=machine.is_compiled)
+
+
+def _stream(recipe: Recipe, train: ShardSet, targets: Targets | None, world: World) -> Stream:
+    num_token_ids = recipe.schedule.num_steps * recipe.data.batch_len
+    if recipe.task.kind == "text":
+        return TokenStream(
+            train,
+            batch_len=recipe.data.microbatch_len,
+            policy=recipe.data.policy,
+            num_token_ids=num_token_ids,
+            seed=recipe.seed,
+            rank=world.rank,
+            world_size=world.size,
+        )
+    return SampleStream(
+        train,
+        batch_len=recipe.data.microbatch_len,
+        num_token_ids=num_token_ids,
+        seed=recipe.seed,
+        targets=targets,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def _evaluator(recipe: Recipe, valid: ShardSet | None, targets: Targets | None) -> Evaluator | None:
+    if valid is None:
+        return None
+    batch_len, max_batches = recipe.data.microbatch_len, recipe.metrics.valid_batches
+    if recipe.task.kind == "text":
+        return TextEvaluator(valid, batch_len=batch_len, max_batches=max_batches)
+    if targets is not None:
+        folder = Path(recipe.data.valid[0])
+        targets = read_targets(folder).matched_to(targets, folder)
+    return SampleEvaluator(valid, batch_len=batch_len, max_batches=max_batches, targets=targets)
