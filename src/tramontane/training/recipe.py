@@ -233,9 +233,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     model = table.get("model")
     if isinstance(model, dict) and "checkpoint" in model and len(model) > 1:
         extra = next(key for key in model if key != "checkpoint")
-        raise DataError(
-            f"{path}: model.{extra} has no effect beside model.checkpoint, whose own shape holds; remove it"
-        )
+        raise DataError(f"{path}: model.{extra} has no effect beside model.checkpoint; remove one of them")
     try:
         return read_table(table, Recipe, str(path))
     except ConfigError as error:
