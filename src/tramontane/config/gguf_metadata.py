@@ -126,9 +126,9 @@ def _same_in_all_layers(fields: Fields, key: str) -> int | None:
     if not fields.is_list(key):
         return fields.optional_integer(key)
     values = fields.optional_list(key) or []
-    if len(set(values)) != 1 or not isinstance(values[0], int) or isinstance(values[0], bool):
+    if not values or type(values[0]) is not int or values.count(values[0]) != len(values):
         fields.refuse(key, "differs between layers, which is not supported")
-    return values[0]
+    return int(values[0])
 
 
 def _read_head_dim(fields: Fields, default: int) -> int:
