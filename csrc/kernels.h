@@ -79,10 +79,58 @@ constexpr int max_rows_per_call = 128;        // row_end - row_begin of a Matmul
 constexpr int panels_per_group = 4;           // panels a blocked product unpacks together
 constexpr size_t matmul_scratch_bytes = panels_per_group * (10240 + max_rows_per_call * panel_rows * sizeof(float));
 
+struct NormCall {
+    const float* x;       // (num_rows, dim)
+    const float* weight;  // (dim)
+    float eps;
+    int64_t num_rows, dim;
+    float* out;           // (num_rows, dim)
+};
+
+constexpr int max_head_dim = 256;
+
+struct RotateCall {
+    const float* x;                    // (num_rows, num_heads, head_dim)
+    const float *cosine, *sine;        // (num_rows, head_dim / 2)
+    int64_t num_rows, num_heads, head_dim;
+    int64_t x_stride, out_stride;      // floats from row to row
+    float* out;                        // may be x
+};
+
+enum class PageType : int { f32, bf16, f16 };
+
+// Queries of one sequence and one kv head against the pages of that sequence (ops/paged.py).
+struct AttentionCall {
+    const float* q;        // first query, first of the heads that share the kv head: (num_queries, heads_per_kv, head_dim)
+    float* out;            // likewise
+    int64_t q_stride, out_stride;  // floats from query to query
+    int64_t num_queries, heads_per_kv, head_dim;
+    int64_t first_position;        // of the first query; the others follow
+    int64_t num_positions;         // of the sequence: keys stored so far, this step's included
+    int64_t window;                // keys a query sees, itself included; num_positions or more: all
+    const uint8_t *k_pages, *v_pages;  // (pages, page_size, num_kv_heads, head_dim)
+    PageType page_type;
+    int64_t page_size, num_kv_heads, kv_head;
+    const int32_t* page_table;     // entry j holds positions (page_offset + j) * page_size …
+    int64_t page_offset;
+    uint8_t* scratch;              // attention_scratch_bytes, 64-byte aligned, one per thread
+};
+
+constexpr int attention_tile_rows = 64;  // num_queries * heads_per_kv of an AttentionCall
+constexpr size_t attention_scratch_bytes = sizeof(float) * ((2 * 32 + 2 * attention_tile_rows) * max_head_dim +
+                                                            attention_tile_rows * (32 + 2));
+
 struct Kernels {
     int row_tile[num_activation_forms];
     void (*prepare[num_activation_forms])(const PrepareCall&);
     void (*matmul[num_weight_formats])(const MatmulCall&);
+    void (*rms_norm)(const NormCall&);
+    void (*rotate)(const RotateCall&);
+    void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+    void (*add)(const float* a, const float* b, int64_t count, float* out);
+    void (*add_scaled_row)(const float* x, float scale, int64_t count, float* out);  // out += scale * x
+    void (*to_page)(const float* x, int64_t count, PageType type, void* out);
+    void (*attention)(const AttentionCall&);
 };
 
 const Kernels& kernels();  // of the instruction set in use

@@ -1,6 +1,7 @@
 // The kernel table of AVX2: float kernels are written once over Vec, integer products have their own file.
 #include "vec_avx2.h"
 
+#include "attention.h"
 #include "matmul_float.h"
 
 namespace tramontane {
@@ -12,6 +13,7 @@ namespace {
 Kernels make_table() {
     Kernels table{};
     add_float_products(table);
+    add_elementwise(table);
     add_int_products_avx2(table);
     return table;
 }

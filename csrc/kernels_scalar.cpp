@@ -3,6 +3,8 @@
 
 #include "half.h"
 #include "vec_scalar.h"
+
+#include "attention.h"
 #include "matmul_float.h"
 
 namespace tramontane {
@@ -134,15 +136,14 @@ struct IntFormat {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         Unpacked u;
         for (int r = 0; r < panel_rows; ++r) out[r] = 0.0f;
         const int64_t num_tiles = in_features / tile_k, per_chunk = chunk_k / tile_k;
         for (int64_t tile = 0; tile < num_tiles; tile += per_chunk) {
             const int tiles = static_cast<int>(at_most(num_tiles - tile, per_chunk));
             unpack(panel + tile * static_cast<int64_t>(tile_bytes), tiles, u);
-            const int64_t chunk = tile / per_chunk;
-            accumulate<1>(u, tiles, {x.q + chunk * 256, x.d + chunk * (tile_k == 32 ? 8 : 1), nullptr, nullptr}, out);
+            accumulate<1>(u, tiles, x.at(tile / per_chunk, row), out);
         }
     }
 
@@ -173,6 +174,7 @@ struct IntFormat {
 Kernels make_table() {
     Kernels table{};
     add_float_products(table);
+    add_elementwise(table);
     table.row_tile[static_cast<int>(ActivationForm::q8_32)] = 1;
     table.row_tile[static_cast<int>(ActivationForm::q8_256)] = 1;
     table.prepare[static_cast<int>(ActivationForm::q8_32)] = prepare_int<ActivationForm::q8_32>;

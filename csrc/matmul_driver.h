@@ -3,9 +3,10 @@
 //
 // A format F provides
 //   row_tile, tile_k, tile_bytes      rows multiplied together; k values and bytes of one tile of a panel
-//   direct_rows                       up to this many rows the product works straight from the packed bytes
+//   direct_rows                       up to this many rows the product works straight from the packed bytes, tile by
+//                                     tile of rows while the panel stays in the cache (where unpacking once does not pay)
 //   Unpacked, unpack(tiles, n, u)     a chunk of a panel made ready for many rows
-//   direct<NT>(panel, k, x, acc)      the whole panel for NT rows
+//   direct<NT>(panel, k, x, row, acc) the whole panel for the NT rows from `row` on
 //   accumulate<NT>(u, n, x, acc)      one chunk for NT rows; acc[row][16] is read and written
 // Both must form every element by the same sequence of float operations.
 #pragma once
@@ -63,11 +64,11 @@ inline void store_panel(const float* acc, int64_t num_rows, const MatmulCall& ca
 
 template <class F, int NT>
 struct ForRows {
-    static void direct(int num_rows, const uint8_t* panel, int64_t k, const Rows& x, float* acc) {
+    static void direct(int num_rows, const uint8_t* panel, int64_t k, const Prepared& x, int64_t row, float* acc) {
         if (num_rows == NT)
-            F::template direct<NT>(panel, k, x, acc);
+            F::template direct<NT>(panel, k, x, row, acc);
         else
-            ForRows<F, NT - 1>::direct(num_rows, panel, k, x, acc);
+            ForRows<F, NT - 1>::direct(num_rows, panel, k, x, row, acc);
     }
     static void accumulate(int num_rows, const typename F::Unpacked& u, int num_tiles, const Rows& x, float* acc) {
         if (num_rows == NT)
@@ -78,7 +79,7 @@ struct ForRows {
 };
 template <class F>
 struct ForRows<F, 0> {
-    static void direct(int, const uint8_t*, int64_t, const Rows&, float*) {}
+    static void direct(int, const uint8_t*, int64_t, const Prepared&, int64_t, float*) {}
     static void accumulate(int, const typename F::Unpacked&, int, const Rows&, float*) {}
 };
 
@@ -86,10 +87,13 @@ template <class F>
 void matmul_direct(const MatmulCall& call, const Prepared& x) {
     alignas(64) float acc[F::direct_rows * panel_rows];
     const size_t bytes = panel_bytes(F::format, call.in_features);
-    const int num_rows = static_cast<int>(call.num_rows);
+    const int64_t num_rows = call.row_end - call.row_begin;
     for (int64_t p = call.panel_begin; p < call.panel_end; ++p) {
         const uint8_t* panel = call.panels + static_cast<size_t>(p) * bytes;
-        ForRows<F, F::direct_rows>::direct(num_rows, panel, call.in_features, x.at(0, 0), acc);
+        for (int64_t row = 0; row < num_rows; row += F::row_tile) {
+            const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
+            ForRows<F, F::row_tile>::direct(rows, panel, call.in_features, x, call.row_begin + row, acc + row * panel_rows);
+        }
         store_panel(acc, num_rows, call, p);
     }
 }
@@ -129,7 +133,7 @@ void matmul_blocked(const MatmulCall& call, const Prepared& x) {
 template <class F>
 void matmul(const MatmulCall& call) {
     const Prepared x(call.x, activation_form(F::format), call.in_features, call.num_rows);
-    if (call.num_rows <= F::direct_rows)
+    if (call.row_end - call.row_begin <= F::direct_rows)
         matmul_direct<F>(call, x);
     else
         matmul_blocked<F>(call, x);

@@ -72,7 +72,7 @@ inline void add_block_u4(const W& w, const uint8_t* q, const float* x_d, const i
 
 struct Q4_0 {
     static constexpr WeightFormat format = WeightFormat::q4_0;
-    static constexpr int row_tile = 4, direct_rows = 4, tile_k = 32, panels_per_group = 4;
+    static constexpr int row_tile = 4, direct_rows = 24, tile_k = 32, panels_per_group = 4;
     static constexpr size_t tile_bytes = sizeof(TileQ4_0);
 
     struct Packed {
@@ -106,12 +106,18 @@ struct Q4_0 {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         Acc acc[NT];
         zero_acc<NT>(acc);
         const TileQ4_0* tiles = reinterpret_cast<const TileQ4_0*>(panel);
-        for (int64_t b = 0; b < in_features / 32; ++b)
-            add_block_u4<NT>(Packed{tiles + b}, x.q + b * NT * 32, x.d + b * NT, x.offset + b * NT, acc);
+        for (int64_t b = 0, chunk = 0; b < in_features / 32; ++chunk) {
+            const Rows at = x.at(chunk, row);
+            const int64_t first = b;
+            for (; b < at_most(first + 8, in_features / 32); ++b) {
+                const int64_t i = (b - first) * NT;
+                add_block_u4<NT>(Packed{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
+            }
+        }
         store_acc<NT>(out, acc);
     }
 
@@ -127,15 +133,11 @@ struct Q4_0 {
 
 struct Q8_0 {
     static constexpr WeightFormat format = WeightFormat::q8_0;
-    static constexpr int row_tile = 4, direct_rows = 4, tile_k = 32, panels_per_group = 4;
+    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2;
     static constexpr size_t tile_bytes = sizeof(TileQ8_0);
 
-    struct alignas(64) Unpacked {
-        const TileQ8_0* tiles;
-    };
-    static void unpack(const uint8_t* tiles, int, Unpacked& u) { u.tiles = reinterpret_cast<const TileQ8_0*>(tiles); }
-
-    // |w| * (x with the sign of w): a pair of products is at most 2 * 128 * 127 and fits 16 bits.
+    // Few rows: |w| * (x with the sign of w) from the packed bytes; a pair of products is at most 2 * 128 * 127 and fits
+    // 16 bits. vpsign shares its ports with the multiplications, so that from four rows on the form below is faster.
     template <int NT>
     static void add_block(const TileQ8_0& tile, const uint8_t* q, const float* x_d, Acc (&acc)[NT]) {
         const __m256i ones = _mm256_set1_epi16(1);
@@ -161,19 +163,77 @@ struct Q8_0 {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         Acc acc[NT];
         zero_acc<NT>(acc);
         const TileQ8_0* tiles = reinterpret_cast<const TileQ8_0*>(panel);
-        for (int64_t b = 0; b < in_features / 32; ++b) add_block<NT>(tiles[b], x.q + b * NT * 32, x.d + b * NT, acc);
+        for (int64_t b = 0, chunk = 0; b < in_features / 32; ++chunk) {
+            const Rows at = x.at(chunk, row);
+            const int64_t first = b;
+            for (; b < at_most(first + 8, in_features / 32); ++b) {
+                const int64_t i = (b - first) * NT;
+                add_block<NT>(tiles[b], at.q + i * 32, at.d + i, acc);
+            }
+        }
         store_acc<NT>(out, acc);
+    }
+
+    // Many rows: both sides widened to 16 bits once, in pairs (k, k + 2) and (k + 1, k + 3) of every four k, which
+    // need no shuffle.
+    struct alignas(64) Unpacked {
+        int16_t w[8][8][2][16][2];  // [block][group of four k][pair][row][]
+        float d[8][16];
+    };
+
+    static __m256i even_bytes(__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
+    static __m256i odd_bytes(__m256i v) { return _mm256_srai_epi16(v, 8); }
+
+    static void unpack(const uint8_t* bytes, int num_tiles, Unpacked& u) {
+        for (int b = 0; b < num_tiles; ++b) {
+            const TileQ8_0& tile = reinterpret_cast<const TileQ8_0*>(bytes)[b];
+            for (int h = 0; h < 2; ++h) {
+                for (int g = 0; g < 8; ++g) {
+                    const __m256i v = load(tile.q[g][h * 8]);
+                    _mm256_store_si256(reinterpret_cast<__m256i*>(u.w[b][g][0][h * 8]), even_bytes(v));
+                    _mm256_store_si256(reinterpret_cast<__m256i*>(u.w[b][g][1][h * 8]), odd_bytes(v));
+                }
+                _mm256_store_ps(u.d[b] + h * 8, load_f16(tile.d + h * 8));
+            }
+        }
     }
 
     template <int NT>
     static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
         Acc acc[NT];
         load_acc<NT>(out, acc);
-        for (int b = 0; b < num_tiles; ++b) add_block<NT>(u.tiles[b], x.q + b * NT * 32, x.d + b * NT, acc);
+        alignas(32) int32_t pairs[8 * NT][2][8];  // the chunk's groups of four k, eight at a time
+        for (int i = 0; i < num_tiles * NT; ++i) {
+            const __m256i v = load(x.q + i * 32);
+            _mm256_store_si256(reinterpret_cast<__m256i*>(pairs[i][0]), even_bytes(v));
+            _mm256_store_si256(reinterpret_cast<__m256i*>(pairs[i][1]), odd_bytes(v));
+        }
+        for (int b = 0; b < num_tiles; ++b) {
+            __m256i sum[NT][2];
+            for (int t = 0; t < NT; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; ++g) {
+#pragma GCC unroll 2
+                for (int pair = 0; pair < 2; ++pair) {
+                    const __m256i w0 = load(u.w[b][g][pair][0]), w1 = load(u.w[b][g][pair][8]);
+#pragma GCC unroll 8
+                    for (int t = 0; t < NT; ++t) {
+                        const int i = g * NT + t;
+                        const __m256i xp = broadcast_32(&pairs[b * NT + i / 8][pair][i % 8]);
+                        sum[t][0] = _mm256_add_epi32(sum[t][0], _mm256_madd_epi16(w0, xp));
+                        sum[t][1] = _mm256_add_epi32(sum[t][1], _mm256_madd_epi16(w1, xp));
+                    }
+                }
+            }
+            for (int h = 0; h < 2; ++h) {
+                const __m256 d = _mm256_load_ps(u.d[b] + h * 8);
+                for (int t = 0; t < NT; ++t) acc[t][h] = add_scaled(acc[t][h], sum[t][h], d, x.d[b * NT + t]);
+            }
+        }
         store_acc<NT>(out, acc);
     }
 };
@@ -283,7 +343,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, Acc (&a
 template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
-    static constexpr int row_tile = 4, direct_rows = 4, tile_k = 256, panels_per_group = 4;
+    static constexpr int row_tile = 4, tile_k = 256, panels_per_group = 4;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {
@@ -312,15 +372,14 @@ struct KFormat : Quant {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         Acc acc[NT];
         zero_acc<NT>(acc);
         alignas(64) KScales scales;
         for (int64_t b = 0; b < in_features / 256; ++b) {
             const Tile& tile = reinterpret_cast<const Tile*>(panel)[b];
             Quant::unpack_scales(tile, scales);
-            const Rows at{x.q + b * NT * 256, x.d + b * NT, x.offset + b * NT * 16, x.sums + b * NT * 4};
-            add_super_block<Quant, NT>(Packed{tile}, scales, at, acc);
+            add_super_block<Quant, NT>(Packed{tile}, scales, x.at(b, row), acc);
         }
         store_acc<NT>(out, acc);
     }
@@ -342,7 +401,8 @@ inline __m256i nibble(const uint8_t (*rows)[4], bool high) {
 struct QuantQ4_K {
     using Tile = TileQ4_K;
     static constexpr WeightFormat format = WeightFormat::q4_k;
-    static constexpr int groups_per_sum = 8, groups_per_scale = 8, parts = 4;  // 32 products of 15 * 127 in two lanes
+    // 32 products of 15 * 127, in two lanes
+    static constexpr int groups_per_sum = 8, groups_per_scale = 8, parts = 4, direct_rows = 8;
     static constexpr bool has_offset = false, has_min = true;
     static void unpack_scales(const Tile& tile, KScales& s) { unpack_scales_q45(tile.d, tile.dmin, tile.scales, s); }
     static __m256i group(const Tile& tile, int part, int g, int h) {
@@ -353,7 +413,8 @@ struct QuantQ4_K {
 struct QuantQ5_K {
     using Tile = TileQ5_K;
     static constexpr WeightFormat format = WeightFormat::q5_k;
-    static constexpr int groups_per_sum = 4, groups_per_scale = 8, parts = 1;  // 16 products of 31 * 127 in two lanes
+    // 16 products of 31 * 127, in two lanes
+    static constexpr int groups_per_sum = 4, groups_per_scale = 8, parts = 1, direct_rows = 4;
     static constexpr bool has_offset = false, has_min = true;
     static void unpack_scales(const Tile& tile, KScales& s) { unpack_scales_q45(tile.d, tile.dmin, tile.scales, s); }
     static __m256i group(const Tile& tile, int, int g, int h) {
@@ -367,7 +428,8 @@ struct QuantQ5_K {
 struct QuantQ6_K {
     using Tile = TileQ6_K;
     static constexpr WeightFormat format = WeightFormat::q6_k;
-    static constexpr int groups_per_sum = 4, groups_per_scale = 4, parts = 2;  // 16 products of 32 * 127 in two lanes, signed
+    // 16 products of 32 * 127, in two lanes, signed
+    static constexpr int groups_per_sum = 4, groups_per_scale = 4, parts = 2, direct_rows = 4;
     static constexpr bool has_offset = true, has_min = false;
     static void unpack_scales(const Tile& tile, KScales& s) { unpack_scales_q6(tile, s); }
     static __m256i group(const Tile& tile, int half, int g, int h) {

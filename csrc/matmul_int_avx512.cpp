@@ -78,7 +78,7 @@ template <class Access>
 struct Format32 {
     using Tile = typename Access::Tile;
     static constexpr WeightFormat format = Access::format;
-    static constexpr int row_tile = 8, direct_rows = 8, tile_k = 32, panels_per_group = 4;
+    static constexpr int row_tile = 8, direct_rows = 64, tile_k = 32, panels_per_group = 4;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct alignas(64) Unpacked {
@@ -101,12 +101,18 @@ struct Format32 {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         __m512 acc[NT];
         zero_acc<NT>(acc);
         const Tile* tiles = reinterpret_cast<const Tile*>(panel);
-        for (int64_t b = 0; b < in_features / 32; ++b)
-            add_block<NT, Access::offset_shift>(Access{tiles + b}, x.q + b * NT * 32, x.d + b * NT, x.offset + b * NT, acc);
+        for (int64_t b = 0, chunk = 0; b < in_features / 32; ++chunk) {
+            const Rows at = x.at(chunk, row);
+            const int64_t first = b;
+            for (; b < at_most(first + 8, in_features / 32); ++b) {
+                const int64_t i = (b - first) * NT;
+                add_block<NT, Access::offset_shift>(Access{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
+            }
+        }
         store_acc<NT>(out, acc);
     }
 
@@ -200,7 +206,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
 template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
-    static constexpr int row_tile = 8, direct_rows = 8, tile_k = 256, panels_per_group = 4;
+    static constexpr int row_tile = 8, direct_rows = 32, tile_k = 256, panels_per_group = 4;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {
@@ -226,15 +232,14 @@ struct KFormat : Quant {
     }
 
     template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Rows& x, float* out) {
+    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
         __m512 acc[NT];
         zero_acc<NT>(acc);
         alignas(64) KScales scales;
         for (int64_t b = 0; b < in_features / 256; ++b) {
             const Tile& tile = reinterpret_cast<const Tile*>(panel)[b];
             Quant::unpack_scales(tile, scales);
-            const Rows at{x.q + b * NT * 256, x.d + b * NT, x.offset + b * NT * 16, x.sums + b * NT * 4};
-            add_super_block<Quant, NT>(Packed{tile}, scales, at, acc);
+            add_super_block<Quant, NT>(Packed{tile}, scales, x.at(b, row), acc);
         }
         store_acc<NT>(out, acc);
     }

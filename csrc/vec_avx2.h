@@ -55,17 +55,32 @@ inline Vec vscale2(Vec a, Vec n) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
     return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)))};
 }
-// where a is NaN: a, elsewhere b
-inline Vec vkeep_nan(Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))}; }
 // lanes below n from a, the others from b
 inline Vec vfirst(int n, Vec a, Vec b) {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes)))};
 }
+// where a < b: x, elsewhere y
+inline Vec vless(Vec a, Vec b, Vec x, Vec y) {
+    return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+}
+inline Vec vswap_pairs(Vec a) { return {_mm256_permute_ps(a.v, 0xb1)}; }  // (0, 1), (2, 3), … exchanged
 inline float vsum(Vec a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1)));
+}
+// Lane i: the sum of a[i]'s lanes, in the same order for every i.
+inline Vec vsum_each(const Vec (&a)[8]) {
+    __m256 half[4];  // lane 0: of a[i], lane 1: of a[i + 4]
+    for (int i = 0; i < 4; ++i)
+        half[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i].v, a[i + 4].v, 0x20),
+                                _mm256_permute2f128_ps(a[i].v, a[i + 4].v, 0x31));
+    const __m256 low01 = _mm256_unpacklo_ps(half[0], half[1]), high01 = _mm256_unpackhi_ps(half[0], half[1]);
+    const __m256 low23 = _mm256_unpacklo_ps(half[2], half[3]), high23 = _mm256_unpackhi_ps(half[2], half[3]);
+    const __m256 sum0 = _mm256_add_ps(_mm256_shuffle_ps(low01, low23, 0x44), _mm256_shuffle_ps(low01, low23, 0xee));
+    const __m256 sum1 = _mm256_add_ps(_mm256_shuffle_ps(high01, high23, 0x44), _mm256_shuffle_ps(high01, high23, 0xee));
+    return {_mm256_add_ps(sum0, sum1)};
 }
 inline float vhmax(Vec a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));

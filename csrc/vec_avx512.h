@@ -53,21 +53,38 @@ inline Vec vscale2(Vec a, Vec n) {
     const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
     return {_mm512_mul_ps(a.v, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)))};
 }
-// where a is NaN: a, elsewhere b
-inline Vec vkeep_nan(Vec a, Vec b) {
-    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), b.v, a.v)};
-}
 // lanes below n from a, the others from b
 inline Vec vfirst(int n, Vec a, Vec b) {
     const __mmask16 lanes = static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1);
     return {_mm512_mask_blend_ps(lanes, b.v, a.v)};
 }
+// where a < b: x, elsewhere y
+inline Vec vless(Vec a, Vec b, Vec x, Vec y) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+inline Vec vswap_pairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }  // (0, 1), (2, 3), … exchanged
 inline float vsum(Vec a) {
     const __m256 high = _mm512_extractf32x8_ps(a.v, 1);
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a.v), high);
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1)));
+}
+// Lane i: the sum of a[i]'s lanes, in the same order for every i.
+inline Vec vsum_each(const Vec (&a)[16]) {
+    __m512 half[8], quarter[4];
+    for (int i = 0; i < 8; ++i)  // 128-bit lanes 0, 1: of a[i]; 2, 3: of a[i + 8]
+        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i].v, a[i + 8].v, 0x44),
+                                _mm512_shuffle_f32x4(a[i].v, a[i + 8].v, 0xee));
+    for (int i = 0; i < 4; ++i)  // 128-bit lanes of a[i], a[i + 8], a[i + 4], a[i + 12]
+        quarter[i] = _mm512_add_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88),
+                                   _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
+    const __m512 low01 = _mm512_unpacklo_ps(quarter[0], quarter[1]), high01 = _mm512_unpackhi_ps(quarter[0], quarter[1]);
+    const __m512 low23 = _mm512_unpacklo_ps(quarter[2], quarter[3]), high23 = _mm512_unpackhi_ps(quarter[2], quarter[3]);
+    const __m512 sum0 = _mm512_add_ps(_mm512_shuffle_ps(low01, low23, 0x44), _mm512_shuffle_ps(low01, low23, 0xee));
+    const __m512 sum1 = _mm512_add_ps(_mm512_shuffle_ps(high01, high23, 0x44), _mm512_shuffle_ps(high01, high23, 0xee));
+    const __m512 sum = _mm512_add_ps(sum0, sum1);
+    return {_mm512_shuffle_f32x4(sum, sum, 0xd8)};
 }
 inline float vhmax(Vec a) {
     const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

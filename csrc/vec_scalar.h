@@ -42,17 +42,27 @@ inline Vec vmax(Vec a, Vec b) { return each([&](int i) { return a.v[i] > b.v[i] 
 inline Vec vmin(Vec a, Vec b) { return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
 inline Vec vfma(Vec a, Vec b, Vec c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }  // a b + c
 inline Vec vround(Vec a) { return each([&](int i) { return std::nearbyint(a.v[i]); }); }
-// a * 2^n for whole n in -126…127
+// a * 2^n for whole n in -126…127; NaN where a is NaN
 inline Vec vscale2(Vec a, Vec n) {
-    return each([&](int i) { return a.v[i] * bits_float(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23); });
+    return each([&](int i) {
+        return a.v[i] * bits_float(static_cast<uint32_t>(n.v[i] == n.v[i] ? static_cast<int32_t>(n.v[i]) + 127 : 0) << 23);
+    });
 }
-// where a is NaN: a, elsewhere b
-inline Vec vkeep_nan(Vec a, Vec b) { return each([&](int i) { return a.v[i] != a.v[i] ? a.v[i] : b.v[i]; }); }
 // lanes below n from a, the others from b
 inline Vec vfirst(int n, Vec a, Vec b) { return each([&](int i) { return i < n ? a.v[i] : b.v[i]; }); }
+// where a < b: x, elsewhere y
+inline Vec vless(Vec a, Vec b, Vec x, Vec y) { return each([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; }); }
+inline Vec vswap_pairs(Vec a) { return each([&](int i) { return a.v[i ^ 1]; }); }  // (0, 1), (2, 3), … exchanged
 inline float vsum(Vec a) {
     const float b[4] = {a.v[0] + a.v[4], a.v[1] + a.v[5], a.v[2] + a.v[6], a.v[3] + a.v[7]};
     return (b[0] + b[2]) + (b[1] + b[3]);
+}
+// Lane i: the sum of a[i]'s lanes, in the same order for every i.
+inline Vec vsum_each(const Vec (&a)[8]) {
+    return each([&](int i) {
+        const float* v = a[i].v;
+        return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+    });
 }
 inline float vhmax(Vec a) {
     float m = a.v[0];

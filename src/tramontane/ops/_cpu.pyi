@@ -37,3 +37,23 @@ class PackedMatrix:
 def linear(x: int, num_rows: int, matrix: PackedMatrix, out: int) -> None: ...
 def linears(x: int, num_rows: int, matrices: list[PackedMatrix], outs: list[int]) -> None:
     """Several weights times the same x, in one call."""
+
+max_head_dim: int
+max_heads_per_kv: int
+
+# (k address, v address, "f32" | "bf16" | "f16", pages, page size, kv heads, head dim)
+Pages = tuple[int, int, str, int, int, int, int]
+# PagedBatch: (sequences, query_starts, first_positions, page_table, table width, page_offsets)
+Sequences = tuple[int, int, int, int, int, int]
+
+def rms_norm(x: int, weight: int, eps: float, num_rows: int, dim: int, out: int) -> None: ...
+def rotate(x: int, cosine: int, sine: int, num_rows: int, num_heads: int, head_dim: int, out: int) -> None: ...
+def swiglu(gate: int, up: int, num_rows: int, hidden_dim: int, out: int) -> None: ...
+def route(logits: int, num_rows: int, num_experts: int, num_active: int, weights: int, experts: int) -> None: ...
+def store_kv(k: int, v: int, num_rows: int, slots: int, pages: Pages) -> None:
+    """Raises IndexError, before anything is written, if a slot is not in the pages."""
+
+def paged_attention(
+    q: int, num_rows: int, num_heads: int, pages: Pages, sequences: Sequences, window: int, out: int
+) -> None:
+    """`window` 0: none. Raises IndexError, before anything is read, if the batch names what does not exist."""
