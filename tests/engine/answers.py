@@ -63,7 +63,7 @@ class Answers:
 
 
 def run(engine: Engine, between_steps: Callable[[], None] | None = None, answers: Answers | None = None) -> Answers:
-    """Step until nothing is left, with the books checked at each step; all pages must have come back."""
+    """Step until nothing is left, with the books checked at each step; in the end nothing of them may be left behind."""
     answers = answers or Answers()
     while engine.has_work:
         answers.read(engine.step())
@@ -72,6 +72,8 @@ def run(engine: Engine, between_steps: Callable[[], None] | None = None, answers
             between_steps()
     assert all(answer.finish_reason for answer in answers.of_sequence.values())
     assert all(group.num_held == 0 for group in engine.stats().groups)
+    assert not engine._requests
+    assert not engine.sampler._adjustments
     return answers
 
 

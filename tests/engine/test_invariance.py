@@ -98,7 +98,7 @@ def crowded_engines(draw: st.DrawFn) -> tuple[Windows, EngineConfig]:
     return windows, config
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, derandomize=True, deadline=None)
 @given(crowd=crowded_engines(), seed=st.integers(0, 2**32))
 def test_any_company_leaves_every_answer_as_it_is_alone(crowd: tuple[Windows, EngineConfig], seed: int) -> None:
     windows, config = crowd
@@ -156,13 +156,13 @@ def test_pages_and_chunks_of_any_size(page_size: int, max_batch_tokens: int) -> 
 def test_a_cached_prefix_changes_nothing(windows: Windows) -> None:
     engine = Engine(model(windows), EngineConfig(page_size=4, max_sequences=4))
     num_cached = 0
-    for prompt in random_prompts(random.Random(6), 8) * 2:
+    for prompt in random_prompts(random.Random(6), 6) * 2:
         for kind in range(len(KINDS)):
             request_id = engine.add(prompt, KINDS[kind])
             answer = run(engine).of(request_id)
             assert_same(answer, alone(windows, prompt, kind))
             num_cached += answer.num_cached_tokens
-    assert num_cached > 500
+    assert num_cached > 400
 
 
 @pytest.mark.parametrize("room", [1.0, 1.5, 20.0])

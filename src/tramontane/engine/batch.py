@@ -13,7 +13,7 @@ from tramontane.engine.kv_cache import KvCache
 from tramontane.engine.scheduler import Chunk, StepPlan
 from tramontane.model.forward_input import ForwardInput
 from tramontane.ops.interface import Ops
-from tramontane.ops.paged import PagedBatch
+from tramontane.ops.paged import PagedBatch, PagedStep
 
 
 class PagedAttention:
@@ -62,6 +62,7 @@ def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
         _tensor(np.array(token_ids, np.int64), device),
         _tensor(positions_T, device),
         PagedAttention(ops, cache, slots, batches),
+        PagedStep(cache.k_pages, cache.v_pages, cache.group_of_layer, cache.windows, slots, batches),
     )
 
 
