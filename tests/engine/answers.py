@@ -63,7 +63,7 @@ class Answers:
 
 
 def run(engine: Engine, between_steps: Callable[[], None] | None = None, answers: Answers | None = None) -> Answers:
-    """Step until nothing is left, with the books checked at each step; in the end nothing of them may be left behind."""
+    """Step until nothing is left, with the books checked at each step; in the end nothing may be left behind."""
     answers = answers or Answers()
     while engine.has_work:
         answers.read(engine.step())
