@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,10 @@ def test_tidying_twice_changes_nothing_more(text: str) -> None:
 def test_good_prose_passes_all_filters() -> None:
     for quality in QUALITIES:
         assert quality_problem(PROSE, quality) is None
+    rng = random.Random(2)
+    words = [word.strip(".,\n") for word in PROSE.split()]
+    book = " ".join(" ".join(rng.choices(words, k=12)) + "." for _ in range(9_000))
+    assert quality_problem(book, "prose") is None  # a whole book is no fault
 
 
 @pytest.mark.parametrize(
