@@ -171,6 +171,7 @@ def test_async_equals_sync_and_cancelling_frees_the_pages(checkpoint: Path, llm:
             assert stats.num_running == stats.num_waiting == 0
             assert model.health().is_alive
             scores = await model.score([1, 50, 60])
+            assert (await model.embed(["a"] * 1100)).shape[0] == 1100  # more than may wait at once
             return completions, text, scores, await model.embed(["The wind", "The sea"])
         finally:
             model.shutdown()

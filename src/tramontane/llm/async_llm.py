@@ -19,6 +19,8 @@ from tramontane.llm.open_model import open_model
 from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read_prompt, text_prompt
 from tramontane.loading import Progress
 
+EMBED_TOGETHER = 64  # texts of one `embed` in the queue at once
+
 
 class AsyncLLM:
     """The methods of LLM as coroutines. Requests of all tasks are computed together; their results do not depend on
@@ -110,7 +112,9 @@ class AsyncLLM:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32."""
         batch = [self.tokenizer.encode(text, bos=True) for text in texts]
         collectors = [MeanHidden(self.checkpoint.config.dim) for _ in batch]
-        await asyncio.gather(*map(self.engine.collect, batch, collectors))
+        for first in range(0, len(batch), EMBED_TOGETHER):
+            some = slice(first, first + EMBED_TOGETHER)
+            await asyncio.gather(*map(self.engine.collect, batch[some], collectors[some]))
         return F.normalize(torch.stack([collector.mean for collector in collectors]), dim=-1)
 
     async def score(self, token_ids: Sequence[int]) -> list[float | None]:
