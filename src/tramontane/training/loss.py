@@ -131,7 +131,7 @@ class _CrossEntropy(torch.autograd.Function):
                     grad_output_VD += slope_CV.T @ hidden_CD
         ctx.save_for_backward(grad_hidden_TD, grad_output_VD)
         ctx.output_dtype = output_VD.dtype
-        objective, nll, correct = sums.unbind()
+        objective, nll, correct = (each.clone() for each in sums.unbind())  # FSDP wants no views
         ctx.mark_non_differentiable(nll, correct)
         return objective, nll, correct
 

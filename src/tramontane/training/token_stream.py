@@ -53,16 +53,17 @@ class TokenStream:
         return Loader(self._shards, phases=self._phases, seed=self._seed + self._round, **self._options)
 
     def __iter__(self) -> Iterator[Batch]:
+        may_be_empty = True  # a resumed round may be over already
         while self._given_len < self._num_token_ids:
-            had_any = False
             for batch in self._loader:
-                had_any = True
+                may_be_empty = True
                 self._given_len += self._options["batch_len"] * self._options["world_size"]
                 yield batch
                 if self._given_len >= self._num_token_ids:
                     return
-            if not had_any:
+            if not may_be_empty:
                 raise DataError("the shards give no batch at all; check the epochs of their phases")
+            may_be_empty = False
             self._round += 1
             # at least one document of every source: a shorter round could be empty
             self._phases = self._phases_of(max(self._num_token_ids - self._given_len, self._one_epoch_len()))

@@ -1,0 +1,50 @@
+"""Two processes, weights sharded with FSDP2 over gloo, equal one process; they also resume."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.batches import recipe_text, write_learnable_set
+from tests.training.test_run import final_state, losses
+from tramontane.training.checkpointer import Checkpointer
+from tramontane.training.recipe import read_recipe
+from tramontane.training.run import train
+
+
+def run_two(recipe: Path, changes: Sequence[str]) -> None:
+    options = [option for change in changes for option in ("--set", change)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "tramontane.training", str(recipe), "--resume", *options],
+        env={**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [("optimizer.normalise_rows=true", "optimizer.ema_decay=0.9")], ids=str)
+def test_two_processes_equal_one_also_after_resuming(tmp_path: Path, options: Sequence[str]) -> None:
+    write_learnable_set(tmp_path / "train")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe_text(tmp_path), "utf-8")
+    common = [*options, "schedule.kind=constant", f"data.valid=['{tmp_path / 'train'}']"]
+    train(read_recipe(recipe, [*common, f"run='{tmp_path / 'one'}'"]))
+    two = [*common, f"run='{tmp_path / 'two'}'", "checkpoint.every_steps=7"]
+    run_two(recipe, two)
+    Checkpointer(tmp_path / "two", keep=1).path(12).rename(tmp_path / "taken away")
+    run_two(recipe, two)
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=1e-5)
+    one, two_states = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    for name, tensor in one.items():
+        if name.startswith(("weights/", "ema/")):
+            torch.testing.assert_close(two_states[name], tensor, rtol=1e-3, atol=1e-5)
