@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tramontane.ops.paged import PagedStep
+
 
 class AttentionContext(Protocol):
     """Where keys and values live and which of them each token sees.
@@ -36,3 +38,4 @@ class ForwardInput:
     token_ids: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64, place of each token in its own sequence
     attention: AttentionContext
+    paged: PagedStep | None = None  # what `attention` does, as data, for a forward pass in one native call

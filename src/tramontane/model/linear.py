@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tramontane.ops.packed_weight import PackedWeight, linear
+
 if TYPE_CHECKING:
     from tramontane.ops.interface import Ops
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 class Linear(nn.Module):
     """y_TO = x_TI @ weight_OI.T (+ lora(x)); no model of this family has biases."""
 
-    weight: nn.Parameter
+    weight: nn.Parameter  # absent where `packed` is set
+    packed: PackedWeight | None
     lora: nn.Module | None  # maps x_TI to what is added to y_TO
 
     def __init__(self, in_features: int, out_features: int, ops: Ops) -> None:
@@ -23,8 +26,17 @@ class Linear(nn.Module):
         self.out_features = out_features
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.packed = None
         self.lora = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device if self.packed is None else self.packed.storage.device
+
     def forward(self, x_TI: Tensor) -> Tensor:
-        y_TO = self.ops.linear(x_TI, self.weight)
+        y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else linear(x_TI, self.packed)
         return y_TO if self.lora is None else y_TO + self.lora(x_TI)

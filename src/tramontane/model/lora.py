@@ -60,17 +60,24 @@ def attach_lora(
     for name, module in list(model.named_modules()):
         if isinstance(module, Linear) and name.rpartition(".")[2] in targets:
             lora = Lora(module.in_features, module.out_features, rank, alpha, dropout)
-            module.lora = lora.to(module.weight.device)
+            module.lora = lora.to(module.device)
             adapted.append(name)
     return adapted
 
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> int:
-    """Fold every adapter into its base weight and remove it; returns how many there were."""
+    """Fold every adapter into its base weight and remove it; returns how many there were.
+
+    Raises ConfigError if a base weight is packed, whose format could not hold the sum.
+    """
     num_merged = 0
     for module in model.modules():
         if isinstance(module, Linear) and isinstance(module.lora, Lora):
+            if module.packed is not None:
+                raise ConfigError(
+                    f"an adapter cannot be merged into {module.packed.format} weights; load them in a dtype"
+                )
             module.weight.copy_((module.weight.float() + module.lora.delta().float()).to(module.weight.dtype))
             module.lora = None
             num_merged += 1

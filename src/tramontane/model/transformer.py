@@ -17,10 +17,12 @@ from tramontane.model.linear import Linear
 from tramontane.model.moe import MoeFeedForward
 from tramontane.model.norm import RmsNorm
 from tramontane.model.rope import RotaryEmbedding
+from tramontane.ops.packed_weight import PackedWeight, linear
 
 if TYPE_CHECKING:
     from tramontane.config import ModelConfig
     from tramontane.model.forward_input import AttentionContext, ForwardInput
+    from tramontane.ops.decoder import Decoder
     from tramontane.ops.interface import Ops
 
 
@@ -43,12 +45,17 @@ class Layer(nn.Module):
 
 
 class TokenEmbeddings(nn.Module):
+    weight: nn.Parameter  # absent where `packed` is set
+    packed: PackedWeight | None
+
     def __init__(self, vocab_size: int, dim: int) -> None:
         super().__init__()
+        self.shape = (vocab_size, dim)
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        self.packed = None
 
     def forward(self, token_ids_T: Tensor) -> Tensor:
-        return F.embedding(token_ids_T, self.weight)
+        return F.embedding(token_ids_T, self.weight) if self.packed is None else self.packed.rows(token_ids_T)
 
 
 class Transformer(nn.Module):
@@ -66,19 +73,23 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(layer, config, ops) for layer in range(config.n_layers))
         self.norm = RmsNorm(config.dim, config.norm_eps, ops)
         self.output = None if config.tied_embeddings else Linear(config.dim, config.vocab_size, ops)
+        self.decoder: Decoder | None = None  # computes whole steps where every weight is packed (model/packed.py)
+        self._linears = [module for module in self.modules() if isinstance(module, Linear)]
 
     @property
     def dtype(self) -> torch.dtype:
         """Compute dtype: that of the activations."""
-        return self.tok_embeddings.weight.dtype
+        return self.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.tok_embeddings.weight.device
+        return self.norm.weight.device
 
     def forward(self, forward_input: ForwardInput) -> Tensor:
         """Hidden states (T, D) after the final norm, one row per token of the batch."""
         cos_TC, sin_TC = self.rope.cos_sin(forward_input.positions)
+        if self.decoder is not None and forward_input.paged is not None and not self._is_adapted():
+            return self.decoder.forward(forward_input.token_ids, cos_TC, sin_TC, forward_input.paged)
         x_TD = self.tok_embeddings(forward_input.token_ids)
         for layer in self.layers:
             x_TD = layer(x_TD, cos_TC, sin_TC, forward_input.attention)
@@ -87,7 +98,12 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Scores of every vocabulary entry, (T, V) float32."""
+        if self.output is None and self.tok_embeddings.packed is not None:
+            return linear(hidden_TD, self.tok_embeddings.packed).float()
         if self.output is None:
             return self.ops.linear(hidden_TD, self.tok_embeddings.weight).float()
         scores_TV: Tensor = self.output(hidden_TD).float()
         return scores_TV
+
+    def _is_adapted(self) -> bool:
+        return any(module.lora is not None for module in self._linears)

@@ -57,3 +57,33 @@ def paged_attention(
     q: int, num_rows: int, num_heads: int, pages: Pages, sequences: Sequences, window: int, out: int
 ) -> None:
     """`window` 0: none. Raises IndexError, before anything is read, if the batch names what does not exist."""
+
+class PagePool:
+    """The pages of every layer of a cache; `owner` is kept alive."""
+
+    def __init__(self, layers: list[Pages], group_of_layer: list[int], owner: object) -> None: ...
+
+# (w1, w2, w3)
+FeedForward = tuple[PackedMatrix, PackedMatrix, PackedMatrix]
+# (attention_norm, ffn_norm, wq, wk, wv, wo, experts, router, active experts)
+Layer = tuple[
+    int, int, PackedMatrix, PackedMatrix, PackedMatrix, PackedMatrix, list[FeedForward], PackedMatrix | None, int
+]
+# (slots, sequences, window or 0)
+Group = tuple[int, Sequences, int]
+
+class Decoder:
+    def __init__(
+        self,
+        config: tuple[int, int, int, int, float],  # dim, heads, kv heads, head_dim, norm_eps
+        embeddings: PackedMatrix,
+        layers: list[Layer],
+        norm: int,
+        owner: object,
+    ) -> None:
+        """Raises ValueError if the weights do not fit together."""
+
+    def forward(
+        self, num_rows: int, token_ids: int, cosine: int, sine: int, pool: PagePool, groups: list[Group], hidden: int
+    ) -> None:
+        """Raises IndexError for token ids, slots or pages that do not exist."""

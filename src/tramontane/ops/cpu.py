@@ -98,7 +98,7 @@ class CpuOps:
             )
         k_TGK, v_TGK = k_TGK.to(torch.float32).contiguous(), v_TGK.to(torch.float32).contiguous()
         slots_T = slots_T.to(torch.int64).contiguous()
-        pages = _pages(k_pages_PSGK, v_pages_PSGK)
+        pages = native_pages(k_pages_PSGK, v_pages_PSGK)
         _cpu.store_kv(k_TGK.data_ptr(), v_TGK.data_ptr(), k_TGK.shape[0], slots_T.data_ptr(), pages)
 
     def paged_attention(
@@ -113,9 +113,9 @@ class CpuOps:
             raise ValueError(f"queries {tuple(q_THK.shape)} do not fit pages {tuple(k_pages_PSGK.shape)}")
         q32_THK = q_THK.detach().to(torch.float32).contiguous()
         out_THK = torch.empty_like(q32_THK)
-        pages = _pages(k_pages_PSGK, v_pages_PSGK)
+        pages = native_pages(k_pages_PSGK, v_pages_PSGK)
         _cpu.paged_attention(
-            q32_THK.data_ptr(), num_rows, num_heads, pages, _sequences(batch), window or 0, out_THK.data_ptr()
+            q32_THK.data_ptr(), num_rows, num_heads, pages, native_sequences(batch), window or 0, out_THK.data_ptr()
         )
         return out_THK.to(q_THK.dtype)
 
@@ -130,7 +130,7 @@ def _is_native(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and not is_differentiated
 
 
-def _pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
+def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
     """Both pools as the kernels take them. Raises ValueError if they are not alike, contiguous and on the CPU."""
     is_alike = k_pages_PSGK.shape == v_pages_PSGK.shape and k_pages_PSGK.dtype == v_pages_PSGK.dtype
     is_plain = k_pages_PSGK.is_contiguous() and v_pages_PSGK.is_contiguous() and k_pages_PSGK.device.type == "cpu"
@@ -149,7 +149,7 @@ def _pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
     )
 
 
-def _sequences(batch: PagedBatch) -> _cpu.Sequences:
+def native_sequences(batch: PagedBatch) -> _cpu.Sequences:
     """Raises ValueError if a tensor of the batch is not what PagedBatch promises."""
     num_sequences = batch.first_positions.shape[0]
     tensors = (batch.query_starts, batch.first_positions, batch.page_table, batch.page_offsets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,3 +26,15 @@ class PagedBatch:
     first_positions: Tensor  # (N,) position of its first row; its rows are consecutive positions
     page_table: Tensor  # (N, M) page ids; entry j holds positions (page_offsets[n] + j) * page_size …
     page_offsets: Tensor  # (N,)
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """A step over a paged cache, all layers at once: what one call needs to compute a whole forward pass."""
+
+    k_pages: Sequence[Tensor]  # one (P, S, G, K) per layer; the same object in every step of a cache
+    v_pages: Sequence[Tensor]
+    group_of_layer: Sequence[int]
+    windows: Sequence[int | None]  # of each window group
+    slots: Sequence[Tensor]  # (T,) int64 for each window group: where each row's key and value go
+    batches: Sequence[PagedBatch]  # one for each window group
