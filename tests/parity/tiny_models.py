@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-VOCAB_SIZE = 4096  # that of the small vocabulary in tests/tokenizer, which GGUF files must hold
+from tests.tokenizer.vocabularies import NUM_SMALL
+
+VOCAB_SIZE = NUM_SMALL  # a GGUF file must hold a vocabulary
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
