@@ -78,7 +78,7 @@ def test_processes_share_the_batches(tmp_path: Path) -> None:
 def test_state_of_other_data_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "x", LENS)
     write_set(tmp_path / "y", {"a": [30, 20], "b": [10]})
-    with pytest.raises(DataError, match="other data|names source"):
+    with pytest.raises(DataError, match=r"other data|names source"):
         stream(tmp_path / "y", 80).load_state_dict(stream(tmp_path / "x", 80).state_dict())
 
 

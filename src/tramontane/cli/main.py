@@ -19,7 +19,10 @@ import tramontane
 from tramontane.cli.options import HELP_SETTINGS, as_command
 from tramontane.errors import TramontaneError
 
-VERBS = ("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench")
+VERBS = (
+    *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench"),
+    *("pretrain", "finetune"),
+)
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -12,6 +12,7 @@ from tramontane.errors import ConfigError, DataError
 from tramontane.loading import load_model, open_checkpoint
 from tramontane.model.lora import attach_lora
 from tramontane.model.transformer import Transformer
+from tramontane.ops.training_ops import TrainingOps
 from tramontane.training.adapters import AdapterConfig
 from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
@@ -125,7 +126,12 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         held = machine.dtype if recipe.lora is not None and machine.world.size == 1 else torch.float32
         checkpoint = open_checkpoint(Path(recipe.model.checkpoint))
         _require_vocabulary(checkpoint.config.vocab_size, train)
-        model = load_model(checkpoint, dtype=str(held).removeprefix("torch."), device=str(machine.device))
+        model = load_model(
+            checkpoint,
+            dtype=str(held).removeprefix("torch."),
+            device=str(machine.device),
+            ops=TrainingOps(compiled=machine.is_compiled),
+        )
     if recipe.lora is None:
         return model, None
     lora = recipe.lora

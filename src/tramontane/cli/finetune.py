@@ -1,0 +1,74 @@
+"""`tramontane finetune`: teach a model your own conversations, preferences or labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tramontane.cli.options import Json
+from tramontane.cli.pretrain import Changes, MaxSeconds, Resume, run_training
+from tramontane.errors import ConfigError
+
+
+def finetune(
+    model: Annotated[str, typer.Argument(help="A folder or a pulled hub id; the base to start from.")],
+    data: Annotated[Path, typer.Argument(help="JSON Lines, one sample a line.")],
+    *,
+    run: Annotated[Path, typer.Option(help="Folder of the run, made if need be.")],
+    valid: Annotated[Path | None, typer.Option(help="JSON Lines held out to measure with.")] = None,
+    task: Annotated[
+        Literal["chat", "preference", "classify"], typer.Option(help="What a line holds: messages, a pair, labels.")
+    ] = "chat",
+    method: Annotated[
+        Literal["lora", "full"], typer.Option(help="Train a small adapter beside the model, or all its weights.")
+    ] = "lora",
+    loss: Annotated[Literal["dpo", "ipo", "simpo", "orpo"], typer.Option(help="Loss on preferences.")] = "dpo",
+    epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
+    max_len: Annotated[int, typer.Option(help="Longest sample in tokens; longer ones are errors.")] = 2048,
+    skip_invalid: Annotated[
+        float, typer.Option(help="Share of the lines, 0 to 1, that may be invalid and are then skipped.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
+    device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
+    resume: Resume = False,
+    max_seconds: MaxSeconds = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Teach a model your own samples.
+
+    Every line is checked before anything starts. RUN/model is then an adapter in PEFT's format, or with
+    --method full a whole checkpoint. RUN/recipe.toml holds everything that was chosen.
+    """
+    from tramontane.hub import resolve_model
+    from tramontane.training.finetune import FinetuneOptions, finetune_recipe
+    from tramontane.training.recipe import read_recipe, write_recipe
+
+    saved = run / "recipe.toml"
+    if not (resume and saved.exists()):
+        if (run / "checkpoints").exists() and any((run / "checkpoints").iterdir()):
+            raise ConfigError(f"{run} already holds checkpoints; --resume goes on, another --run begins anew")
+        options = FinetuneOptions(
+            model=Path(resolve_model(model)),
+            data=data,
+            run=run,
+            valid=valid,
+            task=task,
+            method=method,
+            loss=loss,
+            epochs=epochs,
+            lr=lr,
+            rank=rank,
+            max_len=max_len,
+            max_invalid_share=skip_invalid,
+            seed=seed,
+            device=device,
+        )
+        text = write_recipe(finetune_recipe(options))
+        run.mkdir(parents=True, exist_ok=True)
+        saved.write_text(text, "utf-8")
+    run_training(read_recipe(saved, changes or ()), resume=resume, max_seconds=max_seconds, as_json=as_json)

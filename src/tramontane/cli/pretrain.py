@@ -1,0 +1,73 @@
+"""`tramontane pretrain`: train a model as a recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tramontane.cli.options import Json
+from tramontane.cli.terminal import print_json, printable
+
+if TYPE_CHECKING:
+    from tramontane.training.recipe import Recipe
+
+STOPPED_EARLY = 75  # as sysexits.h: try again, with --resume
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint; without one, begin.")]
+MaxSeconds = Annotated[float | None, typer.Option(help="Stop in time to have saved by then.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as optimizer.lr=0.001 (may be repeated)."),
+]
+
+
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of the run; recipes/ holds some.")],
+    *,
+    resume: Resume = False,
+    max_seconds: MaxSeconds = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model as a recipe says.
+
+    Ctrl-C saves and stops; --resume goes on bit for bit. The run folder holds metrics.jsonl, loss.svg, checkpoints/
+    and at the end model/, which every verb reads. Exit code 75: stopped before the end.
+    """
+    from tramontane.training.recipe import read_recipe
+
+    run_training(read_recipe(recipe, changes or ()), resume=resume, max_seconds=max_seconds, as_json=as_json)
+
+
+def run_training(recipe: Recipe, *, resume: bool, max_seconds: float | None, as_json: bool) -> None:
+    """Train and report; exits with STOPPED_EARLY if there is more to do."""
+    from tramontane.training.run import train
+
+    sampler = None if recipe.lora is not None or recipe.task.kind == "classify" else sample
+    result = train(recipe, resume=resume, max_seconds=max_seconds, sampler=sampler)
+    out = result.run / "model"
+    if as_json:
+        print_json(
+            {
+                "run": str(result.run),
+                "step": result.step,
+                "loss": result.loss,
+                "stopped_by": result.stopped_by,
+                "model": str(out) if result.stopped_by is None else None,
+            }
+        )
+    elif result.stopped_by is None:
+        print(printable(f"{out}: trained for {result.step} steps, loss {result.loss:.4f}"))
+    if result.stopped_by is not None:
+        raise typer.Exit(STOPPED_EARLY)
+
+
+def sample(checkpoint: Path, prompts: tuple[str, ...]) -> list[str]:
+    """Continuations of `prompts` by the model in a checkpoint folder, 64 tokens each."""
+    from tramontane.engine.sampling import SamplingParams
+    from tramontane.llm import LLM
+
+    params = SamplingParams(max_tokens=64, temperature=0.7, seed=0)
+    return [completion.choices[0].text for completion in LLM(str(checkpoint)).generate(list(prompts), params)]

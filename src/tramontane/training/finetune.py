@@ -1,0 +1,121 @@
+"""From a model, a file of samples and a few choices to the recipe of a fine-tuning run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tramontane.data.sample_shards import SampleKind, write_sample_shards
+from tramontane.data.shards import Manifest
+from tramontane.errors import ConfigError
+from tramontane.training.recipe import (
+    CheckpointRecipe,
+    DataPaths,
+    LoraRecipe,
+    MachineRecipe,
+    MetricsRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    TaskRecipe,
+)
+from tramontane.training.schedule import Schedule
+
+Method = Literal["lora", "full"]
+TaskKind = Literal["chat", "preference", "classify"]
+KINDS: dict[TaskKind, SampleKind] = {"chat": "chat", "preference": "preference", "classify": "classifier"}
+
+# Few samples still deserve this many updates an epoch; many are not worth more than BATCH_LEN tokens each.
+UPDATES_PER_EPOCH = 16
+BATCH_LEN = 16384
+LEN_MULTIPLE = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions:
+    """Choices of a fine-tuning run. None: chosen from the model and the data."""
+
+    model: Path
+    data: Path
+    run: Path
+    valid: Path | None = None
+    task: TaskKind = "chat"
+    method: Method = "lora"
+    loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
+    epochs: float = 3.0
+    lr: float | None = None
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    max_len: int = 2048
+    batch_len: int | None = None
+    max_invalid_share: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+
+
+def finetune_recipe(options: FinetuneOptions) -> Recipe:
+    """Check and tokenise the samples into the run folder, and return the recipe that trains on them.
+
+    Raises DataError with file, line and remedy for samples that are not sound, ConfigError for impossible choices;
+    then nothing is left behind but what was there.
+    """
+    if not options.model.is_dir():
+        raise ConfigError(f"{options.model} is no folder of float weights; convert it with --layout hf and name that")
+    if not options.epochs > 0:
+        raise ConfigError(f"epochs={options.epochs} must be above 0")
+    train = _write(options, options.data, "train")
+    valid = None if options.valid is None else _write(options, options.valid, "valid")
+    longest = max(each.max_document_len for each in (train, valid) if each is not None)
+    longest *= 2 if options.task == "preference" else 1  # both answers of a pair lie in one microbatch
+    num_token_ids = sum(source.num_token_ids for source in train.sources)
+    batch_len = options.batch_len or min(BATCH_LEN, math.ceil(num_token_ids / UPDATES_PER_EPOCH))
+    microbatch_len = _rounded_up(max(longest, min(batch_len, 2048)), LEN_MULTIPLE)
+    num_microbatches = max(1, round(batch_len / microbatch_len))
+    num_steps = max(1, round(options.epochs * num_token_ids / (num_microbatches * microbatch_len)))
+    default_lr = 5e-4 if options.method == "lora" else 5e-5
+    if options.task == "preference":
+        default_lr /= 5  # preferences overfit an order of magnitude sooner than samples
+    return Recipe(
+        run=str(options.run),
+        seed=options.seed,
+        data=DataPaths(
+            train=(str(_folder(options, "train")),),
+            valid=() if valid is None else (str(_folder(options, "valid")),),
+            tokenizer=str(options.model),
+            batch_len=num_microbatches * microbatch_len,
+            microbatch_len=microbatch_len,
+            policy="whole",
+        ),
+        model=ModelRecipe(checkpoint=str(options.model)),
+        task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss),
+        lora=None
+        if options.method == "full"
+        else LoraRecipe(rank=options.rank, alpha=options.alpha or 2.0 * options.rank, dropout=options.dropout),
+        optimizer=OptimizerRecipe(kind="adamw", lr=options.lr or default_lr, betas=(0.9, 0.99), weight_decay=0.01),
+        schedule=Schedule(num_steps=num_steps, kind="cosine", warmup_steps=min(num_steps // 10, 50), final=0.1),
+        machine=MachineRecipe(device=options.device),
+        checkpoint=CheckpointRecipe(every_seconds=300.0),
+        metrics=MetricsRecipe(every_steps=1, valid_every_steps=max(1, num_steps // 5)),
+    )
+
+
+def _folder(options: FinetuneOptions, split: str) -> Path:
+    return options.run / "data" / split
+
+
+def _write(options: FinetuneOptions, path: Path, split: str) -> Manifest:
+    return write_sample_shards(
+        path,
+        KINDS[options.task],
+        options.model,
+        _folder(options, split),
+        max_len=options.max_len,
+        max_invalid_share=options.max_invalid_share,
+    )
+
+
+def _rounded_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,139 @@
+"""The verbs, from a file of conversations or a recipe to a model that has learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.batches import recipe_text, write_learnable_set
+from tramontane.cli.main import run
+from tramontane.errors import ConfigError
+from tramontane.loading import load_model, open_checkpoint
+from tramontane.training.__main__ import main
+from tramontane.training.adapters import load_adapter
+from tramontane.training.finetune import FinetuneOptions, finetune_recipe
+from tramontane.training.metrics import read_rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def conversations(path: Path, count: int = 24) -> Path:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n}?"},
+                {"role": "assistant", "content": "A number, sir."},
+            ]
+        }
+        for n in range(count)
+    ]
+    return write_jsonl(path, rows)
+
+
+def train_losses(run_folder: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run_folder / "metrics.jsonl") if row["kind"] == "train"]
+
+
+def test_an_adapter_learns_from_conversations_and_resumes(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl")
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--epochs", "12"]
+    command += ["--lr", "0.02", "--rank", "4", "--valid", str(conversations(tmp_path / "valid.jsonl", 4)), "--json"]
+    assert run([*command, "--max-seconds", "0.01"]) == 75
+    stopped = json.loads(capsys.readouterr().out)
+    assert (stopped["stopped_by"], stopped["step"], stopped["model"]) == ("time", 1, None)
+    assert run([*command, "--resume"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["stopped_by"] is None
+    losses = train_losses(tmp_path / "run")
+    assert losses[-1] < 0.5 * losses[0]
+    held_out = [row["loss"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "held_out"]
+    assert held_out[-1] < 0.85 * held_out[0]
+    model = load_model(open_checkpoint(chat_checkpoint), device="cpu")
+    config = load_adapter(model, tmp_path / "run" / "model")
+    assert (config.rank, config.base) == (4, str(chat_checkpoint))
+
+
+def test_all_weights_learn_and_the_model_is_whole(tmp_path: Path, chat_checkpoint: Path) -> None:
+    data = conversations(tmp_path / "chat.jsonl")
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--method", "full"]
+    assert run([*command, "--epochs", "6", "--lr", "0.01", "--set", "checkpoint.dtype=float32"]) == 0
+    losses = train_losses(tmp_path / "run")
+    assert losses[-1] < 0.7 * losses[0]
+    model = load_model(open_checkpoint(tmp_path / "run" / "model"), device="cpu")
+    assert model.config == open_checkpoint(chat_checkpoint).config
+    assert (tmp_path / "run" / "model" / "tekken.json").exists()
+
+
+@pytest.mark.parametrize("task", ["preference", "classify"])
+def test_pairs_and_labels_have_their_verbs_too(task: str, tmp_path: Path, chat_checkpoint: Path) -> None:
+    if task == "preference":
+        rows: list[dict[str, Any]] = [
+            {"messages": [{"role": "user", "content": f"Q{n}"}], "chosen": "yes", "rejected": "no"} for n in range(6)
+        ]
+    else:
+        rows = [{"text": f"{'good' if n % 2 else 'bad'} {n}", "labels": {"mood": str(n % 2)}} for n in range(6)]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert run(["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--task", task]) == 0
+    names = {path.name for path in (tmp_path / "run" / "model").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert ("classifier.safetensors" in names) == (task == "classify")
+
+
+def test_nothing_starts_until_the_file_is_sound(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 3)
+    data.write_text(data.read_text("utf-8") + '{"messages": []}\n', "utf-8")
+    assert run(["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "chat.jsonl" in error
+    assert "line 4" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_checkpoints_is_not_begun_anew(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 3)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run")]
+    assert run([*command, "--epochs", "1"]) == 0
+    assert run(command) == 2
+    assert "already holds checkpoints" in capsys.readouterr().err
+
+
+def test_a_recipe_is_trained_by_the_verb_and_by_the_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_learnable_set(tmp_path / "train")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe_text(tmp_path, num_steps=3), "utf-8")
+    assert run(["pretrain", str(recipe)]) == 0
+    assert main([str(recipe), "--set", f"run={tmp_path / 'again'}"]) == 0
+    assert train_losses(tmp_path / "run") == train_losses(tmp_path / "again")
+    assert main([str(recipe), "--set", f"run={tmp_path / 'third'}", "--max-seconds", "0.01"]) == 75
+    capsys.readouterr()
+    for call in (run, main):
+        arguments = [str(recipe), "--set", "optimizer.speed=1"]
+        assert call(["pretrain", *arguments] if call is run else arguments) == 2
+        assert "unknown key 'speed'" in capsys.readouterr().err
+
+
+def test_choices_follow_the_data(tmp_path: Path, chat_checkpoint: Path) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 200)
+    options = FinetuneOptions(model=chat_checkpoint, data=data, run=tmp_path / "run", epochs=2.0)
+    recipe = finetune_recipe(options)
+    assert recipe.lora is not None
+    assert recipe.lora.alpha == 32.0
+    assert 2 * 10 <= recipe.schedule.num_steps <= 2 * 20
+    assert recipe.data.batch_len % recipe.data.microbatch_len == 0
+    with pytest.raises(ConfigError, match="no folder of float weights"):
+        finetune_recipe(FinetuneOptions(model=data, data=data, run=tmp_path / "run"))
+    with pytest.raises(ConfigError, match="epochs=0"):
+        finetune_recipe(FinetuneOptions(model=chat_checkpoint, data=data, run=tmp_path / "run", epochs=0))
