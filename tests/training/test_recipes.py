@@ -1,0 +1,27 @@
+"""The recipes that ship are read, and promise what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tramontane.training.recipe import read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*_pretrain_*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_is_sound(path: Path) -> None:
+    recipe = read_recipe(path)
+    config = recipe.model.config(8192)
+    assert config.windows == (recipe.model.sliding_window,)
+    assert recipe.model.sliding_window is not None
+    assert recipe.model.sliding_window < config.max_seq_len
+    assert f"{config.num_parameters() / 1e6:.1f} M weights" in path.read_text("utf-8")
+
+
+def test_the_default_model_fits_its_place_at_eight_bits() -> None:
+    config = read_recipe(next(path for path in RECIPES if path.name == "petit_pretrain_gpu.toml")).model.config(8192)
+    q8_0_bytes = config.num_parameters() * 34 / 32  # blocks of 32 weights in 34 bytes
+    assert q8_0_bytes < 23.5e6  # and half a megabyte for the tokenizer
