@@ -72,3 +72,9 @@ for name in {names!r}:
 print(events)
 """
     assert run(code).splitlines()[-1] == "[]"
+
+
+def test_training_needs_no_compiled_kernels_and_no_tokenizer_library() -> None:
+    """A rented GPU machine may have little more than torch."""
+    absent = ("tramontane.ops._cpu", "mistral_common", "tiktoken", "sentencepiece", "typer", "huggingface_hub")
+    run(f"import sys\nfor name in {absent}:\n    sys.modules[name] = None\nimport tramontane.training.run")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tramontane.ops.packed_weight import PackedWeight, linear
-
 if TYPE_CHECKING:
     from tramontane.ops.interface import Ops
+    from tramontane.ops.packed_weight import PackedWeight
 
 
 class Linear(nn.Module):
@@ -38,5 +37,5 @@ class Linear(nn.Module):
         return self.weight.device if self.packed is None else self.packed.storage.device
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else linear(x_TI, self.packed)
+        y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else self.packed.multiply(x_TI)
         return y_TO if self.lora is None else y_TO + self.lora(x_TI)

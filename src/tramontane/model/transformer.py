@@ -17,13 +17,13 @@ from tramontane.model.linear import Linear
 from tramontane.model.moe import MoeFeedForward
 from tramontane.model.norm import RmsNorm
 from tramontane.model.rope import RotaryEmbedding
-from tramontane.ops.packed_weight import PackedWeight, linear
 
 if TYPE_CHECKING:
     from tramontane.config import ModelConfig
     from tramontane.model.forward_input import AttentionContext, ForwardInput
     from tramontane.ops.decoder import Decoder
     from tramontane.ops.interface import Ops
+    from tramontane.ops.packed_weight import PackedWeight
 
 
 class Layer(nn.Module):
@@ -98,12 +98,14 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Scores of every vocabulary entry, (T, V) float32."""
-        if self.output is None and self.tok_embeddings.packed is not None:
-            return linear(hidden_TD, self.tok_embeddings.packed).float()
-        if self.output is None:
-            return self.ops.linear(hidden_TD, self.tok_embeddings.weight).float()
-        scores_TV: Tensor = self.output(hidden_TD).float()
-        return scores_TV
+        packed = self.tok_embeddings.packed
+        if self.output is not None:
+            scores_TV: Tensor = self.output(hidden_TD)
+        elif packed is None:
+            scores_TV = self.ops.linear(hidden_TD, self.tok_embeddings.weight)
+        else:
+            scores_TV = packed.multiply(hidden_TD)
+        return scores_TV.float()
 
     def _is_adapted(self) -> bool:
         return any(module.lora is not None for module in self._linears)

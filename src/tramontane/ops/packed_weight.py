@@ -63,6 +63,10 @@ class PackedWeight:
             rows = quantise(weight_OI, format)
         return cls.from_blocks(format, rows.view(out_features, -1), in_features)
 
+    def multiply(self, x_TI: Tensor) -> Tensor:
+        """`linear(x, self)`, for whoever holds a packed weight without importing the native kernels."""
+        return linear(x_TI, self)
+
     def rows(self, indices_T: Tensor) -> Tensor:
         """The rows `indices_T` (int64) as float32 (T, in_features): an embedding's lookup.
 
