@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tramontane.data.ordered_map import ordered_map, worker_pool
 from tramontane.errors import DataError
 
 INDEX = "parts.json"
@@ -27,20 +28,21 @@ def _filters(item_bytes: int) -> list[dict[str, Any]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": min(3, 4 - bits), "lp": bits, "pb": bits}]
 
 
-def write_parts(folders: Sequence[Path], out: Path, *, max_part_bytes: int = DEFAULT_PART_BYTES) -> list[Path]:
+def write_parts(
+    folders: Sequence[Path], out: Path, *, max_part_bytes: int = DEFAULT_PART_BYTES, num_workers: int = 1
+) -> list[Path]:
     """Pack finished sets and other folders (a tokenizer) into `out / part-00` and so on; returns the parts.
 
     Files keep their path below the parent of their folder. Raises DataError when one file alone exceeds a part.
     """
     shutil.rmtree(out, ignore_errors=True)
+    files = [(folder, path) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     parts: list[Path] = []
     sizes: list[int] = []
     index: list[dict[str, Any]] = []
-    for folder in folders:
-        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-            data = path.read_bytes()
-            item_bytes = {".tokens": 2, ".offsets": 4}.get(path.suffix, 1)
-            packed = lzma.compress(data, lzma.FORMAT_XZ, filters=_filters(item_bytes))
+    with worker_pool(num_workers) as pool:
+        packings = ordered_map(_pack, (path for _, path in files), pool, num_workers)
+        for (folder, path), packed in zip(files, packings, strict=True):
             if len(packed) > max_part_bytes:
                 raise DataError(
                     f"{path}: {len(packed):,} bytes compressed exceed a part of {max_part_bytes:,}; "
@@ -53,22 +55,26 @@ def write_parts(folders: Sequence[Path], out: Path, *, max_part_bytes: int = DEF
                 parts[place].mkdir(parents=True)
                 sizes.append(0)
             sizes[place] += len(packed)
-            name = path.relative_to(folder.parent).as_posix()
             packed_name = f"{len(index):05d}.xz"
             (parts[place] / packed_name).write_bytes(packed)
             index.append(
                 {
-                    "path": name,
+                    "path": path.relative_to(folder.parent).as_posix(),
                     "part": place,
                     "file": packed_name,
-                    "size_bytes": len(data),
-                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size_bytes": path.stat().st_size,
+                    "sha256": _sha256(path),
                     "packed_sha256": hashlib.sha256(packed).hexdigest(),
                 }
             )
     for part in parts:
         (part / INDEX).write_text(json.dumps({"num_parts": len(parts), "files": index}, indent=1), "utf-8")
     return parts
+
+
+def _pack(path: Path) -> bytes:
+    item_bytes = {".tokens": 2, ".offsets": 4}.get(path.suffix, 1)
+    return lzma.compress(path.read_bytes(), lzma.FORMAT_XZ, filters=_filters(item_bytes))
 
 
 def read_parts(parts: Sequence[Path], out: Path) -> list[Path]:
