@@ -83,7 +83,7 @@ def reply_to(task: str, data: bytes) -> dict[str, str]:
     except DataError as error:
         return {"error": str(error)}
     except ImportError as error:
-        return {"error": f"reading it needs the package {error.name}: pip install 'tramontane[documents]'"}
+        return {"error": f"reading it needs a package ({error}): pip install 'tramontane[documents]'"}
     except MemoryError:
         return {"error": "reading it needs too much memory; given up"}
     except Exception as error:  # a parser's own failure on a damaged file, whatever its type
