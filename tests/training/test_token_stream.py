@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tramontane.training.token_stream import TokenStream
 LENS = {"a": [30, 20, 25, 35], "b": [40, 10]}
 
 
-def stream(folder: Path, num_token_ids: int, **options: int) -> TokenStream:
+def stream(folder: Path, num_token_ids: int, **options: Any) -> TokenStream:
     return TokenStream(ShardSet([folder]), batch_len=40, policy="cut", num_token_ids=num_token_ids, seed=3, **options)
 
 
@@ -39,6 +40,12 @@ def test_phases_are_stretched_over_the_run(tmp_path: Path) -> None:
     ]
     assert shares[:20] == [0.0] * 20
     assert all(share > 0.99 for share in shares[24:])
+
+
+def test_a_runs_own_phases_take_the_place_of_those_of_the_shards(tmp_path: Path) -> None:
+    write_set(tmp_path, LENS, phases=(PhaseInfo(name="one", epochs={"a": 1.0}),))
+    batches = list(stream(tmp_path, 40 * 4, phases=(PhaseInfo(name="mine", epochs={"b": 1.0}),)))
+    assert {source for batch in batches for source in batch.document_sources} == {"b"}
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7, 8, 19])

@@ -169,9 +169,12 @@ def _stream(recipe: Recipe, train: ShardSet, targets: Targets | None, world: Wor
             policy=recipe.data.policy,
             num_token_ids=num_token_ids,
             seed=recipe.seed,
+            phases=recipe.data.phases,
             rank=world.rank,
             world_size=world.size,
         )
+    if recipe.data.phases:
+        raise ConfigError(f"data.phases have no effect on task.kind={recipe.task.kind!r}; remove them")
     return SampleStream(
         train,
         batch_len=recipe.data.microbatch_len,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tramontane.config import ModelConfig, MoeConfig
+from tramontane.data.shards import PhaseInfo
 from tramontane.data.strict_toml import read_table
 from tramontane.errors import ConfigError, DataError
 from tramontane.training.schedule import Schedule
@@ -74,7 +75,8 @@ class ModelRecipe:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPaths:
     """Folders of token shards. `microbatch_len` tokens run through the model at once, `batch_len` per update (a
-    multiple). `epochs` scales every source; None: the run's length decides, and sources are repeated as needed."""
+    multiple). `phases` take the place of those the shards were built with; either are stretched to the run's length,
+    sources repeated as needed."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ class DataPaths:
     batch_len: int = 8192
     microbatch_len: int = 8192
     policy: Literal["cut", "whole"] = "cut"
+    phases: tuple[PhaseInfo, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -278,6 +281,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

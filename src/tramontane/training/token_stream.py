@@ -3,7 +3,7 @@ extended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tramontane.data.loader import Batch, Loader, Policy, scale_phases
@@ -15,7 +15,8 @@ SURPLUS = 1.005
 
 
 class TokenStream:
-    """Yields microbatches until `num_token_ids` have been given; its state is plain JSON.
+    """Yields microbatches until `num_token_ids` have been given; its state is plain JSON. `phases`: those of the shards
+    where there are none.
 
     A run resumed with more tokens finishes the round it is in, whose phases were fixed at its start, and then begins
     another with a new shuffle.
@@ -29,10 +30,12 @@ class TokenStream:
         policy: Policy,
         num_token_ids: int,
         seed: int,
+        phases: Sequence[PhaseInfo] = (),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self._shards = shards
+        self._recipe_phases = phases or shards.phases
         self._options: dict[str, Any] = {
             "batch_len": batch_len,
             "policy": policy,
@@ -47,7 +50,7 @@ class TokenStream:
         self._loader = self._open()
 
     def _phases_of(self, num_token_ids: int) -> tuple[PhaseInfo, ...]:
-        return scale_phases(self._shards.phases, self._shards, round(num_token_ids * SURPLUS))
+        return scale_phases(self._recipe_phases, self._shards, round(num_token_ids * SURPLUS))
 
     def _open(self) -> Loader:
         return Loader(self._shards, phases=self._phases, seed=self._seed + self._round, **self._options)
