@@ -24,7 +24,9 @@ def test_a_written_recipe_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_phases_read_back_equal(tmp_path: Path) -> None:
-    change = 'data.phases=[{name = "broad", epochs = {books = 1}}, {name = "decay", epochs = {books = 0.1, chat = 2.5}}]'
+    change = (
+        'data.phases=[{name = "broad", epochs = {books = 1}}, {name = "decay", epochs = {books = 0.1, chat = 2.5}}]'
+    )
     recipe = read_recipe(write(tmp_path, recipe_text(tmp_path)), [change])
     assert [dict(phase.epochs) for phase in recipe.data.phases] == [{"books": 1.0}, {"books": 0.1, "chat": 2.5}]
     assert read_recipe(write(tmp_path, write_recipe(recipe))) == recipe
