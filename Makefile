@@ -23,7 +23,7 @@ $(RUN): pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[documents]'
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[documents,serve]'
 	touch $@
 
 # What test and check need besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source

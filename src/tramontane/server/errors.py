@@ -1,0 +1,116 @@
+"""ApiError and the one error body that Mistral's clients and OpenAI's both read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tramontane.engine.async_engine import EngineStoppedError
+from tramontane.errors import CapacityError, RequestError, TokenizerError, TramontaneError
+
+log = logging.getLogger(__name__)
+
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+RETRY_AFTER_S = 1
+"""For a full queue: places become free within steps."""
+
+
+class ApiError(Exception):
+    """Ends a request with `status` and the body of `error_body`. `message` is for the user: what was wrong, and what
+    to do about it. `param` names the field. `detail` is the list of a 422."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        detail: Sequence[Mapping[str, Any]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind or KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+        self.param = param
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """A flat body: mistralai reads it as it is, openai takes `message`; `detail` only with 422, where mistralai
+        expects a list."""
+        body: dict[str, Any] = {
+            "object": "error",
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+            "raw_status_code": self.status,
+        }
+        return body if self.detail is None else body | {"detail": [dict(entry) for entry in self.detail]}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What any failure says to the client. A failure of ours says nothing of how it came about."""
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return validation_error(error.errors())
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case CapacityError():
+            return ApiError(
+                429, str(error), kind="rate_limited", code="1300", headers={"Retry-After": str(RETRY_AFTER_S)}
+            )
+        case RequestError() | TokenizerError():
+            return ApiError(400, str(error))
+        case EngineStoppedError():
+            return ApiError(503, "the model has stopped and the server is going down; try again later")
+        case TramontaneError():
+            return ApiError(500, str(error))
+        case _:
+            return ApiError(500, "internal error; the server's log has the details under this request's id")
+
+
+def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] = ()) -> ApiError:
+    """422 from pydantic's errors. The message names the first field and how many more are wrong."""
+    detail = [{key: entry[key] for key in ("type", "loc", "msg", "input") if key in entry} for entry in errors]
+    for entry in detail:
+        entry["loc"] = [*prefix, *entry["loc"]]
+    first = detail[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
+    message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+    return ApiError(422, message, param=place or None, code=first["type"], detail=detail)
+
+
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    answer = as_api_error(error)
+    if answer.status >= 500 and not isinstance(error, ApiError):
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer.response()
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    for kind in (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, on_error)

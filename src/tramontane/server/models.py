@@ -1,0 +1,95 @@
+"""ModelRegistry: the models that are served, by name and alias; they may come and go while the server runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tramontane.llm import AsyncLLM
+from tramontane.server.errors import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can be asked for; the fields are those of a model card."""
+
+    completion_chat: bool = False
+    function_calling: bool = False
+    completion_fim: bool = False
+    reasoning: bool = False
+    fine_tuning: bool = False
+    classification: bool = False
+    moderation: bool = False
+    vision: bool = False
+    ocr: bool = False
+    audio: bool = False
+    audio_transcription: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    """A name that requests may give. Several may share one AsyncLLM."""
+
+    name: str
+    llm: AsyncLLM
+    capabilities: Capabilities
+    aliases: list[str] = field(default_factory=list)
+    created: int = field(default_factory=lambda: int(time.time()))
+    description: str | None = None
+    default_temperature: float = 0.7
+    root: str | None = None  # of a fine-tuned model: its base
+    job: str | None = None  # of a fine-tuned model: the job that made it
+    archived: bool = False
+
+
+class ModelRegistry:
+    """Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ServedModel] = {}
+        self._aliases: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(list(self._models.values()))
+
+    def add(self, model: ServedModel) -> None:
+        """Serve a model from now on. Raises ValueError for a name or alias that is taken."""
+        for name in (model.name, *model.aliases):
+            if name in self._models or name in self._aliases:
+                raise ValueError(f"a model named {name!r} is served already")
+        self._models[model.name] = model
+        self._aliases |= dict.fromkeys(model.aliases, model.name)
+
+    def remove(self, name: str) -> ServedModel:
+        """Serve no new request with it; those running end by themselves. Raises ApiError 404."""
+        model = self._models.pop(self.get(name).name)
+        self._aliases = {alias: target for alias, target in self._aliases.items() if target != model.name}
+        return model
+
+    def find(self, name: str) -> ServedModel | None:
+        return self._models.get(self._aliases.get(name, name))
+
+    def get(self, name: str) -> ServedModel:
+        """For routes that name a model in their path. Raises ApiError 404."""
+        model = self.find(name)
+        if model is None:
+            raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
+        return model
+
+    def resolve(self, name: str) -> ServedModel:
+        """For requests that name a model in their body. Raises ApiError 400 as Mistral's API does."""
+        model = self.find(name)
+        if model is None or model.archived:
+            raise ApiError(
+                400,
+                f"Invalid model: {name}; GET /v1/models lists those served",
+                kind="invalid_model",
+                param="model",
+                code="1500",
+            )
+        return model
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        return self._aliases

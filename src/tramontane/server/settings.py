@@ -1,0 +1,73 @@
+"""ServerSettings: everything a server can be told. Its fields are the flags of `tramontane serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tramontane.errors import ConfigError
+from tramontane.runtime import home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Raises ConfigError for a value that could not work."""
+
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Folders, .gguf files, hub ids or 'default'; NAME=MODEL serves one under a name of yours.",
+        ),
+    ] = None
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000
+    aliases: Annotated[
+        Path | None, typer.Option(help='TOML file of other names for the models: alias = "model", one a line.')
+    ] = None
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse OpenAI's fields that have no effect here, as Mistral's API does.")
+    ] = False
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Folder of files and of the database (default: TRAMONTANE_HOME/server).")
+    ] = None
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="TRAMONTANE_DATABASE_URL", help="SQLAlchemy URL (default: SQLite in the state folder)."),
+    ] = None
+    weight_format: Annotated[
+        str | None, typer.Option(help="Hold the weights in this format, such as q8_0 (default: as stored).")
+    ] = None
+    dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto"
+    device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto"
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None
+    max_seq_len: Annotated[
+        int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
+    ] = None
+    kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values per model, in GiB.")] = None
+    drain_s: Annotated[float, typer.Option(help="Seconds that running answers get to end after SIGTERM.")] = 30.0
+    stall_s: Annotated[
+        float, typer.Option(help="Seconds without a step after which /health reports a stuck engine.")
+    ] = 60.0
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="What this machine costs per hour; token prices are worked out from it.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise ConfigError(f"port={self.port} must lie between 0 and 65535")
+        for name in ("drain_s", "stall_s", "price_per_hour"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**31:
+                raise ConfigError(f"{name}={value} must be a number from 0 up")
+
+    @property
+    def state_folder(self) -> Path:
+        return self.state_dir or home() / "server"
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_folder / 'state.db'}"
