@@ -82,6 +82,7 @@ def test_ctrl_c_while_editing_clears_the_line(terminal: PseudoTerminal) -> None:
     terminal.interrupt()
     terminal.send("Whole.")
     assert "half" not in terminal.wait_for("user='Whole.'.").partition("I heard")[2]
+    terminal.wait_for("\r\n>")
     terminal.type("\x04")  # Ctrl-D
     assert terminal.exit_code() == 0
 

@@ -38,10 +38,11 @@ def test_output_and_gradients_equal_the_definition(window: int | None) -> None:
 
 def test_bfloat16_is_as_near_as_its_mantissa_allows() -> None:
     q, k, v, starts = problem(LENS, torch.bfloat16)
-    ours = packed_varlen(q, k, v, starts, 300, 64)
-    definition = expected(q.float(), k.float(), v.float(), LENS, 64)
+    with torch.no_grad():
+        ours = packed_varlen(q, k, v, starts, 300, 64)
+        definition = expected(q.float(), k.float(), v.float(), LENS, 64)
     assert ours.dtype == torch.bfloat16
-    assert float((ours.detach().float() - definition).abs().max()) < 2**-6
+    assert float((ours.float() - definition).abs().max()) < 2**-6
 
 
 def test_the_operation_keeps_the_rules_that_compilers_rely_on() -> None:
@@ -68,7 +69,7 @@ def test_flash_attention_on_the_gpu_equals_the_definition(window: int | None) ->
     inputs = [x.detach().float().requires_grad_() for x in (q, k, v)]
     definition = expected(inputs[0], inputs[1], inputs[2], [5, 700, 1, 130, 0, 77], window)
     weights = torch.randn_like(definition)
-    assert float((ours.float() - definition).abs().max()) < 2**-6
+    assert float((ours.detach().float() - definition.detach()).abs().max()) < 2**-6
     gradients = torch.autograd.grad(ours, (q, k, v), weights.bfloat16())
     for left, right in zip(gradients, torch.autograd.grad(definition, inputs, weights), strict=True):
         assert float((left.float() - right).norm() / right.norm()) < 0.02

@@ -41,8 +41,6 @@ class TerminalChat:
         while True:
             try:
                 text = session.prompt("> ")
-            except KeyboardInterrupt:  # Ctrl-C while editing clears the line
-                continue
             except EOFError:
                 return
             if not text.strip():
@@ -155,7 +153,7 @@ def file_named(text: str) -> Path:
 
 
 def prompt_session() -> PromptSession[str]:
-    """Line editor: Enter sends, Alt-Enter starts a new line; history is kept under `TRAMONTANE_HOME`."""
+    """Line editor: Enter sends, Alt-Enter starts a new line, Ctrl-C clears; history is kept in `TRAMONTANE_HOME`."""
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -165,6 +163,10 @@ def prompt_session() -> PromptSession[str]:
     @keys.add("escape", "enter")
     def new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def clear(event: KeyPressEvent) -> None:
+        event.current_buffer.reset()  # and not a new prompt, which would lose what is typed before it stands
 
     def continuation(_width: int, _line: int, _wrapped: int) -> Any:
         return ". "
