@@ -154,7 +154,13 @@ def test_info(tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.Monkey
     assert facts["kv_cache"] == [{"num_tokens": 2048, "num_bytes": per_token * (2048 + 2 * 64)}]
     text = tramontane("info", tiny_checkpoint, "--threads", 1)
     assert "windows by layer: 64 in 2, full in 1" in text
-    assert facts["instruction_set"] in text
+    assert f"native {facts['instruction_set']} kernels, computing in float32" in text
+    assert "for weights in f32" in text
+    smaller = json.loads(tramontane("info", tiny_checkpoint, "--weight-format", "q8_0", "--json"))
+    assert smaller["weight_format"] == "q8_0"
+    assert smaller["weights_bytes"] < 0.4 * facts["weights_bytes"]
+    plain = json.loads(tramontane("info", tiny_checkpoint, "--dtype", "bfloat16", "--json"))
+    assert (plain["kernels"], plain["instruction_set"], plain["weight_format"]) == ("torch", None, "bfloat16")
     assert json.loads(tramontane("info", tiny_checkpoint, "--json", "--measure"))["read_bytes_per_s"] > 1e8
 
 
@@ -249,6 +255,7 @@ def test_requests_that_can_never_be_served(
     assert "int9" in refused("generate", "x", "-m", tiny_checkpoint, "--dtype", "int9")
     assert "abacus" in refused("info", tiny_checkpoint, "--device", "abacus")
     assert "threads=0" in refused("info", tiny_checkpoint, "--threads", 0)
+    assert "q3_x" in refused("info", tiny_checkpoint, "--weight-format", "q3_x")
     assert "kv_cache_gib" in refused("generate", "x", "-m", tiny_checkpoint, "--kv-cache-gib", -1)
     assert "repeats=0" in refused("bench", "-m", tiny_checkpoint, "--repeats", 0)
     assert "answer-tokens=1" in refused("bench", "-m", tiny_checkpoint, "--answer-tokens", 1)

@@ -121,11 +121,6 @@ def test_weights_beyond_float16_are_refused_not_made_infinite(tmp_path: Path) ->
     load_model(checkpoint, dtype="bfloat16")
 
 
-def test_a_weight_format_is_not_silently_ignored(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="weight_format='q8_0' is not available in this version"):
-        load_model(open_checkpoint(write(tmp_path, DENSE, "hf")), weight_format="q8_0")
-
-
 def test_unknown_dtype_and_device_are_named(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, DENSE, "hf"))
     with pytest.raises(ConfigError, match="dtype 'int4' is unknown"):

@@ -47,6 +47,7 @@ def bench(
     result = {
         "model": model.model,
         "dtype": str(llm.engine.model.dtype).removeprefix("torch."),
+        "weight_format": model.weight_format,
         "prompt_tokens": prompt_tokens,
         "answer_tokens": answer_tokens,
         "streams": streams,
@@ -73,7 +74,7 @@ def measure_round(llm: LLM, prompt_tokens: int, answer_tokens: int, streams: int
     step_s = max(whole_s - together_s, 1e-9) / (answer_tokens - 1)
     # a token reads one row of the embeddings, unless they are the output as well
     num_weights = config.num_parameters(active=True) - (0 if config.tied_embeddings else config.vocab_size * config.dim)
-    bytes_per_step = sum(p.nbytes for p in network.parameters()) * num_weights / config.num_parameters()
+    bytes_per_step = network.weights_bytes * num_weights / config.num_parameters()
     return {
         "prefill_tokens_per_s": prompt_tokens / prefill_s,
         "prefill_share": 2 * num_weights * prompt_tokens / prefill_s / flop_per_s,

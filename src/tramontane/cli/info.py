@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import Json
+from tramontane.cli.options import WEIGHT_FORMAT_HELP, Json
 from tramontane.cli.terminal import amount, print_json, printable
 
 if TYPE_CHECKING:
     import torch
 
     from tramontane.config import ModelConfig
+    from tramontane.loading import Checkpoint
 
 
 def info(
@@ -20,6 +21,7 @@ def info(
         str, typer.Argument(help="A folder, a .gguf file or a pulled hub id.", envvar="TRAMONTANE_MODEL")
     ] = "default",
     *,
+    weight_format: Annotated[str, typer.Option(help=WEIGHT_FORMAT_HELP)] = "auto",
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None,
@@ -30,25 +32,27 @@ def info(
 
     Only headers are read, so this is quick for any size.
     """
-    facts = describe(model, dtype=dtype, device=device, threads=threads, measure=measure)
+    facts = describe(model, weight_format=weight_format, dtype=dtype, device=device, threads=threads, measure=measure)
     if as_json:
         print_json(facts)
     else:
         print(printable("\n".join(f"{name:<16}{value}" for name, value in rows(facts))))
 
 
-def describe(model: str, *, dtype: str, device: str, threads: int | None, measure: bool) -> dict[str, Any]:
+def describe(
+    model: str, *, weight_format: str, dtype: str, device: str, threads: int | None, measure: bool
+) -> dict[str, Any]:
     """The facts of `info`, JSON-ready. Sizes are in bytes."""
     from tramontane.hub import resolve_model
     from tramontane.loading import open_checkpoint, open_tokenizer
     from tramontane.loading.memory import available_bytes
-    from tramontane.ops._cpu import best_instruction_set
-    from tramontane.runtime import resolve_device, resolve_dtype, set_threads
+    from tramontane.runtime import resolve_device, set_threads
 
     checkpoint = open_checkpoint(resolve_model(model))
     config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
     place = resolve_device(device)
-    compute = resolve_dtype(dtype, checkpoint.dtype, place)
+    runs = how_it_runs(checkpoint, weight_format, dtype, place)
+    compute = runs.pop("compute")
     facts: dict[str, Any] = {
         "model": model,
         "path": str(checkpoint.weights),
@@ -72,9 +76,8 @@ def describe(model: str, *, dtype: str, device: str, threads: int | None, measur
         "chat_format": tokenizer.chat.name if tokenizer.chat else None,
         "device": str(place),
         "dtype": str(compute).removeprefix("torch."),
-        "instruction_set": best_instruction_set(),
         "threads": set_threads(threads),
-        "weights_bytes": checkpoint.memory_bytes(compute),
+        **runs,
         "free_bytes": available_bytes(place),
         "kv_cache": [
             {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, compute)}
@@ -86,6 +89,38 @@ def describe(model: str, *, dtype: str, device: str, threads: int | None, measur
 
         facts["read_bytes_per_s"] = read_bandwidth(place)
     return facts
+
+
+def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: torch.device) -> dict[str, Any]:
+    """What holds the weights and what computes with them."""
+    import torch
+
+    from tramontane.loading import resolve_weight_format
+    from tramontane.loading.weight_formats import checkpoint_formats, packed_size, shown_formats
+    from tramontane.runtime import resolve_dtype
+
+    config = checkpoint.config
+    held = resolve_weight_format(weight_format, dtype=dtype, device=place, config=config)
+    if held is None:
+        compute = resolve_dtype(dtype, checkpoint.dtype, place)
+        name = str(compute).removeprefix("torch.")
+        return {
+            "compute": compute,
+            "weight_format": name,
+            "kernels": "torch",
+            "instruction_set": None,
+            "weights_bytes": checkpoint.memory_bytes(compute),
+        }
+    from tramontane.ops.cpu import CpuOps
+
+    formats = checkpoint_formats(checkpoint, held)
+    return {
+        "compute": torch.float32,
+        "weight_format": shown_formats(config, formats),
+        "kernels": CpuOps.name,
+        "instruction_set": CpuOps.instruction_set(),
+        "weights_bytes": packed_size(config, formats),
+    }
 
 
 def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype) -> int:
@@ -105,7 +140,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     fits = "" if free is None else f"; {amount(free, 'B')} are free"
     if free is not None and free < facts["weights_bytes"]:
         fits += ", which is too little"
-    cpu = f", {facts['instruction_set']}, {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    cpu = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    native = f"native {facts['instruction_set']} kernels" if facts["instruction_set"] else facts["kernels"]
     cache = [f"{amount(size['num_bytes'], 'B')} for {size['num_tokens']} tokens" for size in facts["kv_cache"]]
     lines = [
         ("model", facts["model"]),
@@ -119,8 +155,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{facts['vocab_size']} tokens"),
         ("context", f"{facts['max_seq_len']} tokens, {windows(facts['sliding_windows'])}"),
         ("chat", facts["chat_format"] or "no chat format: generate only"),
-        ("runs on", f"{facts['device']}{cpu}, computing in {facts['dtype']}"),
-        ("memory", f"{amount(facts['weights_bytes'], 'B')} for weights{fits}"),
+        ("runs on", f"{facts['device']}{cpu}, {native}, computing in {facts['dtype']}"),
+        ("memory", f"{amount(facts['weights_bytes'], 'B')} for weights in {facts['weight_format']}{fits}"),
         ("keys, values", ", ".join(cache)),
     ]
     if "read_bytes_per_s" in facts:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tramontane.llm import LLM
 
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+WEIGHT_FORMAT_HELP = "Hold weights as auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, or torch (plain tensors)."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -36,9 +37,7 @@ class ModelOptions:
             help="A folder, a .gguf file, a Hugging Face hub id, or 'default'.",
         ),
     ] = "default"
-    weight_format: Annotated[
-        str | None, typer.Option(help="Hold the weights in this format, such as q8_0 (default: as stored).")
-    ] = None
+    weight_format: Annotated[str, typer.Option(help=WEIGHT_FORMAT_HELP)] = "auto"
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto"
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto"
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None

@@ -103,6 +103,16 @@ class TensorPart:
             return None
         return self.start_row, self.start_row + (self.shape[1] if self.transposed else self.shape[0])
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the stored rows are the canonical ones, one by one."""
+        return self.half_heads is None and not self.transposed
+
+    def stored_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Where canonical rows `start` … `stop` - 1 are stored, of a part that `is_in_order`."""
+        first = self.start_row or 0
+        return first + start, first + stop
+
     def arrange(self, rows: Tensor) -> Tensor:
         """The canonical tensor, from its stored rows: (rows, columns), packed blocks (rows, bytes), or a vector."""
         if self.half_heads is not None:

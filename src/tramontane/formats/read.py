@@ -12,12 +12,15 @@ from tramontane.formats.names import TensorRead, detect_layout, plan, shown
 from tramontane.formats.tensor_source import FLOAT_DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from tramontane.config.model_config import ModelConfig
     from tramontane.formats.names import TensorPart
     from tramontane.formats.tensor_source import TensorSource
 
+_CHUNK_WEIGHTS = 1 << 24  # read at once: 64 MiB where quantised blocks become float32
 _COMPARED_WEIGHTS = 1 << 22  # at once, when a tied copy is compared with its original
 
 
@@ -52,6 +55,14 @@ def read_part(source: TensorSource, read: TensorRead, part: TensorPart) -> Tenso
 def read_part_blocks(source: TensorSource, read: TensorRead, part: TensorPart) -> Tensor:
     """uint8 (rows, bytes per row): the packed blocks of one canonical tensor that is stored quantised."""
     return part.arrange(source.read_blocks(read.file_name, part.rows))
+
+
+def row_chunks(part: TensorPart, multiple_of: int = 1) -> Iterator[tuple[int, int]]:
+    """The canonical rows of a matrix in runs (first, past the last) that are worth reading at once."""
+    num_rows, num_columns = part.shape
+    step = max(1, _CHUNK_WEIGHTS // num_columns // multiple_of) * multiple_of
+    for start in range(0, num_rows, step):
+        yield start, min(start + step, num_rows)
 
 
 def require_equal(source: TensorSource, file_name: str, canonical: str, config: ModelConfig) -> None:

@@ -33,7 +33,7 @@ class AsyncLLM:
         self,
         model: str = "default",
         *,
-        weight_format: str | None = None,
+        weight_format: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,

@@ -29,7 +29,7 @@ class LLM:
         self,
         model: str = "default",
         *,
-        weight_format: str | None = None,
+        weight_format: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,
@@ -39,9 +39,11 @@ class LLM:
     ) -> None:
         """Load `model`.
 
-        `weight_format`: how weights are held (None: as stored). `dtype`: what is computed in. `max_seq_len`: longest
-        prompt and answer together in tokens. `kv_cache_gib`: memory for keys and values. Raises ConfigError,
-        CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it does not fit.
+        `weight_format`: how weights are held on a CPU, where native kernels compute with them in float32: `auto` as
+        stored, or `f32`, `bf16`, `f16`, `q8_0`, `q4_0`, `q4_k`; `torch` holds plain tensors instead, computed by torch
+        in `dtype`, as on a GPU. `max_seq_len`: longest prompt and answer together in tokens. `kv_cache_gib`: memory
+        for keys and values. Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used,
+        CapacityError where it does not fit.
         """
         opened = open_model(
             model,

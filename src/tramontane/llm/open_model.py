@@ -8,8 +8,8 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
 from tramontane.hub import resolve_model
-from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer
-from tramontane.runtime import set_threads
+from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
+from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
 
 
@@ -23,7 +23,7 @@ class OpenModel:
 def open_model(
     model: str,
     *,
-    weight_format: str | None,
+    weight_format: str,
     dtype: str,
     device: str,
     threads: int | None,
@@ -41,7 +41,8 @@ def open_model(
     set_threads(threads)
     checkpoint = open_checkpoint(resolve_model(model))
     tokenizer = open_tokenizer(checkpoint)
-    transformer = load_model(checkpoint, weight_format=weight_format, dtype=dtype, device=device, progress=progress)
+    held = resolve_weight_format(weight_format, dtype=dtype, device=resolve_device(device), config=checkpoint.config)
+    transformer = load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
     config = EngineConfig(
         max_seq_len=max_seq_len,
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),

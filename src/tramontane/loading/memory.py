@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,6 +34,17 @@ def require_memory(needed_bytes: int, device: torch.device, what: str, remedy: s
             f"{what} needs {(needed_bytes + RESERVE_BYTES) / 1e9:.1f} GB of memory on {device}, "
             f"but {max(free_bytes, 0) / 1e9:.1f} GB are free; {remedy}"
         )
+
+
+@contextmanager
+def memory_reported(what: str, device: torch.device, remedy: str) -> Iterator[None]:
+    """Turn the allocators' own errors inside the block into CapacityError."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate" not in str(error):
+            raise
+        raise CapacityError(f"{what} did not fit into the memory of {device}; {remedy}") from None
 
 
 def _meminfo_bytes(path: Path = Path("/proc/meminfo")) -> int | None:

@@ -85,6 +85,12 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.norm.weight.device
 
+    @property
+    def weights_bytes(self) -> int:
+        """Memory of all weights, packed or not."""
+        packed = [module.packed for module in (self.tok_embeddings, *self._linears) if module.packed is not None]
+        return sum(p.nbytes for p in self.parameters()) + sum(weight.storage.nbytes for weight in packed)
+
     def forward(self, forward_input: ForwardInput) -> Tensor:
         """Hidden states (T, D) after the final norm, one row per token of the batch."""
         cos_TC, sin_TC = self.rope.cos_sin(forward_input.positions)

@@ -25,12 +25,20 @@ class CpuOps:
 
     def __init__(self, threads: int | None = None) -> None:
         """`threads`: None takes torch's number. Raises ConfigError if `TRAMONTANE_CPU` names what is unavailable."""
+        self.instruction_set()
         try:
-            _cpu.instruction_set()
             _cpu.set_num_threads(torch.get_num_threads() if threads is None else threads)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self._torch = TorchOps()
+
+    @staticmethod
+    def instruction_set() -> str:
+        """The set in use. Raises ConfigError if `TRAMONTANE_CPU` names what is unavailable."""
+        try:
+            return _cpu.instruction_set()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor | PackedWeight) -> Tensor:
         if isinstance(weight_OI, PackedWeight):

@@ -6,7 +6,7 @@ quantised weight takes exactly the memory of its blocks in a GGUF file; the stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +18,7 @@ from tramontane.ops import _cpu
 WeightFormat = Literal["f32", "bf16", "f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 QUANTISERS: tuple[WeightFormat, ...] = ("q8_0", "q4_0", "q4_k")
+PANEL_ROWS = 16  # rows that lie interleaved (csrc/weight_formats.h)
 _FLOAT_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -40,14 +41,33 @@ class PackedWeight:
     @classmethod
     def from_blocks(cls, format: WeightFormat, blocks_OB: Tensor, in_features: int) -> PackedWeight:
         """Pack rows as they lie in a file: uint8 (out_features, bytes per row), GGUF blocks or little-endian floats."""
-        size = packed_bytes(format, blocks_OB.shape[0], in_features)
+        return cls.from_chunks(format, blocks_OB.shape[0], in_features, [blocks_OB])
+
+    @classmethod
+    def from_chunks(
+        cls, format: WeightFormat, out_features: int, in_features: int, chunks: Iterable[Tensor]
+    ) -> PackedWeight:
+        """As `from_blocks`, of rows that come in several chunks, in order, so that few of them are in memory at once;
+        each but the last holds a multiple of PANEL_ROWS. Raises ValueError for chunks that do not make up the weight.
+        """
+        storage = torch.empty(packed_bytes(format, out_features, in_features), dtype=torch.uint8)
         row_bytes = _cpu.row_bytes(format, in_features)
-        if blocks_OB.dtype != torch.uint8 or tuple(blocks_OB.shape[1:]) != (row_bytes,):
-            raise ValueError(f"{format} rows of {in_features} weights take {row_bytes} bytes, got {blocks_OB.shape}")
-        blocks_OB = blocks_OB.contiguous()
-        storage = torch.empty(size, dtype=torch.uint8)
-        _cpu.pack(format, blocks_OB.data_ptr(), blocks_OB.shape[0], in_features, storage.data_ptr())
-        return cls(format, blocks_OB.shape[0], in_features, storage)
+        num_rows = num_packed = 0
+        for chunk_OB in chunks:
+            if chunk_OB.dtype != torch.uint8 or tuple(chunk_OB.shape[1:]) != (row_bytes,):
+                raise ValueError(
+                    f"{format} rows of {in_features} weights take {row_bytes} bytes, got {tuple(chunk_OB.shape)}"
+                )
+            if num_rows % PANEL_ROWS or num_rows + len(chunk_OB) > out_features:
+                raise ValueError(f"{num_rows} rows and then {len(chunk_OB)} cannot be packed into {out_features}")
+            chunk_OB = chunk_OB.contiguous()
+            panels = storage.data_ptr() + num_packed
+            _cpu.pack(format, chunk_OB.data_ptr(), len(chunk_OB), in_features, panels)
+            num_rows += len(chunk_OB)
+            num_packed += packed_bytes(format, len(chunk_OB), in_features)
+        if num_rows != out_features:
+            raise ValueError(f"{num_rows} rows were given for a weight of {out_features}")
+        return cls(format, out_features, in_features, storage)
 
     @classmethod
     def from_tensor(cls, weight_OI: Tensor, format: WeightFormat) -> PackedWeight:
@@ -57,11 +77,7 @@ class PackedWeight:
         """
         out_features, in_features = weight_OI.shape
         packed_bytes(format, out_features, in_features)
-        if format in _FLOAT_DTYPES:
-            rows = weight_OI.to(_FLOAT_DTYPES[format]).contiguous().view(torch.uint8)
-        else:
-            rows = quantise(weight_OI, format)
-        return cls.from_blocks(format, rows.view(out_features, -1), in_features)
+        return cls.from_blocks(format, to_rows(weight_OI, format), in_features)
 
     def multiply(self, x_TI: Tensor) -> Tensor:
         """`linear(x, self)`, for whoever holds a packed weight without importing the native kernels."""
@@ -91,6 +107,19 @@ def packed_bytes(format: WeightFormat, out_features: int, in_features: int) -> i
         return _cpu.packed_bytes(format, out_features, in_features)
     except ValueError as error:
         raise ConfigError(f"{error}; formats are {', '.join(WEIGHT_FORMATS)}") from None
+
+
+def to_rows(weight_OI: Tensor, format: WeightFormat) -> Tensor:
+    """The rows of a float weight as they would lie in a file of that format, uint8 (rows, bytes per row).
+
+    Raises ConfigError if a finite weight lies beyond float16, or as `quantise`.
+    """
+    if format not in _FLOAT_DTYPES:
+        return quantise(weight_OI, format)
+    rows_OI = weight_OI.to(_FLOAT_DTYPES[format])
+    if format == "f16" and weight_OI.dtype != torch.float16 and not bool(rows_OI.isfinite().all()):
+        raise ConfigError("a weight lies beyond the range of f16; hold the weights in bf16")
+    return rows_OI.contiguous().view(torch.uint8).view(len(rows_OI), -1)
 
 
 def quantise(weight_OI: Tensor, format: WeightFormat) -> Tensor:

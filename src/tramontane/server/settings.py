@@ -39,8 +39,8 @@ class ServerSettings:
         typer.Option(envvar="TRAMONTANE_DATABASE_URL", help="SQLAlchemy URL (default: SQLite in the state folder)."),
     ] = None
     weight_format: Annotated[
-        str | None, typer.Option(help="Hold the weights in this format, such as q8_0 (default: as stored).")
-    ] = None
+        str, typer.Option(help="Hold the weights in this format, such as q8_0 (auto: as stored).")
+    ] = "auto"
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto"
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto"
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None
