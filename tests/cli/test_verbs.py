@@ -156,9 +156,9 @@ def test_info(tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.Monkey
     assert "windows by layer: 64 in 2, full in 1" in text
     assert f"native {facts['instruction_set']} kernels, computing in float32" in text
     assert "for weights in f32" in text
-    smaller = json.loads(tramontane("info", tiny_checkpoint, "--weight-format", "q8_0", "--json"))
-    assert smaller["weight_format"] == "q8_0"
-    assert smaller["weights_bytes"] < 0.4 * facts["weights_bytes"]
+    smaller = json.loads(tramontane("info", tiny_checkpoint, "--weight-format", "bf16", "--json"))
+    assert smaller["weight_format"] == "bf16"
+    assert smaller["weights_bytes"] < 0.6 * facts["weights_bytes"]
     plain = json.loads(tramontane("info", tiny_checkpoint, "--dtype", "bfloat16", "--json"))
     assert (plain["kernels"], plain["instruction_set"], plain["weight_format"]) == ("torch", None, "bfloat16")
     assert json.loads(tramontane("info", tiny_checkpoint, "--json", "--measure"))["read_bytes_per_s"] > 1e8

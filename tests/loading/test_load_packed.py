@@ -101,7 +101,7 @@ def test_requantising_a_mixed_file_keeps_what_has_the_format_already(tmp_path: P
 
 def test_what_a_format_cannot_hold_is_named_with_the_remedy(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, DENSE, "hf"))
-    message = r"tok_embeddings\.weight: q4_k holds no rows of 64 weights; use weight_format=q8_0 or q4_0"
+    message = r"tok_embeddings\.weight: q4_k holds no rows of 64 weights; use q8_0 or q4_0"
     with pytest.raises(ConfigError, match=message):
         load_model(checkpoint, weight_format="q4_k")
     weights = random_weights(DENSE)

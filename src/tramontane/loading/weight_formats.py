@@ -83,7 +83,7 @@ def packed_formats(source: TensorSource, config: ModelConfig, weight_format: str
                 packed_bytes(chosen, *part.shape)
             except ConfigError:
                 raise ConfigError(
-                    f"{part.name}: {chosen} holds no rows of {part.shape[1]} weights; use weight_format=q8_0 or q4_0"
+                    f"{part.name}: {chosen} holds no rows of {part.shape[1]} weights; {_remedy(part.shape[1])}"
                 ) from None
             is_kept = _OF_STORED.get(stored) == chosen
             if not is_kept and chosen in _OF_STORED.values() and chosen not in (*QUANTISERS, "f32", "bf16", "f16"):
@@ -129,6 +129,10 @@ def _choose(name: str, stored: str, weight_format: str, config: ModelConfig) -> 
     if is_output and weight_format in _FOUR_BIT:
         return "q8_0"
     return weight_format  # type: ignore[return-value]  # proved by resolve_weight_format
+
+
+def _remedy(num_columns: int) -> str:
+    return "use q8_0 or q4_0" if num_columns % 32 == 0 else "use auto, bf16 or f32"
 
 
 def _is_covered(config: ModelConfig) -> bool:

@@ -88,8 +88,9 @@ class Transformer(nn.Module):
     @property
     def weights_bytes(self) -> int:
         """Memory of all weights, packed or not."""
-        packed = [module.packed for module in (self.tok_embeddings, *self._linears) if module.packed is not None]
-        return sum(p.nbytes for p in self.parameters()) + sum(weight.storage.nbytes for weight in packed)
+        holders: list[Linear | TokenEmbeddings] = [self.tok_embeddings, *self._linears]
+        packed_bytes = sum(module.packed.storage.nbytes for module in holders if module.packed is not None)
+        return packed_bytes + sum(parameter.nbytes for parameter in self.parameters())
 
     def forward(self, forward_input: ForwardInput) -> Tensor:
         """Hidden states (T, D) after the final norm, one row per token of the batch."""
