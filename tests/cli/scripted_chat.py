@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ScriptedLLM:
     """What it does depends on the message.
 
-    count: 0, 1, 2 … without end. prefill: no word yet, without end. long: too long a prompt. think: a thought first.
+    count: 0, 1, 2 … without end. slow: ready after a second. prefill: no word yet, without end. long: too long a prompt. think: a thought first.
     stuck: nothing happens at all.
     Anything else: the conversation so far.
     """
@@ -35,6 +35,10 @@ class ScriptedLLM:
                 for i in range(10_000_000):
                     yield delta(f"{i} ")
                     time.sleep(0.01)
+            elif text == "slow":
+                yield delta("Wait … ")
+                time.sleep(1)
+                yield delta("ready.")
             elif text == "prefill":
                 print("<reading>", flush=True)
                 for _ in range(10_000_000):

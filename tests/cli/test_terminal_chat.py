@@ -35,6 +35,7 @@ def test_messages_are_answered_with_all_that_was_said(terminal: PseudoTerminal) 
     terminal.send("Again")
     answer = terminal.wait_for("'Again'.")
     assert "user='Hello' | assistant=" in answer
+    terminal.wait_for("<closed>")
     assert terminal.output.count("<closed>") == 2
     terminal.send("/quit")
     assert terminal.exit_code() == 0
@@ -55,6 +56,14 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: PseudoTerminal) -
     terminal.wait_for("[stopped]")
     terminal.send("/quit")
     assert terminal.exit_code() == 0
+
+
+def test_what_is_typed_while_an_answer_comes_is_sent_after_it(terminal: PseudoTerminal) -> None:
+    terminal.send("slow")
+    terminal.wait_for("Wait … ")
+    terminal.send("Next")
+    terminal.wait_for("ready.")
+    terminal.wait_for("user='Next'.")
 
 
 def test_ctrl_c_stops_a_prompt_that_is_still_being_read(terminal: PseudoTerminal) -> None:

@@ -157,6 +157,7 @@ def prompt_session() -> PromptSession[str]:
     keys = KeyBindings()
 
     @keys.add("enter")
+    @keys.add("c-j")  # Enter as it arrives when it was typed while the answer was still coming
     def send(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
