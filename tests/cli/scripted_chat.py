@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class ScriptedLLM:
     """What it does depends on the message.
 
-    count: 0, 1, 2 … without end. slow: ready after a second. prefill: no word yet, without end. long: too long a prompt. think: a thought first.
-    stuck: nothing happens at all.
+    count: 0, 1, 2 … without end. slow: ready after a second. prefill: no word yet, without end. stuck: nothing happens
+    at all. long: too long a prompt. think: a thought first.
     Anything else: the conversation so far.
     """
 
