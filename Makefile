@@ -1,5 +1,6 @@
 # The commands to learn. Every target does its own set-up in $(VENV), again only when what it depends on has changed.
 #   make chat [MODEL=…]   talk to a model              make check   style, types, layers, generated docs
+#   make serve [MODEL=…]  Mistral's API on port 8000
 #   make test             all tests                    make bench   measure this machine
 #   make install          set-up alone                 make docs    regenerate docs/cli.md and docs/api.md
 SHELL := bash
@@ -13,9 +14,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help install chat test check bench docs clean
+.PHONY: help install chat serve test check bench docs clean
 help:
-	@sed -n '2,4s/^#   //p' Makefile
+	@sed -n '2,5s/^#   //p' Makefile
 
 # What chat and bench need. torch comes first and alone, so that no other package pulls another build of it.
 RUN := $(VENV)/.installed
@@ -32,12 +33,16 @@ DEV := $(VENV)/.installed-dev
 $(DEV): $(RUN)
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PIP) install -q -c constraints.txt llama-cpp-python
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -q --no-warn-conflicts --target build/clients/mistralai-2.5.1 mistralai==2.5.1
 	touch $@
 
 install: $(RUN)
 
 chat: $(RUN)
 	@$(BIN)/tramontane chat --model "$(MODEL)"
+
+serve: $(RUN)
+	@$(BIN)/tramontane serve "$(MODEL)"
 
 # One thread per worker: two workers share the cores without fighting over them.
 test: $(DEV)

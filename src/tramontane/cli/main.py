@@ -21,7 +21,7 @@ from tramontane.errors import TramontaneError
 
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench"),
-    *("pretrain", "finetune"),
+    *("pretrain", "finetune", "serve"),
 )
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

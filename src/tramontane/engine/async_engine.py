@@ -74,12 +74,29 @@ class AsyncEngine:
         """Outputs of all answers as they come. Leaving the iterator early, or cancelling, frees the pages within a
         step. Raises RequestError and CapacityError as Engine.add does, EngineStoppedError if the engine ends."""
 
+        outputs = await self.start(token_ids, params, priority=priority, salt=salt, first_index=first_index)
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                yield output
+
+    async def start(
+        self,
+        token_ids: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        first_index: int = 0,
+    ) -> AsyncGenerator[Output, None]:
+        """As `generate`, but returns as soon as the request is queued: what Engine.add refuses is raised here, before
+        anything is computed. The outputs must be read to the end or closed."""
+
         def add() -> int:
             return self._engine.add(token_ids, params, priority=priority, salt=salt, first_index=first_index)
 
-        async with contextlib.aclosing(self._follow(params.n, add)) as outputs:
-            async for output in outputs:
-                yield output
+        outputs = self._follow(params.n, add)
+        await anext(outputs)
+        return cast("AsyncGenerator[Output, None]", outputs)
 
     async def collect(
         self, token_ids: SequenceOf[int], collector: Collector, *, priority: int = 0, salt: str | None = None
@@ -122,7 +139,8 @@ class AsyncEngine:
             self._wake.notify()
         self._thread.join()
 
-    async def _follow(self, num_answers: int, add: Callable[[], int]) -> AsyncGenerator[Output, None]:
+    async def _follow(self, num_answers: int, add: Callable[[], int]) -> AsyncGenerator[Output | None, None]:
+        """None once the request is queued, then its Outputs."""
         stream = _Stream(asyncio.get_running_loop(), num_answers)
 
         def add_stream() -> None:
@@ -131,6 +149,7 @@ class AsyncEngine:
 
         try:
             await asyncio.wrap_future(self._submit(add_stream))
+            yield None
             while num_answers:
                 item = await stream.queue.get()
                 if isinstance(item, EngineStoppedError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tramontane.engine.async_engine import AsyncEngine, Health
 from tramontane.engine.logprobs import MeanHidden
+from tramontane.engine.request import Output, TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm.completion import Completion, Delta
 from tramontane.llm.generation import Generation
@@ -20,6 +21,52 @@ from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read
 from tramontane.loading import Progress
 
 EMBED_TOGETHER = 64  # texts of one `embed` in the queue at once
+LONG_TEXT_CHARS = 20_000  # a prompt that takes longer to encode than other tasks should wait: some 5 ms
+
+
+class Stream:
+    """Answers to one prompt as they come: iterate over its Deltas, once. Leaving `async with` early, or `aclose`,
+    cancels the request and frees its pages within a step."""
+
+    def __init__(self, engine: AsyncEngine, generation: Generation, outputs: AsyncGenerator[Output]) -> None:
+        self._engine = engine
+        self._generation = generation
+        self._outputs = outputs
+
+    async def __aiter__(self) -> AsyncGenerator[Delta]:
+        generation = self._generation
+        async for output in self._outputs:
+            if generation.take(output):
+                self._engine.finish(output.sequence_id)
+            while generation.deltas:
+                yield generation.deltas.popleft()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._outputs.aclose()
+
+    @property
+    def prompt_token_ids(self) -> Sequence[int]:
+        return self._generation.prompt.token_ids
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were not computed again; known from the first Delta on."""
+        return self._generation.num_cached_tokens
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        """One per prompt token, None for the first; there from the first Delta on, where asked for."""
+        return self._generation.prompt_logprobs
+
+    def completion(self) -> Completion:
+        """All that was answered. Raises ValueError before the end."""
+        return self._generation.completion()
 
 
 class AsyncLLM:
@@ -102,19 +149,49 @@ class AsyncLLM:
         salt: str | None = None,
     ) -> AsyncGenerator[Delta]:
         """Answers as they come: to a conversation where `prompt` is a list of messages, else continuing the prompt."""
-        ready = read_prompt(self.tokenizer, prompt, tools)
-        params = sampling or SamplingParams()
-        async with contextlib.aclosing(self._follow(Generation(ready, params), params, priority, salt)) as deltas:
+        stream = await self.start(
+            await self.read_prompt(prompt, tools=tools), sampling or SamplingParams(), priority=priority, salt=salt
+        )
+        async with stream, contextlib.aclosing(aiter(stream)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def embed(self, texts: Sequence[str]) -> Tensor:
-        """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32."""
-        batch = [self.tokenizer.encode(text, bos=True) for text in texts]
+    async def start(
+        self, prompt: Prompt, sampling: SamplingParams, *, priority: int = 0, salt: str | None = None
+    ) -> Stream:
+        """Queue a prompt: RequestError and CapacityError are raised here, before anything is computed. The stream
+        must be read to the end or closed."""
+        outputs = await self.engine.start(prompt.token_ids, sampling, priority=priority, salt=salt)
+        return Stream(self.engine, Generation(prompt, sampling), outputs)
+
+    async def read_prompt(
+        self, prompt: str | Sequence[int] | Sequence[Message], *, tools: Sequence[Message] | None = None
+    ) -> Prompt:
+        """The prompt as token ids; a long one is encoded on another thread, so that other tasks go on.
+
+        Raises TokenizerError for a conversation this model's format cannot express.
+        """
+        if _num_chars(prompt) <= LONG_TEXT_CHARS:
+            return read_prompt(self.tokenizer, prompt, tools)
+        return await asyncio.to_thread(read_prompt, self.tokenizer, prompt, tools)
+
+    async def embed(self, texts: Sequence[str | Sequence[int]], *, salt: str | None = None) -> Tensor:
+        """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
+        batch = [(await self.read_prompt(text)).token_ids for text in texts]
+        return await self.embed_token_ids(batch, salt=salt)
+
+    async def embed_token_ids(self, batch: Sequence[Sequence[int]], *, salt: str | None = None) -> Tensor:
+        """As `embed`, of encoded texts."""
         collectors = [MeanHidden(self.checkpoint.config.dim) for _ in batch]
         for first in range(0, len(batch), EMBED_TOGETHER):
             some = slice(first, first + EMBED_TOGETHER)
-            await asyncio.gather(*map(self.engine.collect, batch[some], collectors[some]))
+            pairs = zip(batch[some], collectors[some], strict=True)
+            tasks = [asyncio.ensure_future(self.engine.collect(*pair, salt=salt)) for pair in pairs]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # where one has failed, the others are not wanted any more
+                    task.cancel()
         return F.normalize(torch.stack([collector.mean for collector in collectors]), dim=-1)
 
     async def score(self, token_ids: Sequence[int]) -> list[float | None]:
@@ -133,19 +210,18 @@ class AsyncLLM:
     async def _complete(
         self, prompt: Prompt, sampling: SamplingParams | None, priority: int, salt: str | None
     ) -> Completion:
-        params = sampling or SamplingParams()
-        generation = Generation(prompt, params)
-        async for _ in self._follow(generation, params, priority, salt):
-            pass
-        return generation.completion()
+        async with await self.start(prompt, sampling or SamplingParams(), priority=priority, salt=salt) as stream:
+            async for _ in stream:
+                pass
+            return stream.completion()
 
-    async def _follow(
-        self, generation: Generation, params: SamplingParams, priority: int, salt: str | None
-    ) -> AsyncGenerator[Delta]:
-        outputs = self.engine.generate(generation.prompt.token_ids, params, priority=priority, salt=salt)
-        async with contextlib.aclosing(outputs):
-            async for output in outputs:
-                if generation.take(output):
-                    self.engine.finish(output.sequence_id)
-                while generation.deltas:
-                    yield generation.deltas.popleft()
+
+def _num_chars(prompt: object) -> int:
+    """Characters of all texts in a prompt, roughly."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, Mapping):
+        return sum(map(_num_chars, prompt.values()))
+    if not isinstance(prompt, Sequence) or (prompt and isinstance(prompt[0], int)):
+        return 0
+    return sum(map(_num_chars, prompt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,12 +12,22 @@ from starlette.staticfiles import StaticFiles
 
 import tramontane
 from tramontane.server.errors import add_error_handlers
+from tramontane.server.load import load_registry
 from tramontane.server.models import ModelRegistry
-from tramontane.server.routes import health, not_implemented
+from tramontane.server.routes import chat, completions, embeddings, fim, health, models, moderations, not_implemented
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
 
-ROUTERS = (health.router, not_implemented.router)
+ROUTERS = (
+    health.router,
+    models.router,
+    chat.router,
+    fim.router,
+    completions.router,
+    embeddings.router,
+    moderations.router,
+    not_implemented.router,
+)
 STATIC = Path(__file__).parent / "static"
 
 
@@ -25,7 +36,12 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack():  # what is opened here is closed in reverse when the server stops
+        services: Services = app.state.services
+        async with contextlib.AsyncExitStack() as stack:  # what is opened here is closed in reverse at the end
+            if registry is None:
+                services.registry = await asyncio.to_thread(load_registry, settings)
+                for model in services.registry:
+                    stack.callback(model.llm.shutdown)
             yield
 
     app = FastAPI(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tramontane.llm import AsyncLLM
 from tramontane.server.errors import ApiError
+from tramontane.server.structured.compiler import GrammarCompiler
+from tramontane.tokenizer.chat import MistralChat
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class ServedModel:
 
     name: str
     llm: AsyncLLM
+    grammars: GrammarCompiler
     capabilities: Capabilities
     aliases: list[str] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -41,6 +45,23 @@ class ServedModel:
     root: str | None = None  # of a fine-tuned model: its base
     job: str | None = None  # of a fine-tuned model: the job that made it
     archived: bool = False
+
+
+def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
+    """A model as it can be served: what it is able to do is read off its vocabulary and chat format."""
+    tokenizer = llm.tokenizer
+    features = tokenizer.chat.features if isinstance(tokenizer.chat, MistralChat) else None
+    can_chat = tokenizer.chat is not None
+    capabilities = Capabilities(
+        completion_chat=can_chat,
+        function_calling=features is not None and features.tools_before is not None,
+        completion_fim=bool({"[SUFFIX]", "▁<SUF>"} & tokenizer.control_names),
+        reasoning=features is not None and features.thinks,
+        classification=can_chat,
+        moderation=can_chat,
+    )
+    grammars = GrammarCompiler(tokenizer, llm.checkpoint.config.vocab_size)
+    return ServedModel(name, llm, grammars, capabilities, **card)
 
 
 class ModelRegistry:

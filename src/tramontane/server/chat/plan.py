@@ -1,0 +1,74 @@
+"""AnswerPlan: everything that is settled about a request before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from tramontane.engine.sampling import SamplingParams
+from tramontane.llm.async_llm import Stream
+from tramontane.llm.prompt import Prompt
+from tramontane.server.chat.conversation import conversation, prefix_of
+from tramontane.server.endpoint import Call
+from tramontane.server.errors import ApiError
+from tramontane.server.models import ServedModel
+from tramontane.server.moderation.guardrails import apply_guardrails
+from tramontane.server.schema.chat import ChatRequest
+from tramontane.server.structured.constraints import constraints
+from tramontane.tokenizer import AssistantMessage
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    name: str  # of the model, as the request gave it
+    model: ServedModel
+    prompt: Prompt
+    params: SamplingParams
+    prefix: str = ""  # text of the answer that the request has begun
+    has_tools: bool = False  # the model was offered some
+    include_usage: bool = False  # a stream ends with a chunk of its own for the usage
+    guardrails: list[dict[str, Any]] = field(default_factory=list)  # what they found
+
+    async def start(self, call: Call) -> Stream:
+        return await self.model.llm.start(self.prompt, self.params, salt=call.caller.salt)
+
+    def offered_only(self, message: AssistantMessage) -> AssistantMessage:
+        """Calls of a model that was offered no tools are text it made up."""
+        if self.has_tools or not message.tool_calls:
+            return message
+        calls = "".join(f"{call.name}({call.arguments_json})" for call in message.tool_calls)
+        return dataclasses.replace(message, content=message.content + calls, tool_calls=())
+
+
+async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
+    """Raises ApiError and TokenizerError for what can be told to be wrong, ApiError 403 for what guardrails block."""
+    model = call.use(request.model)
+    if not model.capabilities.completion_chat:
+        raise ApiError(400, f"the model {model.name} cannot chat; use /v1/completions", param="model")
+    if request.tools and not model.capabilities.function_calling:
+        raise ApiError(400, f"the model {model.name} knows no tools; leave tools out", param="tools")
+    messages = conversation(request, model)
+    prefix = prefix_of(messages)
+    processors = await constraints(request, model, prefix)
+    if request.min_tokens and processors:
+        raise ApiError(400, "min_tokens does not go with tools or a response_format", param="min_tokens")
+    params = request.sampling(
+        model.default_temperature,
+        logits_processors=processors,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prompt_logprobs=(request.top_prompt_logprobs or 0) if request.prompt_logprobs else None,
+    )
+    tools = [tool.model_dump() for tool in request.tools or ()] or None
+    prompt = await model.llm.read_prompt(messages, tools=tools)
+    guardrails = await apply_guardrails(call, request.guardrails or [], messages, model)
+    return AnswerPlan(
+        name=request.model,
+        model=model,
+        prompt=prompt,
+        params=params,
+        prefix=prefix,
+        has_tools=bool(request.tools),
+        include_usage=request.stream_options is not None and request.stream_options.include_usage,
+        guardrails=guardrails,
+    )

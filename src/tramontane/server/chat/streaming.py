@@ -1,0 +1,131 @@
+"""A chat answer as it comes: the chunks of one stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from tramontane.llm import Delta
+from tramontane.llm.async_llm import Stream
+from tramontane.server.chat.answer import thinking_json, tool_call_json
+from tramontane.server.chat.finish import finish_reason, require_sound
+from tramontane.server.chat.logprobs import logprobs_json
+from tramontane.server.chat.plan import AnswerPlan
+from tramontane.server.endpoint import Call
+from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.stream import DONE, event
+from tramontane.tokenizer import AssistantMessage
+
+log = logging.getLogger(__name__)
+
+
+async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGenerator[bytes]:
+    """Chunks, then `[DONE]`. A failure ends the stream with a chunk that has both a finish_reason and an error:
+    Mistral's client reads the first, OpenAI's raises the second."""
+    chunks = ChatChunks(call, plan)
+    async with stream:
+        try:
+            for opening in chunks.opening():
+                yield event(chunks.chunk(opening))
+            async for delta in stream:
+                call.saw_token()
+                choice = chunks.choice(delta, stream)
+                if choice is not None:
+                    yield event(chunks.chunk(choice))
+            if plan.include_usage:
+                yield event({**chunks.chunk(None), "usage": call.usage})
+        except Exception as error:
+            failure = as_api_error(error)
+            if not isinstance(error, ApiError):
+                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            ending = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+            yield event(chunks.chunk(ending) | {"error": failure.body()})
+    yield DONE
+
+
+class ChatChunks:
+    """Deltas to chunks. Reasoning is a list of chunks for Mistral's clients until the first text, a field of its own
+    for others; a tool call is always whole in one chunk."""
+
+    def __init__(self, call: Call, plan: AnswerPlan) -> None:
+        self.call = call
+        self.plan = plan
+        num_answers = plan.params.n
+        self._is_thinking = [False] * num_answers
+        self._num_calls = [0] * num_answers
+        self._num_tokens = [0] * num_answers
+        self._num_open = num_answers
+        self._head = {
+            "id": call.request_id,
+            "object": "chat.completion.chunk",
+            "created": call.created,
+            "model": plan.name,
+        }
+
+    def chunk(self, choice: dict[str, Any] | None) -> dict[str, Any]:
+        """Around a choice; the last of all carries the usage, unless that was asked for apart."""
+        chunk: dict[str, Any] = {**self._head, "choices": [] if choice is None else [choice]}
+        if self._num_open == 0 and not self.plan.include_usage:
+            chunk["usage"] = self.call.usage
+        return chunk
+
+    def opening(self) -> list[dict[str, Any]]:
+        prefix = self.plan.prefix
+        return [
+            {"index": i, "delta": {"role": "assistant", "content": prefix}, "finish_reason": None}
+            for i in range(self.plan.params.n)
+        ]
+
+    def choice(self, delta: Delta, stream: Stream) -> dict[str, Any] | None:
+        """What a Delta adds; None where that is nothing yet. Raises ApiError for an answer that came to nothing."""
+        call, index = self.call, delta.index
+        call.completion_tokens += len(delta.token_ids)
+        self._num_tokens[index] += len(delta.token_ids)
+        message = self.plan.offered_only(AssistantMessage(delta.text, delta.thinking or None, delta.tool_calls))
+        choice: dict[str, Any] = {"index": index, "delta": self._delta(index, message), "finish_reason": None}
+        self._add_logprobs(choice, delta, stream)
+        if delta.finish_reason is not None:
+            require_sound(call, delta.finish_reason, delta.error)
+            self._num_open -= 1
+            if self._num_open == 0:
+                call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+            choice["finish_reason"] = finish_reason(
+                delta.finish_reason,
+                dialect=call.dialect,
+                has_calls=self._num_calls[index] > 0,
+                is_cut_by_limit=self._num_tokens[index] == self.plan.params.max_tokens,
+            )
+            choice["delta"].setdefault("content", "")
+        return choice if choice["delta"] or len(choice) > 3 else None
+
+    def _delta(self, index: int, message: AssistantMessage) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if self.call.dialect == "openai":
+            if message.thinking:
+                delta["reasoning_content"] = message.thinking
+            if message.content:
+                delta["content"] = message.content
+        else:
+            content: list[dict[str, Any]] = []
+            if message.thinking:
+                content.append(thinking_json(message.thinking, closed=False))
+                self._is_thinking[index] = True
+            if message.content and self._is_thinking[index]:
+                content += [thinking_json("", closed=True), {"type": "text", "text": message.content}]
+                self._is_thinking[index] = False
+            if content or message.content:
+                delta["content"] = content or message.content
+        if message.tool_calls:
+            first = self._num_calls[index]
+            delta["tool_calls"] = [tool_call_json(call, first + place) for place, call in enumerate(message.tool_calls)]
+            self._num_calls[index] += len(message.tool_calls)
+        return delta
+
+    def _add_logprobs(self, choice: dict[str, Any], delta: Delta, stream: Stream) -> None:
+        params, tokenizer = self.plan.params, self.plan.model.llm.tokenizer
+        if params.logprobs is not None and delta.logprobs:
+            choice["logprobs"] = logprobs_json(tokenizer, delta.logprobs)
+        is_first = self._num_tokens[delta.index] == len(delta.token_ids)
+        if params.prompt_logprobs is not None and is_first and stream.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = logprobs_json(tokenizer, stream.prompt_logprobs)

@@ -1,0 +1,196 @@
+"""Endpoint: a POST route that a model answers, whole or streamed, over HTTP or inside the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from tramontane.llm import Completion
+from tramontane.server.auth import Caller, authorize
+from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.models import ServedModel
+from tramontane.server.schema.base import Body, read_json, validate
+from tramontane.server.services import RequestRecord, Services, ServicesDep
+from tramontane.server.stream import EventStream
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+Dialect = Literal["mistral", "openai"]
+"""Where both have the same route and differ in an answer's shape, the client's name decides; OpenAI's shape is what
+unknown clients get, because it has plain text where Mistral's has lists."""
+
+CLIENT_GONE = 499  # nginx's number for a client that closed the connection; seen in records only
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request while it is answered, and what it has used so far."""
+
+    services: Services
+    caller: Caller
+    endpoint: str
+    dialect: Dialect
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+    started: float = field(default_factory=time.perf_counter)
+    model: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_s: float | None = None
+
+    def use(self, name: str) -> ServedModel:
+        """The model a body names. Raises ApiError 400 if there is none."""
+        model = self.services.registry.resolve(name)
+        self.model = model.name
+        return model
+
+    def count(self, completion: Completion) -> None:
+        """Add what a whole answer has used."""
+        self.prompt_tokens += len(completion.prompt_token_ids)
+        self.cached_tokens += completion.num_cached_tokens
+        self.completion_tokens += sum(len(choice.token_ids) for choice in completion.choices)
+
+    def saw_token(self) -> None:
+        if self.first_token_s is None:
+            self.first_token_s = time.perf_counter() - self.started
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+    def record(self, status: int) -> None:
+        """Tell the observers that the request is over."""
+        self.services.observe(
+            RequestRecord(
+                endpoint=self.endpoint,
+                model=self.model,
+                key_id=self.caller.key_id,
+                status=status,
+                prompt_tokens=self.prompt_tokens,
+                cached_tokens=self.cached_tokens,
+                completion_tokens=self.completion_tokens,
+                first_token_s=self.first_token_s,
+                duration_s=time.perf_counter() - self.started,
+                request_id=self.request_id,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[Body]):
+    """`answer` gives the whole answer; `stream`, where there is one, returns once the request is queued and gives the
+    events. Both raise the errors of `as_api_error` for what cannot be served."""
+
+    path: str
+    body: type[Body]
+    answer: Callable[[Call, Body], Awaitable[dict[str, Any]]]
+    stream: Callable[[Call, Body], Awaitable[AsyncGenerator[bytes]]] | None = None
+    response: type[BaseModel] | None = None
+    summary: str = ""
+    tag: str = "inference"
+
+    async def run(self, call: Call, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a body that is not to be streamed."""
+        body = validate(self.body, data, strict=call.services.settings.strict)
+        if getattr(body, "stream", False):
+            raise ApiError(400, "stream must be false here", param="stream")
+        return await self.answer(call, body)
+
+    async def respond(self, request: Request, call: Call) -> Response:
+        headers = {"mistral-correlation-id": call.request_id, "x-request-id": call.request_id}
+        status = 500
+        is_streaming = False
+        try:
+            body = validate(self.body, await read_json(request), strict=call.services.settings.strict)
+            if self.stream is not None and getattr(body, "stream", False):
+                events = await unless_disconnected(request, self.stream(call, body))
+                is_streaming = True
+                return EventStream(events, lambda whole: call.record(200 if whole else CLIENT_GONE), headers)
+            answer = await unless_disconnected(request, self.answer(call, body))
+            status = 200
+            return JSONResponse(answer, headers=headers)
+        except ClientGoneError:
+            status = CLIENT_GONE
+            return Response(status_code=status)
+        except Exception as error:
+            failure = as_api_error(error)
+            status = failure.status
+            if status >= 500 and not isinstance(error, ApiError):
+                log.error("request %s to %s failed", call.request_id, self.path, exc_info=error)
+            failure.headers |= headers
+            return failure.response()
+        finally:
+            if not is_streaming:
+                call.record(status)
+
+    def add_to(self, router: APIRouter) -> None:
+        async def route(
+            request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
+        ) -> Response:
+            return await self.respond(request, Call(services, caller, self.path, dialect_of(request)))
+
+        ENDPOINTS[self.path] = self
+        schema = {"$ref": f"#/components/schemas/{self.body.__name__}"}
+        BODIES[self.body.__name__] = self.body
+        router.add_api_route(
+            self.path,
+            route,
+            methods=["POST"],
+            summary=self.summary,
+            tags=[self.tag],
+            response_class=JSONResponse,
+            responses={200: {"model": self.response}} if self.response else None,
+            openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        )
+
+
+ENDPOINTS: dict[str, Endpoint[Any]] = {}
+"""By path; filled when the routes are imported."""
+
+BODIES: dict[str, type[BaseModel]] = {}
+"""Request bodies by name, for the OpenAPI schema."""
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before the answer was ready."""
+
+
+async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes. Raises ClientGoneError then."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def dialect_of(request: Request) -> Dialect:
+    return "mistral" if request.headers.get("user-agent", "").startswith("mistral-client") else "openai"

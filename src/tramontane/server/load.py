@@ -1,0 +1,70 @@
+"""Loading what a server is to serve."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from tramontane.errors import ConfigError
+from tramontane.llm import AsyncLLM
+from tramontane.loading import Progress
+from tramontane.server.aliases import default_aliases, read_aliases
+from tramontane.server.models import ModelRegistry, ServedModel, serve_model
+from tramontane.server.settings import ServerSettings
+
+ProgressOf = Callable[[str], contextlib.AbstractContextManager[Progress | None]]
+"""A progress report for the model of a name."""
+
+
+def no_progress(_: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progress) -> ModelRegistry:
+    """Every model in memory and under its names. Raises ConfigError, CheckpointError, TokenizerError or CapacityError
+    for one that cannot be served; those loaded by then are let go again."""
+    models: list[ServedModel] = []
+    try:
+        for name, source in named_models(settings):
+            with progress_of(source) as progress:
+                llm = AsyncLLM(
+                    source,
+                    weight_format=settings.weight_format,
+                    dtype=settings.dtype,
+                    device=settings.device,
+                    threads=settings.threads,
+                    max_seq_len=settings.max_seq_len,
+                    kv_cache_gib=settings.kv_cache_gib,
+                    progress=progress,
+                )
+            models.append(serve_model(name, llm))
+        aliases = default_aliases(models)
+        if settings.aliases is not None:
+            aliases |= read_aliases(settings.aliases, [model.name for model in models])
+    except BaseException:
+        for model in models:
+            model.llm.shutdown()
+        raise
+    registry = ModelRegistry()
+    for model in models:
+        model.aliases += [alias for alias, name in aliases.items() if name == model.name]
+        registry.add(model)
+    return registry
+
+
+def named_models(settings: ServerSettings) -> list[tuple[str, str]]:
+    """(name to serve under, folder, file or hub id) of each model. Raises ConfigError if two have one name."""
+    named: dict[str, str] = {}
+    for given in settings.models or ["default"]:
+        name, is_named, source = given.partition("=")
+        if not is_named:
+            source = given
+            path = Path(given)
+            name = path.resolve().stem if path.suffix == ".gguf" else path.resolve().name if path.exists() else given
+        if not name or not source:
+            raise ConfigError(f"model {given!r}: write NAME=MODEL or MODEL")
+        if name in named:
+            raise ConfigError(f"two models are named {name!r}; name one with NAME=MODEL")
+        named[name] = source
+    return list(named.items())

@@ -1,0 +1,167 @@
+"""/v1/completions: OpenAI's text completions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+
+from tramontane.engine.request import TokenLogprobs
+from tramontane.engine.sampling import SamplingParams
+from tramontane.llm import Choice, Completion
+from tramontane.llm.async_llm import Stream
+from tramontane.llm.prompt import Prompt, fim_prompt
+from tramontane.server.chat.finish import finish_reason, require_sound
+from tramontane.server.chat.logprobs import token_text
+from tramontane.server.endpoint import Call, Endpoint
+from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.models import ServedModel
+from tramontane.server.schema.fim import CompletionRequest
+from tramontane.server.schema.responses import TextCompletion
+from tramontane.server.stream import DONE, event
+from tramontane.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+
+
+async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
+    model, params = call.use(request.model), _params(request, call)
+    prompts = [await _prompt(model, request, prompt) for prompt in request.prompts]
+    tasks = [asyncio.ensure_future(_complete(call, model, prompt, params)) for prompt in prompts]
+    try:
+        completions = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    choices: list[dict[str, Any]] = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        call.count(completion)
+        for choice in _best(completion, request.n or 1):
+            choices.append(
+                {"index": len(choices), **_choice(call, request, model.llm.tokenizer, prompt, completion, choice)}
+            )
+    return {**_head(call, request), "choices": choices, "usage": call.usage}
+
+
+async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes]:
+    model, params = call.use(request.model), _params(request, call)
+    prompt = await _prompt(model, request, request.prompts[0])
+    return _events(call, request, model, await model.llm.start(prompt, params, salt=call.caller.salt))
+
+
+async def _events(call: Call, request: CompletionRequest, model: ServedModel, stream: Stream) -> AsyncGenerator[bytes]:
+    head = _head(call, request)
+    num_open = request.n or 1
+    offsets = [0] * num_open
+    async with stream:
+        try:
+            async for delta in stream:
+                call.saw_token()
+                call.completion_tokens += len(delta.token_ids)
+                choice: dict[str, Any] = {
+                    "index": delta.index,
+                    "text": delta.text,
+                    "finish_reason": None,
+                    "logprobs": None,
+                }
+                if delta.logprobs:
+                    choice["logprobs"] = _logprobs(model.llm.tokenizer, delta.logprobs, offsets[delta.index])
+                offsets[delta.index] += len(delta.text)
+                if delta.finish_reason is not None:
+                    require_sound(call, delta.finish_reason, delta.error)
+                    num_open -= 1
+                    choice["finish_reason"] = finish_reason(delta.finish_reason, dialect="openai")
+                elif not delta.text and choice["logprobs"] is None:
+                    continue
+                yield event({**head, "choices": [choice]})
+            call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+            if request.stream_options is not None and request.stream_options.include_usage:
+                yield event({**head, "choices": [], "usage": call.usage})
+        except Exception as error:
+            failure = as_api_error(error)
+            if not isinstance(error, ApiError):
+                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            ending = {"index": 0, "text": "", "finish_reason": "error", "logprobs": None}
+            yield event({**head, "choices": [ending], "error": failure.body()})
+    yield DONE
+
+
+def _params(request: CompletionRequest, call: Call) -> SamplingParams:
+    """OpenAI's default temperature is 1. Best answers are chosen by their log-probabilities."""
+    ranks = (request.best_of or 1) > (request.n or 1)
+    logprobs = 0 if ranks and request.logprobs is None else request.logprobs
+    more: dict[str, Any] = {"logprobs": logprobs, "n": max(request.n or 1, request.best_of or 1)}
+    if request.echo:
+        more["prompt_logprobs"] = request.logprobs
+    return request.sampling(1.0, **more)
+
+
+async def _prompt(model: ServedModel, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+    if not request.suffix:
+        return await model.llm.read_prompt(prompt)
+    if not model.capabilities.completion_fim:
+        raise ApiError(400, f"the model {model.name} cannot fill in the middle; leave suffix out", param="suffix")
+    text = prompt if isinstance(prompt, str) else model.llm.tokenizer.decode(prompt)
+    return fim_prompt(model.llm.tokenizer, text, request.suffix)
+
+
+async def _complete(call: Call, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Completion:
+    async with await model.llm.start(prompt, params, salt=call.caller.salt) as stream:
+        async for _ in stream:
+            call.saw_token()
+        return stream.completion()
+
+
+def _best(completion: Completion, n: int) -> Sequence[Choice]:
+    """The n answers of highest mean log-probability; all of them in their order where there are no more."""
+    if len(completion.choices) == n:
+        return completion.choices
+    return sorted(completion.choices, key=_mean_logprob, reverse=True)[:n]
+
+
+def _mean_logprob(choice: Choice) -> float:
+    entries = choice.logprobs or ()
+    return sum(entry.logprob for entry in entries) / max(1, len(entries))
+
+
+def _head(call: Call, request: CompletionRequest) -> dict[str, Any]:
+    return {"id": call.request_id, "object": "text_completion", "created": call.created, "model": request.model}
+
+
+def _choice(
+    call: Call, request: CompletionRequest, tokenizer: Tokenizer, prompt: Prompt, completion: Completion, choice: Choice
+) -> dict[str, Any]:
+    require_sound(call, choice.finish_reason, choice.error)
+    entries = list(choice.logprobs or ())
+    text = choice.text
+    if request.echo:
+        text = tokenizer.decode(prompt.token_ids) + text
+        # the beginning of sequence is no part of the text; the token after it has nothing before it to be scored by
+        entries = [entry for entry in completion.prompt_logprobs or () if entry is not None] + entries
+    logprobs = None if request.logprobs is None else _logprobs(tokenizer, entries, 0)
+    return {"text": text, "finish_reason": finish_reason(choice.finish_reason, dialect="openai"), "logprobs": logprobs}
+
+
+def _logprobs(tokenizer: Tokenizer, entries: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
+    kept = [entry for entry in entries if entry.token_id not in tokenizer.stop_ids]
+    tokens = [token_text(tokenizer, entry.token_id) for entry in kept]
+    offsets = [offset]
+    for token in tokens[:-1]:
+        offsets.append(offsets[-1] + len(token))
+    return {
+        "tokens": tokens,
+        "token_logprobs": [entry.logprob for entry in kept],
+        "top_logprobs": [
+            {token_text(tokenizer, token_id): logprob for token_id, logprob in entry.top} for entry in kept
+        ],
+        "text_offset": offsets[: len(tokens)],
+    }
+
+
+Endpoint("/v1/completions", CompletionRequest, answer, stream, TextCompletion, "Continue texts", "completions").add_to(
+    router
+)

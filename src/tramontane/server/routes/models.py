@@ -1,0 +1,69 @@
+"""/v1/models: what is served, one card for each name and alias."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from tramontane.server.auth import Caller, authorize
+from tramontane.server.errors import ApiError
+from tramontane.server.models import ServedModel
+from tramontane.server.schema.responses import Error, ModelCard, ModelList
+from tramontane.server.services import ServicesDep
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+CallerDep = Annotated[Caller, Depends(authorize("inference"))]
+
+
+@router.get("", summary="All models", response_model=ModelList, response_model_exclude_none=False)
+async def list_models(
+    services: ServicesDep, caller: CallerDep, provider: str | None = None, model: str | None = None
+) -> dict[str, Any]:
+    cards = [card_of(served, name) for served in services.registry for name in (served.name, *served.aliases)]
+    if model is not None:
+        cards = [card for card in cards if card["id"] == model]
+    if provider is not None:
+        cards = [card for card in cards if card["owned_by"] == provider]
+    return {"object": "list", "data": cards}
+
+
+@router.get("/{name:path}", summary="One model", response_model=ModelCard, responses={404: {"model": Error}})
+async def get_model(name: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    return card_of(services.registry.get(name), name)
+
+
+@router.delete(
+    "/{name:path}", summary="Delete a fine-tuned model", responses={403: {"model": Error}, 404: {"model": Error}}
+)
+async def delete_model(
+    name: str, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("fine_tuning"))]
+) -> dict[str, Any]:
+    model = services.registry.get(name)
+    if model.root is None:
+        raise ApiError(403, f"{name} is a base model; only fine-tuned models can be deleted", param="model")
+    services.registry.remove(name)
+    return {"id": name, "object": "model", "deleted": True}
+
+
+def card_of(model: ServedModel, name: str) -> dict[str, Any]:
+    """The card under one of the model's names; the others are its aliases."""
+    names = (model.name, *model.aliases)
+    return {
+        "id": name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "tramontane" if model.root is None else "owner",
+        "name": model.name,
+        "description": model.description,
+        "max_context_length": model.llm.max_seq_len,
+        "aliases": [other for other in names if other != name],
+        "deprecation": None,
+        "default_model_temperature": model.default_temperature,
+        "capabilities": asdict(model.capabilities),
+        "type": "base" if model.root is None else "fine-tuned",
+        "job": model.job,
+        "root": model.root,
+        "archived": model.archived,
+    }

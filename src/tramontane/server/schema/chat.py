@@ -1,0 +1,206 @@
+"""The body of /v1/chat/completions: Mistral's fields, and OpenAI's where they mean the same or are honoured too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from tramontane.server.schema.base import ApiModel
+from tramontane.server.schema.sampling import SamplingFields
+
+JsonObject = dict[str, Any]
+
+
+class TextChunk(ApiModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ThinkChunk(ApiModel):
+    type: Literal["thinking"]
+    thinking: str | list[TextChunk]
+    closed: bool = True
+    signature: str | None = None
+
+
+class OtherChunk(ApiModel):
+    """Content that no model here can read; refused by name, so that the message can say so."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["image_url", "document_url", "reference", "tool_reference", "file", "input_audio", "refusal"]
+
+
+def _chunk_kind(chunk: Any) -> str:
+    kind = chunk.get("type", "text") if isinstance(chunk, dict) else getattr(chunk, "type", None)
+    return kind if kind in ("text", "thinking") else "other"
+
+
+Chunk = Annotated[
+    Annotated[TextChunk, Tag("text")] | Annotated[ThinkChunk, Tag("thinking")] | Annotated[OtherChunk, Tag("other")],
+    Discriminator(_chunk_kind),
+]
+Content = str | list[Chunk]
+
+
+class FunctionCall(ApiModel):
+    name: str
+    arguments: str | JsonObject = "{}"
+
+
+class ToolCallMessage(ApiModel):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
+class SystemMessage(ApiModel):
+    IGNORED: ClassVar[frozenset[str]] = frozenset(("name",))
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class UserMessage(ApiModel):
+    IGNORED: ClassVar[frozenset[str]] = frozenset(("name",))
+    role: Literal["user"]
+    content: Content | None
+
+
+class AssistantMessage(ApiModel):
+    IGNORED: ClassVar[frozenset[str]] = frozenset(("name", "refusal", "annotations", "audio", "function_call"))
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: list[ToolCallMessage] | None = None
+    prefix: bool = False
+    reasoning_content: str | None = None
+
+
+class ToolMessage(ApiModel):
+    role: Literal["tool"]
+    content: Content | None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+def _role(message: Any) -> str | None:
+    role = message.get("role") if isinstance(message, dict) else getattr(message, "role", None)
+    return "system" if role == "developer" else role
+
+
+Message = Annotated[
+    Annotated[SystemMessage, Tag("system")]
+    | Annotated[UserMessage, Tag("user")]
+    | Annotated[AssistantMessage, Tag("assistant")]
+    | Annotated[ToolMessage, Tag("tool")],
+    Discriminator(_role),
+]
+
+
+class Function(ApiModel):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = ""
+    parameters: JsonObject | None = None
+    strict: bool | None = False
+
+
+class Tool(ApiModel):
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class FunctionName(ApiModel):
+    name: str
+
+
+class NamedTool(ApiModel):
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+ToolChoice = Literal["auto", "none", "any", "required"] | NamedTool
+
+
+class JsonSchema(ApiModel):
+    name: str
+    schema_: JsonObject = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = False
+
+
+class ResponseFormat(ApiModel):
+    """`regex` and `grammar` (Lark or GBNF) are extensions: the answer is text that matches."""
+
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"] = "text"
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> ResponseFormat:
+        for name in ("json_schema", "regex", "grammar"):
+            if (self.type == name) != (getattr(self, name) is not None):
+                raise ValueError(f"type {name!r} and the field {name!r} go together")
+        return self
+
+
+class Prediction(ApiModel):
+    """Text that the answer may repeat: a hint for speed, which never changes what is answered."""
+
+    type: Literal["content"] = "content"
+    content: str | list[TextChunk] = ""
+
+
+class StreamOptions(ApiModel):
+    IGNORED: ClassVar[frozenset[str]] = frozenset(("include_obfuscation",))
+    include_usage: bool = False
+
+
+class ModerationGuardrail(ApiModel):
+    model_name: str | None = None
+    custom_category_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    ignore_other_categories: bool = False
+    action: Literal["none", "block"] | None = None
+
+
+class Guardrail(ApiModel):
+    block_on_error: bool = False
+    moderation_llm_v1: ModerationGuardrail | None = None
+    moderation_llm_v2: ModerationGuardrail | None = None
+
+
+class ChatRequest(SamplingFields):
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("user", "store", "service_tier", "verbosity", "web_search_options", "safety_identifier"),
+            "prompt_cache_retention",
+        )
+    )
+    messages: list[Message] = Field(min_length=1)
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = True
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    prompt_logprobs: bool | None = None
+    top_prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    prediction: Prediction | None = None
+    prompt_mode: Literal["reasoning"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    safe_prompt: bool = False
+    guardrails: list[Guardrail] | None = None
+    modalities: list[Literal["text"]] | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        if self.top_prompt_logprobs is not None and not self.prompt_logprobs:
+            raise ValueError("top_prompt_logprobs needs prompt_logprobs to be true")
+        if self.prediction is not None and (self.n or 1) > 1:
+            raise ValueError("prediction is not possible with n above 1")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice needs tools")
+        return self

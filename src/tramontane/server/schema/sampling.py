@@ -1,0 +1,74 @@
+"""The fields that say how tokens are drawn, shared by chat, fill-in-the-middle and text completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from tramontane.engine.sampling import SamplingParams
+from tramontane.server.schema.base import ApiModel
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+MAX_ANSWERS = 128
+
+
+class SamplingFields(ApiModel):
+    """`seed` and `max_completion_tokens` are OpenAI's names for `random_seed` and `max_tokens`."""
+
+    model: str
+    stream: bool | None = False
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
+    max_completion_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0)
+    stop: str | Annotated[list[NonEmpty], Field(max_length=64)] | None = None
+    random_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
+    metadata: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_value_for_each(self) -> SamplingFields:
+        for ours, theirs in (("random_seed", "seed"), ("max_tokens", "max_completion_tokens")):
+            first, second = getattr(self, ours), getattr(self, theirs)
+            if first is not None and second is not None and first != second:
+                raise ValueError(f"{ours} and {theirs} mean the same and differ; give one of them")
+        if self.limit is not None and (self.min_tokens or 0) > self.limit:
+            raise ValueError("min_tokens must not exceed max_tokens")
+        for name in self.logit_bias or ():
+            if not (name.isascii() and name.isdigit() and len(name) < 10):
+                raise ValueError(f"logit_bias: {name[:20]!r} is no token id")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of an answer."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    def sampling(self, default_temperature: float, **more: Any) -> SamplingParams:
+        """The SamplingParams; `more` are those that other fields decide. Raises RequestError."""
+        seed = self.random_seed if self.seed is None else self.seed % 2**63
+        stop = () if not self.stop else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        values: dict[str, Any] = {
+            "max_tokens": self.limit,
+            "min_tokens": self.min_tokens or 0,
+            "temperature": default_temperature if self.temperature is None else self.temperature,
+            "top_k": self.top_k,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "repetition_penalty": 1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "logit_bias": {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
+            "seed": seed,
+            "n": self.n or 1,
+            "stop": stop,
+        }
+        return SamplingParams(**{**values, **more})

@@ -1,0 +1,123 @@
+"""serve: one server from start to end, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from tramontane.errors import ConfigError
+from tramontane.server.app import create_app
+from tramontane.server.load import ProgressOf, load_registry, no_progress
+from tramontane.server.models import ModelRegistry
+from tramontane.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+WATCH_S = 0.5
+ENGINE_DEAD = 3
+"""Exit code after an engine has died: a supervisor that restarts on failure then does."""
+
+
+class Server(uvicorn.Server):
+    """Ends by itself on a signal and lets the process go on to its own exit code, where uvicorn would raise the signal
+    again. A second signal does not wait for running answers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(
+    settings: ServerSettings, *, progress_of: ProgressOf = no_progress, on_ready: Callable[[str], None] = print
+) -> int:
+    """Load the models, answer until SIGTERM or SIGINT, then let running answers end for `drain_s`. Returns the exit
+    code. `on_ready` gets the address once it is open. Raises ConfigError and the like for what cannot be served."""
+    listener = _listen(settings)
+    try:
+        registry = load_registry(settings, progress_of)
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        with asyncio.Runner(loop_factory=_new_loop()) as runner:
+            return runner.run(_serve(settings, registry, listener, on_ready))
+    finally:
+        for model in registry:
+            model.llm.shutdown()
+
+
+async def _serve(
+    settings: ServerSettings, registry: ModelRegistry, listener: socket.socket, on_ready: Callable[[str], None]
+) -> int:
+    config = uvicorn.Config(
+        create_app(settings, registry),
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # who calls is who is connected, whatever a header says
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        ws="none",
+        backlog=2048,
+    )
+    server = Server(config)
+    watcher = asyncio.create_task(_watch(server, registry))
+    address = listener.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    announcer = asyncio.create_task(_announce(server, lambda: on_ready(f"http://{host}:{address[1]}")))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        announcer.cancel()
+        watcher.cancel()
+    return ENGINE_DEAD if _has_died(registry) else 0
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where there is one: half the time per event of a stream."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+async def _announce(server: uvicorn.Server, announce: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    announce()
+
+
+async def _watch(server: uvicorn.Server, registry: ModelRegistry) -> None:
+    """A server whose engine has died answers nothing any more: it ends, so that it is restarted."""
+    while not _has_died(registry):
+        await asyncio.sleep(WATCH_S)
+    log.critical("an engine has died; the server ends")
+    server.should_exit = True
+
+
+def _has_died(registry: ModelRegistry) -> bool:
+    return any(not model.llm.health().is_alive for model in registry)

@@ -1,0 +1,90 @@
+"""EventStream: a response of server-sent events that notices when its reader has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+import pydantic_core
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+KEEP_ALIVE_S = 10.0
+"""A comment line after so long without an event: proxies cut connections that are silent for 60 seconds or less."""
+KEEP_ALIVE = b": keep-alive\n\n"
+SEND_TIMEOUT_S = 120.0
+"""A reader that takes nothing for so long is treated as gone."""
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(data: Mapping[str, object]) -> bytes:
+    return b"data: " + pydantic_core.to_json(data) + b"\n\n"
+
+
+def typed_event(data: Mapping[str, object]) -> bytes:
+    """An event that carries its `type` in the line before as well."""
+    return b"event: %s\n" % str(data["type"]).encode() + event(data)
+
+
+class EventStream(Response):
+    """Sends `events` as they come and closes them when the reader goes, which frees what they hold. `on_end` is
+    called once, with whether the reader saw the end."""
+
+    def __init__(
+        self, events: AsyncGenerator[bytes], on_end: Callable[[bool], None], headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(headers={**HEADERS, **(headers or {})})
+        del self.headers["content-length"]
+        self.events = events
+        self.on_end = on_end
+        self._last_sent = time.monotonic()
+        self._sending_since: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_whole = False
+        pump = asyncio.ensure_future(self._pump(send))
+        others = [asyncio.ensure_future(_disconnected(receive)), asyncio.ensure_future(self._watch(send))]
+        try:
+            await asyncio.wait([pump, *others], return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(OSError):  # what a send to a closed connection raises
+                is_whole = pump.done() and pump.result()
+        finally:
+            for task in (pump, *others):
+                task.cancel()
+            await asyncio.gather(pump, *others, return_exceptions=True)
+            await self.events.aclose()
+            self.on_end(is_whole)
+
+    async def _pump(self, send: Send) -> bool:
+        """Whether the reader took everything."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for data in self.events:
+            await self._send(send, data)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._sending_since = time.monotonic()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sending_since = None
+        self._last_sent = time.monotonic()
+
+    async def _watch(self, send: Send) -> None:
+        """Sends comments in silence; ends when the reader is taken for gone."""
+        while True:
+            await asyncio.sleep(max(0.1, self._last_sent + KEEP_ALIVE_S - time.monotonic()))
+            if self._sending_since is None:
+                if time.monotonic() - self._last_sent >= KEEP_ALIVE_S:
+                    await self._send(send, KEEP_ALIVE)
+            elif time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+                return
+
+
+async def _disconnected(receive: Receive) -> None:
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return

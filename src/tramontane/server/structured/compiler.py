@@ -1,0 +1,128 @@
+"""GrammarCompiler: grammars of llguidance for one vocabulary, with limits on what a caller may have compiled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from tramontane.errors import TokenizerError
+from tramontane.server.errors import ApiError
+from tramontane.server.structured.processor import GrammarProcessor
+from tramontane.tokenizer import Tokenizer
+from tramontane.tokenizer.chat import encode_infilling
+
+MAX_GRAMMAR_CHARS = 256 * 1024
+MAX_SCHEMA_CHARS = 128 * 1024
+MAX_DEPTH = 64  # of a schema; llguidance's own parsers give up at about 100
+MAX_CACHED = 64
+MAX_CACHED_CHARS = 16 * 1024
+# A step of a hostile grammar takes at most some 15 ms with these, and its tables some 40 MB.
+LIMITS = LLParserLimits(
+    step_lexer_fuel=100_000, max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False
+)
+
+
+class GrammarCompiler:
+    """Compiled grammars are kept for reuse, so many at most; a processor of one starts from a copy."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """`vocab_size` is the model's: the length of its rows of scores."""
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self._ll_tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    async def compile(self, grammar: str, *, trigger: int | None = None, prefix: str = "") -> GrammarProcessor:
+        """A processor that holds an answer to `grammar` from its first token on, or from the token `trigger` on.
+        `prefix` is text of the answer that is there already. Raises ApiError 400 for what cannot be compiled."""
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise ApiError(400, f"the grammar has {len(grammar):,} characters; at most {MAX_GRAMMAR_CHARS:,} are taken")
+        matcher = self._compiled.get(grammar)
+        if matcher is None:
+            matcher = await asyncio.to_thread(self._build, grammar)
+            if len(grammar) <= MAX_CACHED_CHARS:
+                self._compiled[grammar] = matcher
+                if len(self._compiled) > MAX_CACHED:
+                    self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(grammar)
+        matcher = matcher.deep_copy()
+        if prefix and not matcher.consume_tokens(encode_infilling(self.tokenizer, prefix)):
+            raise ApiError(400, "the assistant's prefix does not begin an answer of the format asked for")
+        return GrammarProcessor(matcher, self.vocab_size, trigger)
+
+    def _build(self, grammar: str) -> LLMatcher:
+        if self._ll_tokenizer is None:
+            self._ll_tokenizer = _ll_tokenizer(self.tokenizer, self.vocab_size)
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # what is wrong with the beginning shows here
+        if matcher.is_error():
+            raise ApiError(400, f"the format asked for cannot be compiled: {_one_line(matcher.get_error())}")
+        return matcher.deep_copy()
+
+
+def schema_text(schema: Mapping[str, Any], *, strict: bool, place: str) -> str:
+    """A JSON schema as llguidance's `%json` takes it. With `strict`, a keyword it cannot honour is an error; without,
+    it is left out of the check. Raises ApiError 400 for one that is too large or too deep."""
+    if _depth(schema) > MAX_DEPTH:
+        raise ApiError(400, f"{place} is nested deeper than {MAX_DEPTH} levels", param=place)
+    # between two tokens of JSON a space, or a line break and indentation: weak models fill answers with spaces if let
+    options = {"whitespace_pattern": r"[ ]?|\n[ ]{0,20}", "lenient": not strict}
+    text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise ApiError(
+            400, f"{place} has {len(text):,} characters; at most {MAX_SCHEMA_CHARS:,} are taken", param=place
+        )
+    return text
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, without recursion."""
+    deepest, pending = 0, [(value, 1)]
+    while pending:
+        current, level = pending.pop()
+        deepest = max(deepest, level)
+        children = current.values() if isinstance(current, Mapping) else current if isinstance(current, list) else ()
+        pending += [(child, level + 1) for child in children if isinstance(child, Mapping | list)]
+    return deepest
+
+
+def _one_line(message: str) -> str:
+    """Without the backtrace and the quoted source that may follow."""
+    if message.startswith("panic"):
+        return "it is beyond what the grammar library can do"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return (lines[-1] if lines and lines[-1].startswith("error:") else lines[0] if lines else "")[:300]
+
+
+def _ll_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> LLTokenizer:
+    return LLTokenizer(
+        TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=vocab_size, eos_token=sorted(tokenizer.stop_ids)
+    )
+
+
+class _Vocabulary:
+    """A Tokenizer as llguidance wants to see one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_id
+        self.bos_token_id = tokenizer.bos_id
+        ids = range(tokenizer.vocab_size)
+        self.special_token_ids = [token_id for token_id in ids if tokenizer.is_control(token_id)]
+        self.tokens = [(tokenizer.control_name(i) or "").encode() or tokenizer.token_bytes(i) for i in ids]
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids that spell exactly `text`: without the space that sentencepiece would put first."""
+        if not isinstance(text, str):
+            raise TypeError("text only")  # llguidance asks whether bytes are taken
+        try:
+            return encode_infilling(self._tokenizer, text)
+        except TokenizerError:
+            return []

@@ -1,0 +1,36 @@
+"""One live server per session with three tiny models of random weights, and what tests ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.live import LiveServer, start_server
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By name: `chat` (version 7, no fill-in-the-middle), `thinker` (version 13, reasons), `coder` (version 3)."""
+    folder = tmp_path_factory.mktemp("served")
+    kinds = {"chat": "v7-small", "thinker": "v13-small", "coder": "v3-small"}
+    return {
+        name: write_tiny_checkpoint(folder / name, vocabulary=vocabulary, max_seq_len=2048)
+        for name, vocabulary in kinds.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def server(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    live = start_server(tmp_path_factory.mktemp("home"), list(checkpoints.values()))
+    yield live
+    assert live.stop() == 0, live.log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client

@@ -1,0 +1,201 @@
+"""What users do with Mistral's own client, against the server at the URL given. Run as a script: each version of the
+client lives in an environment of its own, and their types differ, hence `Any`.
+
+    python mistral_journeys.py URL
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pytest
+from mistralai.client import Mistral
+from pydantic import BaseModel
+
+HELLO: list[Any] = [{"role": "user", "content": "What is the tramontane?"}]
+SMALL = "mistral-small-latest"
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a place",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "place": {"type": "string", "maxLength": 12},
+                "days": {"type": "integer", "minimum": 0, "maximum": 9},
+            },
+            "required": ["place", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+class Wind(BaseModel):
+    name: str
+    is_cold: bool
+
+
+def list_models(client: Any) -> None:
+    models = client.models.list().data or []
+    ids = [model.id for model in models]
+    assert SMALL in ids
+    assert "mistral-embed" in ids
+    card = client.models.retrieve(model_id="thinker")
+    assert card.capabilities.completion_chat
+    assert card.max_context_length == 2048
+
+
+def chat(client: Any) -> None:
+    first = client.chat.complete(model=SMALL, messages=HELLO, max_tokens=6, random_seed=7)
+    again = client.chat.complete(model=SMALL, messages=HELLO, max_tokens=6, random_seed=7)
+    assert first.choices[0].message.content == again.choices[0].message.content
+    assert first.choices[0].finish_reason == "length"
+    assert first.usage.completion_tokens == 6
+    turns = [*HELLO, {"role": "assistant", "content": "A wind."}, {"role": "user", "content": "From where?"}]
+    assert client.chat.complete(model=SMALL, messages=turns, max_tokens=3, safe_prompt=True).choices
+
+
+def stream(client: Any) -> None:
+    options: dict[str, Any] = {"model": SMALL, "messages": HELLO, "max_tokens": 8, "temperature": 0.0}
+    whole = client.chat.complete(**options).choices[0].message.content
+    chunks = [event.data for event in client.chat.stream(**options)]
+    assert "".join(str(chunk.choices[0].delta.content or "") for chunk in chunks) == whole
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 8
+
+
+def call_functions(client: Any) -> None:
+    for model in (SMALL, "thinker", "coder"):
+        answer = client.chat.complete(model=model, messages=HELLO, tools=[WEATHER], tool_choice="any", max_tokens=400,
+                                      parallel_tool_calls=False, random_seed=1)  # fmt: skip
+        [call] = answer.choices[0].message.tool_calls
+        assert answer.choices[0].finish_reason == "tool_calls"
+        assert set(json.loads(call.function.arguments)) == {"place", "days"}
+        turns = [
+            *HELLO,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": call.function.name, "content": "windy", "tool_call_id": call.id},
+        ]
+        assert client.chat.complete(model=model, messages=turns, tools=[WEATHER], max_tokens=3, tool_choice="none")
+        calls = [
+            call
+            for event in client.chat.stream(
+                model=model,
+                messages=HELLO,
+                tools=[WEATHER],
+                tool_choice="any",
+                max_tokens=400,
+                parallel_tool_calls=False,
+                random_seed=1,
+            )
+            for call in event.data.choices[0].delta.tool_calls or []
+        ]
+        assert [call.function.name for call in calls] == ["get_weather"]
+
+
+def structured(client: Any) -> None:
+    answer = client.chat.complete(
+        model=SMALL, messages=HELLO, response_format={"type": "json_object"}, max_tokens=800, random_seed=3
+    )
+    if answer.choices[0].finish_reason == "stop":
+        json.loads(str(answer.choices[0].message.content))
+    parsed = client.chat.parse(Wind, model=SMALL, messages=HELLO, max_tokens=800, random_seed=4)
+    if parsed.choices[0].finish_reason == "stop":
+        assert isinstance(parsed.choices[0].message.parsed, Wind)
+    text = ""
+    for event in client.chat.parse_stream(Wind, model=SMALL, messages=HELLO, max_tokens=800, random_seed=4):
+        text += str(event.data.choices[0].delta.content or "")
+    assert text == parsed.choices[0].message.content
+
+
+def prefix_and_prediction(client: Any) -> None:
+    turns = [*HELLO, {"role": "assistant", "content": "It is a", "prefix": True}]
+    answer = client.chat.complete(model=SMALL, messages=turns, max_tokens=3)
+    assert str(answer.choices[0].message.content).startswith("It is a")
+    options: dict[str, Any] = {"model": SMALL, "messages": HELLO, "max_tokens": 8, "temperature": 0.0}
+    plain = client.chat.complete(**options)
+    hinted = client.chat.complete(**options, prediction={"type": "content", "content": "A cold wind from the north."})
+    assert plain.choices[0].message.content == hinted.choices[0].message.content
+
+
+def reason(client: Any) -> None:
+    answer = client.chat.complete(model="thinker", messages=HELLO, prompt_mode="reasoning", max_tokens=6)
+    assert answer.choices[0].message.content is not None
+
+
+def fill_in_the_middle(client: Any) -> None:
+    options: dict[str, Any] = {"model": "codestral-latest", "prompt": "def add(a, b):", "suffix": "return c"}
+    whole = client.fim.complete(**options, max_tokens=5, temperature=0.0)
+    parts = [event.data for event in client.fim.stream(**options, max_tokens=5, temperature=0.0)]
+    assert "".join(str(part.choices[0].delta.content or "") for part in parts) == whole.choices[0].message.content
+    assert client.fim.complete(model="codestral-latest", prompt="def add", max_tokens=2).choices
+
+
+def embed(client: Any) -> None:
+    answer = client.embeddings.create(model="mistral-embed", inputs=["wind", "rain"])
+    assert [len(entry.embedding or []) for entry in answer.data] == [48, 48]
+    small = client.embeddings.create(model="mistral-embed", inputs="wind", output_dimension=16, output_dtype="ubinary")
+    assert len(small.data[0].embedding or []) == 2
+
+
+def moderate(client: Any) -> None:
+    answer = client.classifiers.moderate(model="mistral-moderation-latest", inputs=["a", "b"])
+    assert len(answer.results) == 2
+    assert 0 <= (answer.results[0].category_scores or {})["jailbreaking"] <= 1
+    chat = client.classifiers.moderate_chat(model="mistral-moderation-2411", inputs=HELLO)
+    assert "dangerous_and_criminal_content" in (chat.results[0].categories or {})
+    classes = client.classifiers.classify(model="mistral-moderation-latest", inputs=["a"])
+    assert classes.results
+    assert client.classifiers.classify_chat(model=SMALL, input={"messages": HELLO}).results
+
+
+def fail(client: Any) -> None:
+    from mistralai.client import errors
+
+    options: dict[str, Any] = {"messages": HELLO}
+    with pytest.raises(errors.SDKError) as unknown:
+        client.chat.complete(**options, model="none")
+    assert unknown.value.status_code == 400
+    with pytest.raises(errors.HTTPValidationError) as wrong:
+        client.chat.complete(**options, model=SMALL, top_p=2.0)
+    assert (wrong.value.data.detail or [])[0].loc == ["body", "top_p"]
+
+
+async def asynchronously(client: Any) -> None:
+    answers = await asyncio.gather(
+        *(client.chat.complete_async(model=SMALL, messages=HELLO, max_tokens=4, random_seed=5) for _ in range(4))
+    )
+    assert len({str(answer.choices[0].message.content) for answer in answers}) == 1
+    text = ""
+    async for event in await client.chat.stream_async(model=SMALL, messages=HELLO, max_tokens=4, random_seed=5):
+        text += str(event.data.choices[0].delta.content or "")
+    assert text == answers[0].choices[0].message.content
+    assert (await client.embeddings.create_async(model="mistral-embed", inputs=["wind"])).data
+    assert (await client.fim.complete_async(model="codestral-latest", prompt="x", suffix="y", max_tokens=2)).choices
+    assert (await client.classifiers.moderate_async(model="mistral-moderation-latest", inputs=["a"])).results
+
+
+JOURNEYS = (
+    *(list_models, chat, stream, call_functions, structured, prefix_and_prediction, reason, fill_in_the_middle),
+    *(embed, moderate, fail),
+)
+
+
+def main(url: str) -> None:
+    with Mistral(api_key="none", server_url=url) as client:
+        for journey in JOURNEYS:
+            journey(client)
+            print(journey.__name__, flush=True)
+        asyncio.run(asynchronously(client))
+        print("asynchronously")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
