@@ -25,6 +25,7 @@ class ScriptedLLM:
     """
 
     tokenizer = SimpleNamespace(require_chat=lambda: None)
+    checkpoint = SimpleNamespace(sampling={})
 
     def stream_deltas(self, messages: Sequence[dict[str, Any]], _params: object) -> Iterator[Any]:
         text = messages[-1]["content"]

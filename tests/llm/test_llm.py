@@ -26,6 +26,12 @@ def llm(checkpoint: Path) -> LLM:
     return LLM(str(checkpoint), kv_cache_gib=0.01)
 
 
+def test_a_call_without_sampling_follows_the_makers_advice(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny", sliding_windows=24)
+    (folder / "generation_config.json").write_text('{"temperature": 1.5, "top_k": 7}')
+    assert LLM(str(folder), kv_cache_gib=0.01).default_sampling == SamplingParams(temperature=1.5, top_k=7)
+
+
 def test_a_batch_of_prompts_equals_each_alone(llm: LLM) -> None:
     prompts = ["The wind", "", "Über den Wolken 🌬️ " * 10, "a"]
     together = llm.generate(prompts, SAMPLED)

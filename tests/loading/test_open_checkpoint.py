@@ -46,6 +46,16 @@ def test_a_file_stands_for_its_folder(tmp_path: Path) -> None:
     assert (checkpoint.path, checkpoint.weights) == (folder, folder / "model.safetensors")
 
 
+def test_knows_what_sampling_its_makers_advise(tmp_path: Path) -> None:
+    folder = write(tmp_path, DENSE, "hf")
+    assert open_checkpoint(folder).sampling == {}
+    (folder / "generation_config.json").write_text('{"temperature": 0.5, "eos_token_id": 2}')
+    assert open_checkpoint(folder).sampling == {"temperature": 0.5}
+    (folder / "generation_config.json").write_text('{"temperature": "hot"}')
+    with pytest.raises(ConfigError, match=r"generation_config.json: temperature='hot' must be a number"):
+        open_checkpoint(folder)
+
+
 def test_a_folder_stands_for_its_only_gguf(tmp_path: Path) -> None:
     path = write(tmp_path, DENSE, "gguf")
     assert open_checkpoint(tmp_path).path == path

@@ -26,20 +26,21 @@ def chat(
     In a terminal: history, multi-line editing, /help for the commands; Ctrl-C stops the answer, not the program. From
     a pipe: all of stdin is one message, and the answer is printed.
     """
-    params = sampling.params()
+    sampling.params()  # an impossible value is refused before the model is loaded
     conversation = Conversation(system)
     if sys.stdin.isatty() and not as_json:
         from tramontane.cli.terminal_chat import TerminalChat
 
         llm = model.load()
         llm.tokenizer.require_chat()
-        TerminalChat(llm, params, conversation, stats=stats).run()
+        TerminalChat(llm, sampling.params(llm.checkpoint.sampling), conversation, stats=stats).run()
         return
     message = read_text("-").strip()
     if not message:
         raise RequestError("stdin holds no message")
     conversation.ask(message)
     llm = model.load()
+    params = sampling.params(llm.checkpoint.sampling)
     if as_json:
         completion = llm.chat(conversation.messages, params)
         print_json(completion_json(completion, completion.choices[0]))

@@ -25,13 +25,14 @@ def fim(
 
     Example: tramontane fim -m codestral - < half_written.py, where the file says <FILL> at the gap.
     """
-    params = sampling.params()
+    sampling.params()  # an impossible value is refused before the model is loaded
     before = read_text(prompt)
     if suffix is None:
         before, found, suffix = before.partition(mark)
         if not found:
             raise typer.BadParameter(f"the prompt does not hold the mark {mark!r}, and no SUFFIX was given")
-    completion = model.load().fill_in_middle(before, suffix, params)
+    llm = model.load()
+    completion = llm.fill_in_middle(before, suffix, sampling.params(llm.checkpoint.sampling))
     if as_json:
         print_json(completion_json(completion, completion.choices[0]))
     else:

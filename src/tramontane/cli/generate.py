@@ -25,10 +25,11 @@ def generate(
 
     With --json, one object per answer and line, in the order of the prompts.
     """
-    params = sampling.params(n=n)
+    sampling.params(n=n)  # an impossible value is refused before the model is loaded
     text = read_text(prompt)
     prompts = [line for line in text.splitlines() if line] if each_line else [text]
     llm = model.load()
+    params = sampling.params(llm.checkpoint.sampling, n=n)
     if not as_json and n == 1 and len(prompts) == 1:
         write_stream(llm.stream_deltas(prompts[0], params))
         return

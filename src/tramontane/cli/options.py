@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -66,27 +66,36 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """How tokens are drawn; every field is the SamplingParams field of the same name."""
+    """How tokens are drawn; every field is the SamplingParams field of the same name. What is not given is as the
+    model's makers advise (generation_config.json), else as SamplingParams has it."""
 
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens (default: to the end).")] = None
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy: always the likeliest.")] = 0.0
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", "-t", help="0 is greedy: always the likeliest (default: the model's own, else 0)."
+        ),
+    ] = None
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens only.")] = None
-    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens of total probability p.")] = 1.0
-    min_p: Annotated[float, typer.Option(help="Leave out tokens less likely than p times the likeliest.")] = 0.0
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes what was said less likely.")] = 1.0
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest tokens of total probability p.")] = None
+    min_p: Annotated[float | None, typer.Option(help="Leave out tokens less likely than p times the likeliest.")] = None
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 makes what was said less likely.")] = None
     presence_penalty: Annotated[float, typer.Option(help="Subtracted once from tokens already in the answer.")] = 0.0
     frequency_penalty: Annotated[float, typer.Option(help="Subtracted per use of a token in the answer.")] = 0.0
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None
     stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text (may be repeated).")] = None
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end of the answer.")] = False
 
-    def params(self, **changes: Any) -> SamplingParams:
-        """The SamplingParams; `changes` go over the flags. Raises RequestError for an impossible value."""
+    def params(self, advice: Mapping[str, Any] | None = None, **changes: Any) -> SamplingParams:
+        """The SamplingParams: flags over `advice` (`Checkpoint.sampling`), `changes` over both.
+
+        Raises RequestError for an impossible value."""
         from tramontane.engine.sampling import SamplingParams
 
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["stop"] = tuple(self.stop or ())
-        return SamplingParams(**{**values, **changes})
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given["stop"] = tuple(self.stop or ())
+        flags = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams(**{**(advice or {}), **flags, **changes})
 
 
 def as_command(verb: Callable[..., None]) -> Any:

@@ -1,6 +1,7 @@
 """Model configurations and the strict readers of the three file forms they come in."""
 
 from tramontane.config.fields import Fields, read_json
+from tramontane.config.generation_config import read_generation_config
 from tramontane.config.gguf_metadata import read_gguf_config, to_gguf_metadata
 from tramontane.config.hf_config import read_hf_config, refuse_code, to_hf_config
 from tramontane.config.model_config import Family, ModelConfig, MoeConfig, RopeScaling
@@ -12,6 +13,7 @@ __all__ = [
     "ModelConfig",
     "MoeConfig",
     "RopeScaling",
+    "read_generation_config",
     "read_gguf_config",
     "read_hf_config",
     "read_json",

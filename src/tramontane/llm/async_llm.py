@@ -100,6 +100,7 @@ class AsyncLLM:
             progress=progress,
         )
         self.checkpoint = opened.checkpoint
+        self.default_sampling = SamplingParams(**opened.checkpoint.sampling)  # where a call gives none
         self.tokenizer = opened.tokenizer
         self.max_seq_len = opened.engine.max_seq_len
         self.engine = AsyncEngine(opened.engine)
@@ -150,7 +151,7 @@ class AsyncLLM:
     ) -> AsyncGenerator[Delta]:
         """Answers as they come: to a conversation where `prompt` is a list of messages, else continuing the prompt."""
         stream = await self.start(
-            await self.read_prompt(prompt, tools=tools), sampling or SamplingParams(), priority=priority, salt=salt
+            await self.read_prompt(prompt, tools=tools), sampling or self.default_sampling, priority=priority, salt=salt
         )
         async with stream, contextlib.aclosing(aiter(stream)) as deltas:
             async for delta in deltas:
@@ -210,7 +211,7 @@ class AsyncLLM:
     async def _complete(
         self, prompt: Prompt, sampling: SamplingParams | None, priority: int, salt: str | None
     ) -> Completion:
-        async with await self.start(prompt, sampling or SamplingParams(), priority=priority, salt=salt) as stream:
+        async with await self.start(prompt, sampling or self.default_sampling, priority=priority, salt=salt) as stream:
             async for _ in stream:
                 pass
             return stream.completion()

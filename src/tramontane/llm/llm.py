@@ -43,7 +43,8 @@ class LLM:
         stored, or `f32`, `bf16`, `f16`, `q8_0`, `q4_0`, `q4_k`; `torch` holds plain tensors instead, computed by torch
         in `dtype`, as on a GPU. `max_seq_len`: longest prompt and answer together in tokens. `kv_cache_gib`: memory
         for keys and values. Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used,
-        CapacityError where it does not fit.
+        CapacityError where it does not fit. `default_sampling`, for calls that give none, is what the model's makers
+        advise in generation_config.json, else greedy.
         """
         opened = open_model(
             model,
@@ -56,6 +57,7 @@ class LLM:
             progress=progress,
         )
         self.checkpoint = opened.checkpoint
+        self.default_sampling = SamplingParams(**opened.checkpoint.sampling)  # where a call gives none
         self.tokenizer = opened.tokenizer
         self.engine: Engine = opened.engine
         self._generations: dict[int, Generation] = {}
@@ -119,7 +121,7 @@ class LLM:
         A step that adds nothing yet, such as a chunk of a long prompt, gives an empty Delta, so that a caller can
         stop between any two steps.
         """
-        request_id = self._add(read_prompt(self.tokenizer, prompt, tools), sampling or SamplingParams())
+        request_id = self._add(read_prompt(self.tokenizer, prompt, tools), sampling or self.default_sampling)
         generation = self._generations[request_id]
         try:
             while not generation.is_finished:
@@ -147,7 +149,7 @@ class LLM:
         return self.engine.logits(token_ids)
 
     def _complete(self, prompts: Sequence[Prompt], sampling: SamplingParams | None) -> list[Completion]:
-        params = sampling or SamplingParams()
+        params = sampling or self.default_sampling
         request_ids: list[int] = []
         try:
             request_ids.extend(self._add_waiting(prompt, params) for prompt in prompts)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tramontane.config import Fields, ModelConfig, read_gguf_config, read_hf_config, read_json, read_params_json
+from tramontane.config import (
+    Fields,
+    ModelConfig,
+    read_generation_config,
+    read_gguf_config,
+    read_hf_config,
+    read_json,
+    read_params_json,
+)
 from tramontane.config import refuse_code as refuse_code_in
 from tramontane.errors import ConfigError
 from tramontane.formats.gguf_file import GgufSource
@@ -35,7 +43,7 @@ class Checkpoint:
 
     `path` is the folder that holds configuration and tokenizer, or the .gguf file, which holds both. `weights` is
     what `open_tensors` opens, `stored` the type most weights are stored in ("BF16", "Q4_K", ...), `size_bytes` the
-    size of all tensors in the files.
+    size of all tensors in the files, `sampling` what its makers advise, as fields of SamplingParams.
     """
 
     path: Path
@@ -45,6 +53,7 @@ class Checkpoint:
     stored: str
     size_bytes: int
     gguf_metadata: Mapping[str, Any] | None = None
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
 
     @property
     def num_parameters(self) -> int:
@@ -111,7 +120,9 @@ def _describe(
         num_weights[info.stored] += prod(info.shape)
         size_bytes += stored_bytes(info)
     stored = num_weights.most_common(1)[0][0]
-    return Checkpoint(path, weights, layout, config, stored, size_bytes, gguf_metadata)
+    advice = path / "generation_config.json"
+    sampling = read_generation_config(read_json(advice), str(advice)) if advice.exists() else {}
+    return Checkpoint(path, weights, layout, config, stored, size_bytes, gguf_metadata, sampling)
 
 
 def _read_gguf_config(source: GgufSource) -> ModelConfig:
