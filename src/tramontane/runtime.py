@@ -23,6 +23,21 @@ def home() -> Path:
     return Path(os.environ.get("TRAMONTANE_HOME") or Path.home() / ".cache" / "tramontane")
 
 
+def packed_cache_bytes() -> int:
+    """What packed weights may take under `home()`: `TRAMONTANE_PACKED_CACHE_GIB` (0: none are kept), else 32 GiB.
+
+    Raises ConfigError if the variable is no number from 0 up.
+    """
+    text = os.environ.get("TRAMONTANE_PACKED_CACHE_GIB") or "32"
+    try:
+        size_gib = float(text)
+    except ValueError:
+        size_gib = -1.0
+    if not 0 <= size_gib < 2**20:
+        raise ConfigError(f"TRAMONTANE_PACKED_CACHE_GIB={text!r} is not a size in GiB, from 0 up")
+    return int(size_gib * 2**30)
+
+
 def resolve_device(device: str = "auto") -> torch.device:
     """`auto` is the GPU where torch sees one. Raises ConfigError for a name torch does not know or lacks."""
     import torch

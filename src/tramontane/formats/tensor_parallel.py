@@ -79,6 +79,9 @@ class TensorParallelSource(TensorSource):
         for shard in self._shards:
             shard.release(name)
 
+    def files(self) -> list[Path]:
+        return [path for shard in self._shards for path in shard.files()]
+
     def close(self) -> None:
         for shard in self._shards:
             shard.close()

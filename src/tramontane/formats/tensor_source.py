@@ -70,6 +70,10 @@ class TensorSource(ABC):
         """Give back the memory that reading `name` took, after it was copied; see `MappedFile.release`."""
 
     @abstractmethod
+    def files(self) -> list[Path]:
+        """The files that hold the tensors."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
     def __enter__(self) -> Self:
@@ -127,6 +131,9 @@ class MappedSource(TensorSource):
         tensor = self._find(name)
         self._file.release(tensor.offset, tensor.size_bytes)
 
+    def files(self) -> list[Path]:
+        return [self._file.path]
+
     def close(self) -> None:
         self._file.close()
 
@@ -165,6 +172,9 @@ class ShardedSource(TensorSource):
 
     def release(self, name: str) -> None:
         self._find(name).release(name)
+
+    def files(self) -> list[Path]:
+        return [path for source in self._files for path in source.files()]
 
     def close(self) -> None:
         for source in self._files:

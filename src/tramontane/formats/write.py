@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5_000_000_000
 _STORED = {dtype: stored for stored, dtype in DTYPES.items()}
+_DATA_ALIGNMENT = 64  # of the first tensor in the file: a cache line
 _METADATA = {"format": "pt"}  # transformers refuses files without it
 
 Spec = tuple[torch.dtype, tuple[int, ...]]
@@ -134,7 +135,7 @@ def _planned(path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str])
         }
         offset += sizes[name]
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
+    header += b" " * (-(8 + len(header)) % _DATA_ALIGNMENT)
     start = 8 + len(header)
     places = {name: Place(start + offsets[name], sizes[name]) for name in specs}
     return PlannedFile(path, len(header).to_bytes(8, "little") + header, places, start + offset)

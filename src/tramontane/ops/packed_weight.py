@@ -6,7 +6,10 @@ quantised weight takes exactly the memory of its blocks in a GGUF file; the stor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -136,8 +139,24 @@ def quantise(weight_OI: Tensor, format: WeightFormat) -> Tensor:
     if not bool(weight_OI.isfinite().all()):
         raise ConfigError(f"a weight is infinite or not a number; it cannot be quantised to {format}")
     blocks_OB = torch.empty(weight_OI.shape[0], _cpu.row_bytes(format, in_features), dtype=torch.uint8)
-    _cpu.quantize(format, weight_OI.data_ptr(), weight_OI.numel(), blocks_OB.data_ptr())
+    try:
+        _cpu.quantize(format, weight_OI.data_ptr(), weight_OI.numel(), blocks_OB.data_ptr())
+    except ValueError as error:
+        raise ConfigError(f"this build cannot quantise to {format}: {error}") from None
     return blocks_OB
+
+
+@cache
+def layout_digest(format: WeightFormat) -> str:
+    """Changes whenever the packed form of the same weights would: the digest of fixed weights, packed and quantised."""
+    num_rows, num_columns = 3 * PANEL_ROWS + 1, 1024
+    generator = torch.Generator().manual_seed(0)
+    shape = num_rows, _cpu.row_bytes(format, num_columns)
+    rows_OB = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    digest = hashlib.sha256(PackedWeight.from_blocks(format, rows_OB, num_columns).storage.numpy().data)
+    with suppress(ConfigError):  # formats without a quantiser
+        digest.update(quantise(torch.randn(num_rows, num_columns, generator=generator), format).numpy().data)
+    return digest.hexdigest()
 
 
 def dequantise(blocks_OB: Tensor, format: WeightFormat, in_features: int) -> Tensor:
