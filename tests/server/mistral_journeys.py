@@ -156,6 +156,18 @@ def moderate(client: Any) -> None:
     assert client.classifiers.classify_chat(model=SMALL, input={"messages": HELLO}).results
 
 
+def respond(client: Any) -> None:
+    if not hasattr(client, "responses"):  # the older client has none
+        return
+    options: dict[str, Any] = {"model": SMALL, "input": "What is it?", "max_output_tokens": 6, "temperature": 0.0}
+    answer = client.responses.create(**options)
+    assert answer.status == "incomplete"
+    frames = list(client.responses.create(**options, stream=True))
+    text = "".join(frame.data.delta for frame in frames if frame.event == "response.output_text.delta")
+    assert text == answer.output[0].content[0].text
+    assert client.responses.count_input_tokens(model=SMALL, input="What is it?").input_tokens > 3
+
+
 def fail(client: Any) -> None:
     from mistralai.client import errors
 
@@ -184,7 +196,7 @@ async def asynchronously(client: Any) -> None:
 
 JOURNEYS = (
     *(list_models, chat, stream, call_functions, structured, prefix_and_prediction, reason, fill_in_the_middle),
-    *(embed, moderate, fail),
+    *(embed, moderate, respond, fail),
 )
 
 

@@ -14,7 +14,17 @@ import tramontane
 from tramontane.server.errors import add_error_handlers
 from tramontane.server.load import load_registry
 from tramontane.server.models import ModelRegistry
-from tramontane.server.routes import chat, completions, embeddings, fim, health, models, moderations, not_implemented
+from tramontane.server.routes import (
+    chat,
+    completions,
+    embeddings,
+    fim,
+    health,
+    models,
+    moderations,
+    not_implemented,
+    responses,
+)
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
 
@@ -26,6 +36,7 @@ ROUTERS = (
     completions.router,
     embeddings.router,
     moderations.router,
+    responses.router,
     not_implemented.router,
 )
 STATIC = Path(__file__).parent / "static"

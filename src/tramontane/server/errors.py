@@ -93,11 +93,11 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] = ()) -> ApiError:
-    """422 from pydantic's errors. The message names the first field and how many more are wrong."""
+    """422 from pydantic's errors. The message names one field and how many more are wrong."""
     detail = [{key: entry[key] for key in ("type", "loc", "msg", "input") if key in entry} for entry in errors]
     for entry in detail:
         entry["loc"] = [*prefix, *entry["loc"]]
-    first = detail[0]
+    first = max(detail, key=lambda entry: len(entry["loc"]))  # of the branches of a union, the one that went furthest
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
     message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"

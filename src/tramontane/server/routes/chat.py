@@ -11,8 +11,8 @@ from tramontane.server.chat.answer import chat_answer
 from tramontane.server.chat.plan import plan_chat
 from tramontane.server.chat.streaming import chat_events
 from tramontane.server.endpoint import Call, Endpoint
+from tramontane.server.schema.answers import ChatCompletion
 from tramontane.server.schema.chat import ChatRequest
-from tramontane.server.schema.responses import ChatCompletion
 
 router = APIRouter()
 

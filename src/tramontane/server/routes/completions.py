@@ -19,8 +19,8 @@ from tramontane.server.chat.logprobs import token_text
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.models import ServedModel
+from tramontane.server.schema.answers import TextCompletion
 from tramontane.server.schema.fim import CompletionRequest
-from tramontane.server.schema.responses import TextCompletion
 from tramontane.server.stream import DONE, event
 from tramontane.tokenizer import Tokenizer
 

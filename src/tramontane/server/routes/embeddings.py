@@ -10,8 +10,8 @@ from fastapi import APIRouter
 
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError
+from tramontane.server.schema.answers import Embeddings
 from tramontane.server.schema.embeddings import EmbeddingRequest
-from tramontane.server.schema.responses import Embeddings
 
 router = APIRouter()
 

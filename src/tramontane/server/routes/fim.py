@@ -13,8 +13,8 @@ from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.chat.streaming import chat_events
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError
+from tramontane.server.schema.answers import ChatCompletion
 from tramontane.server.schema.fim import FimRequest
-from tramontane.server.schema.responses import ChatCompletion
 
 router = APIRouter()
 

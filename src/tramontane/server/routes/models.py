@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
-from tramontane.server.schema.responses import Error, ModelCard, ModelList
+from tramontane.server.schema.answers import Error, ModelCard, ModelList
 from tramontane.server.services import ServicesDep
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

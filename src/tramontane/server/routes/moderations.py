@@ -14,6 +14,7 @@ from tramontane.server.models import ServedModel
 from tramontane.server.moderation.categories import THRESHOLD, categories_of
 from tramontane.server.moderation.conversation_text import conversation_text
 from tramontane.server.moderation.reflection import reflect
+from tramontane.server.schema.answers import Classifications, Moderations
 from tramontane.server.schema.chat import Message
 from tramontane.server.schema.moderations import (
     ChatClassificationRequest,
@@ -21,7 +22,6 @@ from tramontane.server.schema.moderations import (
     ClassificationRequest,
     ModerationRequest,
 )
-from tramontane.server.schema.responses import Classifications, Moderations
 
 router = APIRouter()
 DEFAULT_MODEL = "mistral-moderation-latest"  # OpenAI's clients may leave the model out

@@ -1,0 +1,176 @@
+"""A response as it comes: items opened, filled and closed one after the other, each event with its number."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from tramontane.llm import Delta
+from tramontane.llm.async_llm import Stream
+from tramontane.server.chat.finish import require_sound
+from tramontane.server.chat.plan import AnswerPlan
+from tramontane.server.endpoint import Call
+from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.responses.items import (
+    call_item,
+    ending,
+    message_item,
+    reasoning_item,
+    response_json,
+    text_logprobs,
+    text_part,
+    usage_json,
+)
+from tramontane.server.schema.response_request import ResponseRequest
+from tramontane.server.stream import typed_event
+from tramontane.tokenizer import AssistantMessage, ToolCall
+
+log = logging.getLogger(__name__)
+Event = dict[str, Any]
+
+
+async def response_events(
+    call: Call, request: ResponseRequest, plan: AnswerPlan, stream: Stream
+) -> AsyncGenerator[bytes]:
+    """Ends with `response.completed` or `.incomplete`; a failure ends it with `response.failed`."""
+    builder = ResponseBuilder(call, request, plan)
+    async with stream:
+        try:
+            for entry in builder.open():
+                yield typed_event(entry)
+            async for delta in stream:
+                call.saw_token()
+                for entry in builder.take(delta):
+                    yield typed_event(entry)
+            call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+            for entry in builder.close():
+                yield typed_event(entry)
+        except Exception as error:
+            failure = as_api_error(error)
+            if not isinstance(error, ApiError):
+                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            yield typed_event(builder.fail(failure))
+
+
+class ResponseBuilder:
+    """The output items of one answer, and the events that tell of them."""
+
+    def __init__(self, call: Call, request: ResponseRequest, plan: AnswerPlan) -> None:
+        self.call = call
+        self.request = request
+        self.plan = plan
+        self.output: list[dict[str, Any]] = []  # items that are whole
+        self.finish_reason = "stop"
+        self.reasoning_tokens = 0
+        self._text: str | None = None  # of the message that is open
+        self._thinking: str | None = None  # of the reasoning that is open
+        self._logprobs: list[dict[str, Any]] = []
+        self._num_events = 0
+
+    def open(self) -> Iterator[Event]:
+        response = response_json(self.call, self.request, "in_progress")
+        yield self._event("response.created", response=response)
+        yield self._event("response.in_progress", response=response)
+        if self.plan.prefix:
+            yield from self._add_text(self.plan.prefix, [])
+
+    def take(self, delta: Delta) -> Iterator[Event]:
+        """Raises ApiError for an answer that came to nothing."""
+        self.call.completion_tokens += len(delta.token_ids)
+        message = self.plan.offered_only(AssistantMessage(delta.text, delta.thinking or None, delta.tool_calls))
+        if message.thinking:
+            self.reasoning_tokens += len(delta.token_ids)
+            yield from self._add_thinking(message.thinking)
+        if message.content:
+            tokenizer = self.plan.model.llm.tokenizer
+            yield from self._add_text(message.content, text_logprobs(tokenizer, delta.logprobs))
+        for tool_call in message.tool_calls:
+            yield from self._add_call(tool_call)
+        if delta.finish_reason is not None:
+            require_sound(self.call, delta.finish_reason, delta.error)
+            self.finish_reason = delta.finish_reason
+
+    def close(self) -> Iterator[Event]:
+        """The last events; `response` of the last one is the whole answer."""
+        yield from self._close_item()
+        response = self.response()
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def fail(self, failure: ApiError) -> Event:
+        code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
+        error = {"code": code, "message": failure.message}
+        return self._event("response.failed", response=response_json(self.call, self.request, "failed", error=error))
+
+    def response(self) -> dict[str, Any]:
+        usage = usage_json(self.call, self.reasoning_tokens)
+        changes = {
+            "output": self.output,
+            "usage": usage,
+            "completed_at": int(time.time()),
+            **ending(self.finish_reason),
+        }
+        return response_json(self.call, self.request, **changes)
+
+    def _add_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+        if self._text is None:
+            yield from self._close_item()
+            self._text, self._logprobs = "", []
+            item = message_item(self.call, len(self.output), "", [], "in_progress")
+            yield self._item_event("response.output_item.added", item=item)
+            yield self._item_event("response.content_part.added", **self._part_of(item), part=text_part("", []))
+        self._text += text
+        self._logprobs += logprobs
+        item = message_item(self.call, len(self.output), "", [], "in_progress")
+        yield self._item_event("response.output_text.delta", **self._part_of(item), delta=text, logprobs=logprobs)
+
+    def _add_thinking(self, text: str) -> Iterator[Event]:
+        if self._thinking is None:
+            yield from self._close_item()
+            self._thinking = ""
+            item = reasoning_item(self.call, len(self.output), "", "in_progress")
+            yield self._item_event("response.output_item.added", item=item)
+        self._thinking += text
+        item = reasoning_item(self.call, len(self.output), "", "in_progress")
+        yield self._item_event("response.reasoning_text.delta", **self._part_of(item), delta=text)
+
+    def _add_call(self, tool_call: ToolCall) -> Iterator[Event]:
+        yield from self._close_item()
+        place = len(self.output)
+        opened = call_item(self.call, place, tool_call, "in_progress")
+        item = call_item(self.call, place, tool_call, "completed")
+        yield self._item_event("response.output_item.added", item=opened)
+        where = {"item_id": item["id"]}
+        yield self._item_event("response.function_call_arguments.delta", **where, delta=item["arguments"])
+        done = {**where, "name": tool_call.name, "arguments": item["arguments"]}
+        yield self._item_event("response.function_call_arguments.done", **done)
+        yield self._item_event("response.output_item.done", item=item)
+        self.output.append(item)
+
+    def _close_item(self) -> Iterator[Event]:
+        """End the open message or reasoning, if there is one."""
+        place = len(self.output)
+        if self._text is not None:
+            item = message_item(self.call, place, self._text, self._logprobs, "completed")
+            where = self._part_of(item)
+            yield self._item_event("response.output_text.done", **where, text=self._text, logprobs=self._logprobs)
+            yield self._item_event("response.content_part.done", **where, part=item["content"][0])
+        elif self._thinking is not None:
+            item = reasoning_item(self.call, place, self._thinking, "completed")
+            yield self._item_event("response.reasoning_text.done", **self._part_of(item), text=self._thinking)
+        else:
+            return
+        yield self._item_event("response.output_item.done", item=item)
+        self.output.append(item)
+        self._text = self._thinking = None
+
+    def _part_of(self, item: dict[str, Any]) -> dict[str, Any]:
+        return {"item_id": item["id"], "content_index": 0}
+
+    def _item_event(self, kind: str, **data: Any) -> Event:
+        return self._event(kind, output_index=len(self.output), **data)
+
+    def _event(self, kind: str, **data: Any) -> Event:
+        self._num_events += 1
+        return {"type": kind, "sequence_number": self._num_events - 1, **data}

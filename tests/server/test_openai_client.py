@@ -1,0 +1,198 @@
+"""OpenAI's own client makes its way through the server unchanged, waiting and asynchronously."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.server.live import LiveServer
+
+HELLO: list[Any] = [{"role": "user", "content": "What is the tramontane?"}]
+PARAMETERS = {
+    "type": "object",
+    "properties": {"place": {"type": "string", "maxLength": 12}},
+    "required": ["place"],
+    "additionalProperties": False,
+}
+WEATHER: Any = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS, "strict": True}}
+
+
+class Wind(BaseModel):
+    is_cold: bool
+    months: list[int]
+
+
+@pytest.fixture(scope="module")
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert {"chat", "thinker", "coder", "mistral-small-latest"} <= {model.id for model in client.models.list()}
+    assert client.models.retrieve("chat").id == "chat"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("none")
+
+
+def test_chat_and_stream_say_the_same(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "chat", "messages": HELLO, "max_completion_tokens": 8, "temperature": 0}
+    answer = client.chat.completions.create(**options, user="someone", store=False)
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert answer.usage is not None
+    assert chunks[-1].usage.completion_tokens == answer.usage.completion_tokens == 8
+    assert chunks[-1].usage.prompt_tokens == answer.usage.prompt_tokens
+
+
+def test_several_answers_with_logprobs_and_stop(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="chat", messages=HELLO, n=3, max_tokens=5, seed=3, temperature=1, logprobs=True, top_logprobs=2
+    )
+    assert len({choice.message.content for choice in answer.choices}) == 3
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        entries = choice.logprobs.content or []
+        spelled = b"".join(bytes(entry.bytes or []) for entry in entries)
+        assert spelled.decode(errors="replace") == choice.message.content
+        assert all(len(entry.top_logprobs) == 2 for entry in entries)
+    whole = client.chat.completions.create(model="chat", messages=HELLO, max_tokens=12, temperature=0)
+    text = whole.choices[0].message.content or ""
+    stop = text[4:6]
+    cut = client.chat.completions.create(model="chat", messages=HELLO, max_tokens=12, temperature=0, stop=stop)
+    assert cut.choices[0].message.content == text[: text.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_forced_call(client: openai.OpenAI, choice: Any) -> None:
+    options: dict[str, Any] = {
+        "model": "chat", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 200,
+        "parallel_tool_calls": False, "seed": 1,
+    }  # fmt: skip
+    answer = client.chat.completions.create(**options)
+    [call] = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert list(json.loads(call.function.arguments)) == ["place"]
+    assert answer.choices[0].finish_reason == "tool_calls"
+    chunks = [delta for chunk in client.chat.completions.create(**options, stream=True)
+              for delta in chunk.choices[0].delta.tool_calls or []]  # fmt: skip
+    assert [chunk.function.arguments for chunk in chunks if chunk.function] == [call.function.arguments]
+    turns = [*HELLO, answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "windy"}]
+    assert client.chat.completions.create(model="chat", messages=turns, tools=[WEATHER], max_tokens=2).choices
+
+
+def test_parse(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model="chat", messages=HELLO, response_format=Wind, max_tokens=1500, seed=2, temperature=0.3
+    )
+    assert answer.choices[0].message.parsed is not None
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    prompts = [[1, 300, 301], [1, 300, 301]]
+    answer = client.completions.create(model="coder", prompt=prompts, max_tokens=4, n=2, best_of=3, seed=5)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    options: dict[str, Any] = {"model": "coder", "prompt": "def f", "max_tokens": 3, "temperature": 0}
+    echoed = client.completions.create(**options, echo=True, logprobs=1)
+    [choice] = echoed.choices
+    assert choice.text.startswith("def f")
+    assert choice.logprobs is not None
+    assert "".join(choice.logprobs.tokens or []) == choice.text
+    parts = client.completions.create(**options, stream=True)
+    assert "def f" + "".join(part.choices[0].text for part in parts) == choice.text
+    assert client.completions.create(**options, suffix="return").choices[0].text
+
+
+def test_embeddings_default_to_base64_and_agree(client: openai.OpenAI) -> None:
+    packed = client.embeddings.create(model="chat", input=["wind", "rain"])
+    plain = client.embeddings.create(model="chat", input=["wind", "rain"], encoding_format="float")
+    assert [entry.embedding for entry in packed.data] == [entry.embedding for entry in plain.data]
+    assert sum(value * value for value in plain.data[0].embedding) == pytest.approx(1, abs=1e-5)
+    short = client.embeddings.create(model="chat", input=[[5, 6, 7]], dimensions=8)
+    assert len(short.data[0].embedding) == 8
+
+
+def test_moderation(client: openai.OpenAI) -> None:
+    result = client.moderations.create(input="a text").results[0]
+    assert isinstance(result.flagged, bool)
+
+
+def test_responses(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "chat", "input": "What is it?", "max_output_tokens": 6, "temperature": 0}
+    response = client.responses.create(**options, instructions="Be brief.")
+    assert response.status == "incomplete"
+    assert response.output_text
+    events = list(client.responses.create(**options, instructions="Be brief.", stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == response.output_text
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert last.response.output_text == text
+    assert last.response.usage is not None
+    assert last.response.usage.output_tokens == 6
+
+
+def test_responses_with_a_forced_function_and_its_result(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "get_weather", "parameters": PARAMETERS, "strict": True}
+    options: dict[str, Any] = {"model": "chat", "tools": [tool], "parallel_tool_calls": False, "temperature": 0}
+    response = client.responses.create(**options, input="Weather?", tool_choice="required")
+    [call] = response.output
+    assert call.type == "function_call"
+    assert list(json.loads(call.arguments)) == ["place"]
+    turns: Any = [
+        {"role": "user", "content": "Weather?"},
+        call,
+        {"type": "function_call_output", "call_id": call.call_id, "output": "windy"},
+    ]
+    assert client.responses.create(**options, input=turns, tool_choice="none", max_output_tokens=3).output_text
+    with client.responses.stream(**options, input="Weather?", tool_choice="required") as stream:
+        kinds = [event.type for event in stream]
+    assert "response.function_call_arguments.done" in kinds
+    assert kinds[-1] == "response.completed"
+
+
+def test_responses_parse(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "chat", "max_output_tokens": 1500, "temperature": 0}
+    response = client.responses.parse(**options, input="Wind?", text_format=Wind)
+    assert isinstance(response.output_parsed, Wind)
+
+
+def test_state_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="previous_response_id"):
+        client.responses.create(model="chat", input="x", previous_response_id="resp_1")
+
+
+def test_errors_are_typed(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="Invalid model"):
+        client.chat.completions.create(model="none", messages=HELLO)
+    with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+        client.chat.completions.create(model="chat", messages=HELLO, temperature=9)
+
+
+def test_many_at_once_from_asyncio(server: LiveServer) -> None:
+    async def ask() -> set[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            answers = await asyncio.gather(
+                *(client.chat.completions.create(model="chat", messages=HELLO, max_tokens=9, seed=8) for _ in range(20))
+            )
+            stream = await client.chat.completions.create(
+                model="chat", messages=HELLO, max_tokens=9, seed=8, stream=True
+            )
+            text = ""
+            async for chunk in stream:
+                text += chunk.choices[0].delta.content or ""
+        return {text, *(answer.choices[0].message.content for answer in answers)}
+
+    assert len(asyncio.run(ask())) == 1
