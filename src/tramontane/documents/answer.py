@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tramontane.documents.instruct import follow, room
+from tramontane.documents.instruct import Answerer, follow, room
 from tramontane.documents.ranking import Passage, rank
 from tramontane.documents.split import split_by_tokens
 from tramontane.errors import RequestError
-
-if TYPE_CHECKING:
-    from tramontane.llm import LLM
 
 PASSAGE_TOKENS = 256
 
@@ -28,7 +24,7 @@ class Answer:
 
 
 def answer_question(
-    llm: LLM, text: str, question: str, *, num_passages: int = 4, max_tokens: int | None = None
+    llm: Answerer, text: str, question: str, *, num_passages: int = 4, max_tokens: int | None = None
 ) -> Answer:
     """Answer from the `num_passages` passages of `text` that share most with the question.
 

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
-    from tramontane.llm import LLM
+    from tramontane.llm import Completion
+    from tramontane.tokenizer import Tokenizer
 
 BATCH = 8
 Progress = Callable[[int, int], None]
 """Called with (instructions answered, instructions of this pass)."""
 
 
-def encode_instruction(llm: LLM, instruction: str) -> list[int]:
+class Answerer(Protocol):
+    """What reading documents asks of a model; LLM is one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def max_seq_len(self) -> int: ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[Completion]:
+        """One completion per prompt of token ids, in their order."""
+        ...
+
+
+def encode_instruction(llm: Answerer, instruction: str) -> list[int]:
     """Token ids that ask for an answer to `instruction`. Text of a document can never become a control token."""
     if llm.tokenizer.chat is not None:
         return llm.tokenizer.chat.encode_chat([{"role": "user", "content": instruction}])
     return llm.tokenizer.encode(f"{instruction}\n\nAnswer:", bos=True)
 
 
-def room(llm: LLM, instruction: str, max_tokens: int) -> int:
+def room(llm: Answerer, instruction: str, max_tokens: int) -> int:
     """Tokens left for a document's text beside the instruction and an answer of `max_tokens`.
 
     Raises RequestError where too few are left to be of use.
@@ -38,7 +53,7 @@ def room(llm: LLM, instruction: str, max_tokens: int) -> int:
     return left
 
 
-def follow(llm: LLM, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None) -> list[str]:
+def follow(llm: Answerer, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None) -> list[str]:
     """The answers, greedily drawn, in the order of `instructions`; without the thoughts of models that think first.
 
     Raises CheckpointError where the model's scores are not finite.

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tramontane.documents.instruct import follow, room
+from tramontane.documents.instruct import Answerer, follow, room
 from tramontane.documents.split import split_by_tokens
 from tramontane.errors import RequestError
-
-if TYPE_CHECKING:
-    from tramontane.llm import LLM
 
 PART_TOKENS = 4096  # of text per instruction: attention to detail falls with length, in large models too
 TOKENS_PER_WORD = 2  # generous for English, about right for languages a vocabulary knows less well
@@ -29,7 +25,7 @@ class Summary:
     num_passes: int
 
 
-def summarize(llm: LLM, text: str, *, num_words: int = 150, progress: Progress | None = None) -> Summary:
+def summarize(llm: Answerer, text: str, *, num_words: int = 150, progress: Progress | None = None) -> Summary:
     """A summary of about `num_words` words. Raises RequestError for an impossible length or too short a context."""
     if not 10 <= num_words <= 10_000:
         raise RequestError(f"words={num_words} must lie between 10 and 10000")
@@ -58,7 +54,7 @@ def instruction(text: str, num_words: int) -> str:
     return f"Summarize the text below in at most {num_words} words, saying only what it says.\n\nText:\n{text.strip()}"
 
 
-def regroup(llm: LLM, summaries: list[str], part_tokens: int) -> list[str]:
+def regroup(llm: Answerer, summaries: list[str], part_tokens: int) -> list[str]:
     """Neighbouring summaries joined while they fit. None counts more than half a part, so that there are always fewer
     than before and summarising ends."""
     groups: list[str] = []
