@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
 
 import tramontane
 from tramontane.server.errors import add_error_handlers
@@ -17,6 +15,7 @@ from tramontane.server.models import ModelRegistry
 from tramontane.server.routes import (
     chat,
     completions,
+    documents,
     embeddings,
     fim,
     health,
@@ -27,6 +26,7 @@ from tramontane.server.routes import (
 )
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
+from tramontane.server.web_page import WebPage
 
 ROUTERS = (
     health.router,
@@ -37,9 +37,9 @@ ROUTERS = (
     embeddings.router,
     moderations.router,
     responses.router,
+    documents.router,
     not_implemented.router,
 )
-STATIC = Path(__file__).parent / "static"
 
 
 def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) -> FastAPI:
@@ -67,6 +67,5 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True), name="static")
+    app.mount("/", WebPage(), name="web_page")
     return app

@@ -1,0 +1,35 @@
+// Documents to ask about: read into text by the server, kept in this browser, shown as chips.
+
+import { call } from "./api.js";
+import { randomId } from "./conversation.js";
+import { h } from "./element.js";
+import { icon } from "./icon.js";
+import { load, save } from "./storage.js";
+
+export const ACCEPTED = ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.log,.py,.js,.toml,.yaml,.yml,text/*,application/pdf";
+
+/** The stored document a file was read into: {id, name, num_tokens, num_chars}. Raises ApiError. */
+export async function readAttachment(file, model, signal) {
+  const form = new FormData();
+  form.append("file", file);
+  if (model) form.append("model", model);
+  const { name, text, num_tokens } = await call("api/documents/text", { method: "POST", body: form, signal });
+  const id = randomId();
+  await save("documents", { id, name, text, num_tokens });
+  return { id, name, num_tokens, num_chars: text.length };
+}
+
+/** The text of a document, or null when its record is gone. */
+export async function attachmentText(id) {
+  return (await load("documents", id))?.text ?? null;
+}
+
+/** A chip for a document; `onRemove` adds a button that takes it away. */
+export function attachmentChip({ name, num_tokens }, { onRemove = null, note = null, isReading = false } = {}) {
+  const size = isReading ? "reading…" : note ?? (num_tokens ? `${num_tokens.toLocaleString()} tokens` : null);
+  return h(
+    "span", { class: `chip${isReading ? " reading" : ""}` },
+    icon("file"), h("span", { class: "chip-name", title: name }, name), size && h("span", { class: "chip-note" }, size),
+    onRemove && h("button", { type: "button", class: "quiet icon-only small", "aria-label": `Remove ${name}`, onclick: onRemove }, icon("close")),
+  );
+}

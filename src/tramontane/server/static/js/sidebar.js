@@ -1,0 +1,138 @@
+// The side of the page: pages, conversations with search, and the state of the connection.
+
+import { confirmDialog, promptDialog } from "./dialog.js";
+import { h } from "./element.js";
+import { icon } from "./icon.js";
+import { library } from "./library.js";
+import { matches } from "./conversation.js";
+import { menuButton } from "./menu.js";
+import { notify } from "./notice.js";
+import { runningIn } from "./answer.js";
+import { exportJson, exportMarkdown, importJson } from "./transfer.js";
+
+const DAY_MS = 86_400_000;
+
+export class Sidebar {
+  /** `pages`: [{name, label, icon}]; `foot`: elements for the bottom row. */
+  constructor(pages, foot) {
+    this.search = h("input", { type: "search", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this.update() });
+    this.list = h("nav", { class: "conversations", "aria-label": "Conversations" });
+    this.picker = h("input", { type: "file", accept: ".json,application/json", hidden: true, tabindex: "-1", "aria-label": "File to import", onchange: () => this.#import() });
+    this.links = pages.map(({ name, label, icon: symbol }) => h("a", { href: `#/${name}`, "data-page": name }, icon(symbol), label));
+    const more = menuButton("All conversations", () => [
+      { icon: "save", label: "Export all", run: () => exportJson(library.all(), "conversations") },
+      { icon: "open", label: "Import", run: () => this.picker.click() },
+      { icon: "bin", label: "Delete all", isDanger: true, run: () => this.#deleteAll() },
+    ]);
+    this.element = h(
+      "aside", { class: "sidebar", id: "sidebar", "aria-label": "Navigation" },
+      h("div", { class: "brand" }, h("span", { class: "mark" }, icon("wind")), h("span", {}, "Tramontane"),
+        h("button", { type: "button", class: "quiet icon-only close-sidebar", "aria-label": "Close navigation", onclick: () => this.close() }, icon("close"))),
+      h("nav", { class: "pages", "aria-label": "Pages" }, this.links),
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), more, this.picker),
+      this.list, h("div", { class: "sidebar-foot" }, foot),
+    );
+    this.scrim = h("div", { class: "scrim", onclick: () => this.close() });
+    this.element.addEventListener("click", (event) => event.target.closest("a") && this.close());
+  }
+
+  /** Mark where we are. */
+  mark(page, conversationId) {
+    this.current = conversationId;
+    for (const link of this.links) {
+      if (link.dataset.page === page && !conversationId) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    this.update();
+  }
+
+  open() {
+    document.body.classList.add("sidebar-open");
+    this.search.focus();
+  }
+
+  /** Whether it was open over the page, as on phones. */
+  close() {
+    const wasOpen = document.body.classList.contains("sidebar-open");
+    document.body.classList.remove("sidebar-open");
+    return wasOpen;
+  }
+
+  update() {
+    const query = this.search.value;
+    const found = library.all().filter((conversation) => matches(conversation, query));
+    const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.id : null;
+    let heading = null;
+    const rows = [];
+    for (const conversation of found) {
+      const age = ageOf(conversation.updated);
+      if (age !== heading) rows.push(h("h2", {}, (heading = age)));
+      rows.push(this.#row(conversation));
+    }
+    const nothing = h("p", { class: "nothing" }, query ? "No conversation holds these words." : "Conversations appear here. They stay in this browser.");
+    this.list.replaceChildren(...(rows.length ? rows : [nothing]));
+    if (focused) this.list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  #row(conversation) {
+    const isCurrent = conversation.id === this.current;
+    const title = conversation.title || "Untitled";
+    const menu = menuButton(`Options of ${title}`, () => [
+      { icon: "edit", label: "Rename", run: () => this.#rename(conversation) },
+      { icon: "save", label: "Export as Markdown", run: () => exportMarkdown(conversation) },
+      { icon: "save", label: "Export as JSON", run: () => exportJson([conversation], title) },
+      { icon: "bin", label: "Delete", isDanger: true, run: () => this.#delete(conversation) },
+    ]);
+    return h(
+      "div", { class: "conversation-row" },
+      h("a", { href: `#/chat/${conversation.id}`, "data-id": conversation.id, "aria-current": isCurrent ? "page" : null, title }, title, runningIn(conversation) && h("span", { class: "live", role: "img", "aria-label": "answering" })),
+      menu,
+    );
+  }
+
+  async #rename(conversation) {
+    const title = await promptDialog("Rename conversation", "Title", conversation.title);
+    if (!title) return;
+    Object.assign(conversation, { title, isNamed: true });
+    library.put(conversation);
+    document.dispatchEvent(new CustomEvent("title-changed"));
+  }
+
+  async #delete(conversation) {
+    if (!(await confirmDialog("Delete conversation?", `“${conversation.title || "Untitled"}” and its documents are removed from this browser.`, "Delete"))) return;
+    runningIn(conversation)?.stop();
+    await library.delete(conversation);
+    if (conversation.id === this.current) location.hash = "#/chat";
+  }
+
+  async #deleteAll() {
+    const all = library.all();
+    if (!all.length || !(await confirmDialog("Delete all conversations?", `${all.length} conversation${all.length === 1 ? " is" : "s are"} removed from this browser. Export them first to keep a copy.`, "Delete all"))) return;
+    for (const conversation of all) {
+      runningIn(conversation)?.stop();
+      await library.delete(conversation);
+    }
+    location.hash = "#/chat";
+  }
+
+  async #import() {
+    const [file] = this.picker.files;
+    this.picker.value = "";
+    if (!file) return;
+    try {
+      const conversations = await importJson(file);
+      for (const conversation of conversations) library.put(conversation);
+      notify(`Imported ${conversations.length} conversation${conversations.length === 1 ? "" : "s"}.`);
+    } catch (error) {
+      notify(`${error.message}.`, { kind: "error" });
+    }
+  }
+}
+
+function ageOf(time) {
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  if (time >= midnight) return "Today";
+  if (time >= midnight - DAY_MS) return "Yesterday";
+  if (time >= midnight - 7 * DAY_MS) return "This week";
+  return new Date(time).toLocaleDateString(undefined, { month: "long", year: "numeric" });
+}

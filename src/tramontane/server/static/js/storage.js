@@ -1,0 +1,59 @@
+// Conversations and the texts of attached documents, in the browser's database. Other tabs hear of changes.
+
+const channel = "BroadcastChannel" in self ? new BroadcastChannel("tramontane.conversations") : null;
+let database = null;
+const inMemory = { conversations: new Map(), documents: new Map() }; // where the browser has no database for us
+
+/** Open the database; false when the browser forbids it, and everything lasts only until the page is closed. */
+export async function openStorage() {
+  try {
+    database = await new Promise((resolve, reject) => {
+      const request = indexedDB.open("tramontane", 1);
+      request.onupgradeneeded = () => {
+        request.result.createObjectStore("conversations", { keyPath: "id" });
+        request.result.createObjectStore("documents", { keyPath: "id" });
+      };
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+      request.onblocked = () => reject(new Error("the database is in use by an older page"));
+    });
+    database.onversionchange = () => database.close();
+    return true;
+  } catch {
+    database = null;
+    return false;
+  }
+}
+
+export function onOtherTab(listener) {
+  if (channel) channel.onmessage = ({ data }) => listener(data);
+}
+
+export function loadAll(kind) {
+  if (!database) return Promise.resolve([...inMemory[kind].values()]);
+  return finish(database.transaction(kind).objectStore(kind).getAll());
+}
+
+export function load(kind, id) {
+  if (!database) return Promise.resolve(inMemory[kind].get(id));
+  return finish(database.transaction(kind).objectStore(kind).get(id));
+}
+
+export async function save(kind, record) {
+  if (!database) inMemory[kind].set(record.id, structuredClone(record));
+  else await finish(database.transaction(kind, "readwrite").objectStore(kind).put(record));
+  channel?.postMessage({ kind, id: record.id });
+}
+
+export async function remove(kind, id) {
+  if (!database) inMemory[kind].delete(id);
+  else await finish(database.transaction(kind, "readwrite").objectStore(kind).delete(id));
+  channel?.postMessage({ kind, id });
+}
+
+function finish(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
