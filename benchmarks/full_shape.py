@@ -31,7 +31,7 @@ def load_and_generate(path: str) -> dict[str, Any]:
     loaded_s = time.perf_counter() - started
     started = time.perf_counter()
     completion = llm.generate("The tramontane is", SamplingParams(max_tokens=ANSWER_TOKENS, ignore_eos=True))[0]
-    weights_bytes = sum(parameter.nbytes for parameter in llm.engine.model.parameters())
+    weights_bytes = llm.engine.model.weights_bytes
     return {
         "weights_gb": weights_bytes / 1e9,
         "peak_beyond_weights_gib": (peak_rss_bytes() - weights_bytes) / 2**30,
