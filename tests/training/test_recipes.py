@@ -8,7 +8,14 @@ import pytest
 
 from tramontane.training.recipe import read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*_pretrain_*.toml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*_pretrain_*.toml"))
+
+
+def test_the_second_half_begins_where_the_first_ends() -> None:
+    first, second = (read_recipe(FOLDER / f"petit_{half}_cpu.toml") for half in ("pretrain", "chat"))
+    assert second.model.checkpoint == f"{first.run}/model"
+    assert (second.data.tokenizer, second.data.train) == (first.data.tokenizer, first.data.train)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
