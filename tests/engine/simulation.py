@@ -17,7 +17,7 @@ from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.pages import max_pages_for
 from tramontane.engine.request import Request, Sequence
 from tramontane.engine.sampling import SamplingParams
-from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.engine.scheduler import Chunk, Scheduler, StepPlan
 
 VOCAB_SIZE = 6  # few tokens, so that prompts share beginnings by chance as well
 STOP_TOKEN_ID = 0
@@ -28,13 +28,15 @@ class Simulation:
     config: EngineConfig
     windows: tuple[int | None, ...]
     num_pages: tuple[int, ...]
+    guesses_right: float | None = None  # share of drafted tokens that are; None: no drafts
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.allocator = PageAllocator(
             self.config.page_size, self.windows, self.num_pages, prefix_cache=self.config.prefix_cache
         )
-        self.scheduler = Scheduler(self.config, self.allocator)
+        drafter = None if self.guesses_right is None else Guesser(self, self.guesses_right)
+        self.scheduler = Scheduler(self.config, self.allocator, drafter)
         self.memory: list[list[int | None]] = [[None] * (pages * self.config.page_size) for pages in self.num_pages]
         self.fingerprints: dict[Sequence, list[int]] = {}
 
@@ -75,7 +77,8 @@ class Simulation:
             # what every promise that a request ends rests on
             assert self.scheduler.running[0] in [chunk.sequence for chunk in plan.chunks], "the first in order waits"
             self.compute(plan)
-            self.scheduler.commit(plan, [self._next_token(sequence) for sequence in plan.samples])
+            drawn = [self._draw(chunk, sequence) for chunk in plan.chunks for sequence in chunk.samples]
+            self.scheduler.commit(plan, drawn)
         check_integrity(self.scheduler)
         return plan
 
@@ -101,12 +104,12 @@ class Simulation:
                 copy.source * size : (copy.source + 1) * size
             ]
         for chunk in plan.chunks:
-            fingerprints = self._fingerprints(chunk.sequence)
+            fingerprints = self._planned_fingerprints(chunk)
             for group in range(len(self.windows)):
                 for position in range(chunk.start, chunk.end):
                     self.memory[group][self._slot(chunk.sequence, group, position)] = fingerprints[position]
         for chunk in plan.chunks:
-            fingerprints = self._fingerprints(chunk.sequence)
+            fingerprints = self._planned_fingerprints(chunk)
             for group, window in enumerate(self.windows):
                 oldest = 0 if window is None else max(0, chunk.start - window + 1)
                 for position in range(oldest, chunk.end):
@@ -124,8 +127,29 @@ class Simulation:
             known.append(hash((known[-1] if known else hash(sequence.request.salt), token_id)))
         return known
 
+    def _planned_fingerprints(self, chunk: Chunk) -> list[int]:
+        """Those of the sequence's tokens and of the guesses after them."""
+        fingerprints = list(self._fingerprints(chunk.sequence))
+        for token_id in chunk.draft:
+            fingerprints.append(hash((fingerprints[-1], token_id)))
+        return fingerprints
+
+    def _draw(self, chunk: Chunk, sequence: Sequence) -> list[int]:
+        """The next token, and those after it as long as the draft had them right."""
+        num_tokens = len(sequence.token_ids)
+        drawn = [self._next_token(sequence)]
+        for guess in chunk.draft:
+            if drawn[-1] != guess or guess in sequence.request.stop_token_ids:
+                break
+            sequence.token_ids.append(guess)
+            drawn.append(self._next_token(sequence))
+        del sequence.token_ids[num_tokens:]
+        return drawn
+
     def _next_token(self, sequence: Sequence) -> int:
-        return random.Random(self._fingerprints(sequence)[-1] + sequence.index).randrange(VOCAB_SIZE)
+        fingerprint = self._fingerprints(sequence)[-1]
+        del self.fingerprints[sequence][sequence.num_computed_tokens :]  # guesses may be among them
+        return next_token(fingerprint, sequence.index)
 
     def _check_answer(self, sequence: Sequence) -> None:
         expected = list(sequence.request.prompt_token_ids)
@@ -133,7 +157,7 @@ class Simulation:
         for token_id in expected:
             fingerprint = hash((fingerprint, token_id))
         while len(expected) < len(sequence.token_ids):
-            expected.append(random.Random(fingerprint + sequence.index).randrange(VOCAB_SIZE))
+            expected.append(next_token(fingerprint, sequence.index))
             fingerprint = hash((fingerprint, expected[-1]))
         assert sequence.token_ids == expected
         is_full = len(expected) == sequence.request.max_total_tokens
@@ -142,6 +166,42 @@ class Simulation:
         else:
             assert sequence.finish_reason in ("length", "abort")
             assert is_full or sequence.finish_reason == "abort"
+
+
+@dataclass
+class Guesser:
+    """Drafts of random length whose tokens are right with a certain chance, each on its own."""
+
+    simulation: Simulation
+    share_right: float
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(0)
+
+    def draft(self, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> list[list[int]]:
+        return [self._guess(sequence, limit) for sequence, limit in zip(sequences, limits, strict=True)]
+
+    def verified(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+        assert 0 <= num_accepted <= num_drafted
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
+
+    def _guess(self, sequence: Sequence, limit: int) -> list[int]:
+        fingerprint = self.simulation._fingerprints(sequence)[-1]
+        guesses = []
+        for _ in range(self.rng.randint(0, max(0, limit))):
+            token_id = next_token(fingerprint, sequence.index)
+            if self.rng.random() > self.share_right:
+                token_id = (token_id + 1) % VOCAB_SIZE
+            guesses.append(token_id)
+            fingerprint = hash((fingerprint, token_id))
+        return guesses
+
+
+def next_token(fingerprint: int, index: int) -> int:
+    return random.Random(fingerprint + index).randrange(VOCAB_SIZE)
 
 
 def pages_to_fit(num_tokens: int, page_size: int, windows: SequenceOf[int | None]) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def test_memory_of_a_windowed_stream_is_flat() -> None:
     scheduler = simulation.scheduler
     most_held = 0
     while not request.is_finished:
-        scheduler.commit(scheduler.plan(), [1])
+        scheduler.commit(scheduler.plan(), [[1]])
         most_held = max(most_held, pool.num_held)
     assert most_held == max_pages_for(window, page_size)
     touched = pool.num_pages - pool.num_untouched

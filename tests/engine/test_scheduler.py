@@ -36,7 +36,8 @@ def simulations(draw: st.DrawFn) -> Simulation:
     # from a pool that one request fills to one where all fit
     room = draw(st.sampled_from([1.0, 1.0, 1.1, 1.5, 3.0, 10.0]))
     least = pages_to_fit(MAX_TOTAL_TOKENS, page_size, windows)
-    return Simulation(config, windows, tuple(int(pages * room) for pages in least))
+    guesses_right = draw(st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]))
+    return Simulation(config, windows, tuple(int(pages * room) for pages in least), guesses_right)
 
 
 def random_request(simulation: Simulation, rng: random.Random, prefixes: list[list[int]]) -> None:
@@ -90,7 +91,9 @@ def prompt(num_tokens: int, seed: int = 0) -> list[int]:
 
 
 def test_importable_without_torch() -> None:
-    modules = "scheduler pages page_allocator prefix_cache request sampling engine_config integrity"
+    modules = (
+        "speculation token_index scheduler pages page_allocator prefix_cache request sampling engine_config integrity"
+    )
     imports = "; ".join(f"import tramontane.engine.{module}" for module in modules.split())
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.modules['torch'] = None; {imports}"], check=True, timeout=60

@@ -44,7 +44,7 @@ def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
             token_ids.append(chunk.sequence.token_ids[chunk.start])
             positions.append(chunk.start)
         else:
-            token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+            token_ids += chunk.token_ids
             positions += range(chunk.start, chunk.end)
     positions_T = np.array(positions, np.int64)
     query_starts = np.fromiter(accumulate((c.end - c.start for c in chunks), initial=0), np.int32, len(chunks) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.integrity import check_integrity
-from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_num_pages
+from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_kv_dtype, resolve_num_pages
 from tramontane.engine.logprobs import Logits, MeanHidden, PromptLogprobs
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Collector, FinishReason, Output, Request, Sequence, SequenceId
@@ -20,6 +21,7 @@ from tramontane.engine.runner import Runner
 from tramontane.engine.sampler import Sample, Sampler
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.engine.speculation import PromptLookup
 from tramontane.errors import ConfigError, RequestError
 from tramontane.model.transformer import Transformer
 
@@ -43,6 +45,8 @@ class EngineStats:
     num_preemptions: int
     num_computed_tokens: int  # prompt and generated, recomputation included
     num_generated_tokens: int
+    num_drafted_tokens: int  # guesses that were verified
+    num_accepted_tokens: int  # guesses that were right
     num_cached_tokens: int  # prompt tokens taken from the prefix cache
     groups: tuple[GroupStats, ...]
 
@@ -57,12 +61,16 @@ class Engine:
         for token_id in config.eos_token_ids:
             if not 0 <= token_id < model.config.vocab_size:
                 raise ConfigError(f"eos_token_ids holds {token_id}, beyond vocab_size={model.config.vocab_size}")
-        num_pages = resolve_num_pages(model.config, config, model.dtype, model.device)
+        self.kv_dtype = resolve_kv_dtype(config.kv_dtype, model)
+        num_pages = resolve_num_pages(model.config, config, self.kv_dtype, model.device)
         windows = model.config.windows
         allocator = PageAllocator(config.page_size, windows, num_pages, prefix_cache=config.prefix_cache)
-        self.scheduler = Scheduler(config, allocator)
-        self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, model.dtype, model.device))
         self.max_logits_rows = max(1, config.max_logits_bytes // (4 * model.config.vocab_size))
+        max_draft_tokens = min(config.max_draft_tokens, self.max_logits_rows - 1)
+        # where scores depend on company, a verified guess might not be what plain decoding draws
+        self.drafter = PromptLookup(max_draft_tokens) if max_draft_tokens and model.is_batch_invariant else None
+        self.scheduler = Scheduler(config, allocator, self.drafter)
+        self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
         self.sampler = Sampler(model, self.max_logits_rows)
         limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
         self.max_seq_len = min(limit for limit in limits if limit is not None)
@@ -105,12 +113,15 @@ class Engine:
         if not self.scheduler.has_work:
             return self._take_outputs()
         plan = self.scheduler.plan()
+        started = time.perf_counter()
         try:
             hidden_ND = self.runner.run(plan)
             samples = self.sampler.sample(plan, hidden_ND)
         except BaseException:
             self.scheduler.cancel()
             raise
+        if self.drafter is not None and plan.is_decoding:
+            self.drafter.costs.observe(plan.num_tokens, time.perf_counter() - started)
         self._commit(plan, samples)
         return self._take_outputs()
 
@@ -130,7 +141,7 @@ class Engine:
         for sequence in request.sequences:
             if sequence.sequence_id == sequence_id and not sequence.is_finished:
                 self.scheduler.finish(sequence, reason)
-                self._outputs.append(self._output(sequence, None))
+                self._outputs.append(self._output(sequence, ()))
 
     def check_integrity(self) -> None:
         """Raises RuntimeError if any page, table or queue is not as it must be."""
@@ -138,7 +149,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         allocator = self.scheduler.allocator
-        sizes = page_bytes(self.model.config, self.config.page_size, self.model.dtype)
+        sizes = page_bytes(self.model.config, self.config.page_size, self.kv_dtype)
         return EngineStats(
             num_running=len(self.scheduler.running),
             num_waiting=len(self.scheduler.waiting),
@@ -146,6 +157,8 @@ class Engine:
             num_preemptions=self.scheduler.num_preemptions,
             num_computed_tokens=self._num_computed_tokens,
             num_generated_tokens=self._num_generated_tokens,
+            num_drafted_tokens=0 if self.drafter is None else self.drafter.num_drafted_tokens,
+            num_accepted_tokens=0 if self.drafter is None else self.drafter.num_accepted_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
             groups=tuple(
                 GroupStats(window, size, pool.num_pages, pool.num_held, len(pool.cached))
@@ -192,6 +205,7 @@ class Engine:
         self._check_token_ids(prompt, "prompt")
         self._check_token_ids(params.logit_bias, "logit_bias")
         self._check_token_ids(params.stop_token_ids, "stop_token_ids")
+        self._check_token_ids(params.prediction, "prediction")
         eos = () if params.ignore_eos else self.config.eos_token_ids
         request = Request(
             request_id=self._num_requests,
@@ -230,20 +244,20 @@ class Engine:
             )
         return limit if max_tokens is None else wanted
 
-    def _commit(self, plan: StepPlan, samples: SequenceOf[Sample]) -> None:
-        self.scheduler.commit(plan, [sample.token_id for sample in samples])
+    def _commit(self, plan: StepPlan, samples: SequenceOf[SequenceOf[Sample]]) -> None:
+        self.scheduler.commit(plan, [[sample.token_id for sample in drawn] for drawn in samples])
         self._num_computed_tokens += plan.num_tokens
-        for sequence, sample in zip(plan.samples, samples, strict=True):
-            sequence.error = sample.error
-            self._outputs.append(self._output(sequence, sample))
+        for sequence, drawn in zip(plan.samples, samples, strict=True):
+            sequence.error = drawn[-1].error
+            self._outputs.append(self._output(sequence, drawn))
         for chunk in plan.chunks:
             if chunk.sequence.is_finished and not chunk.samples:
-                self._outputs += [self._output(sequence, None) for sequence in chunk.sequence.request.sequences]
+                self._outputs += [self._output(sequence, ()) for sequence in chunk.sequence.request.sequences]
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         finished = [sequence for sequence in request.sequences if sequence.is_finished]
         self.scheduler.end(request, reason)
-        self._outputs += [self._output(sequence, None) for sequence in request.sequences if sequence not in finished]
+        self._outputs += [self._output(sequence, ()) for sequence in request.sequences if sequence not in finished]
 
     def _complete(self, request_ids: set[int]) -> None:
         """Step until these requests are over; what other requests received meanwhile is kept for the next step."""
@@ -259,15 +273,12 @@ class Engine:
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def _output(self, sequence: Sequence, sample: Sample | None) -> Output:
+    def _output(self, sequence: Sequence, samples: SequenceOf[Sample]) -> Output:
         """What is new of one answer; the books of one that is over are closed."""
         request = sequence.request
-        token_ids: tuple[int, ...] = ()
-        logprobs = None
-        if sample is not None and sample.token_id is not None:
-            token_ids = (sample.token_id,)
-            logprobs = None if sample.logprobs is None else (sample.logprobs,)
-            self._num_generated_tokens += 1
+        token_ids = tuple(sample.token_id for sample in samples if sample.token_id is not None)
+        logprobs = tuple(sample.logprobs for sample in samples if sample.logprobs is not None) or None
+        self._num_generated_tokens += len(token_ids)
         prompt_logprobs = None
         collector = request.collector
         if isinstance(collector, PromptLogprobs) and collector.num_collected == sequence.num_prompt_tokens:

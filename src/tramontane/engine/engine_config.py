@@ -17,8 +17,10 @@ class EngineConfig:
     max_waiting: int = 1024  # requests and preempted sequences waiting for pages
     max_seq_len: int | None = None  # prompt and answer together; None: what the model and the KV cache allow
     kv_cache_bytes: int | None = None  # None: 1 GiB on a CPU, 80 % of the free memory of a GPU
+    kv_dtype: str = "auto"  # of keys and values: see resolve_kv_dtype
     num_pages: tuple[int, ...] | None = None  # per window group (ModelConfig.windows), instead of kv_cache_bytes
     prefix_cache: bool = True
+    max_draft_tokens: int = 16  # longest guess verified at once (0: none); used where scores do not depend on company
     eos_token_ids: tuple[int, ...] = ()  # end an answer unless its request says ignore_eos
     aging_steps: int = 256  # one unit of priority is worth this many steps of waiting
     max_logits_bytes: int = 256 * 2**20  # largest (rows, V) float32 block of scores held at once
@@ -31,6 +33,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1 (None: as much as fits)")
+        if self.max_draft_tokens < 0:
+            raise ConfigError(f"max_draft_tokens={self.max_draft_tokens} must be at least 0 (0: no speculation)")
         if self.max_batch_tokens < self.max_sequences:
             # one token for each running sequence in every step is what makes the scheduler free of starvation
             raise ConfigError(

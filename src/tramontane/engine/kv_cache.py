@@ -11,6 +11,8 @@ from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.page_allocator import PageCopy
 from tramontane.engine.pages import max_pages_for
 from tramontane.errors import CapacityError, ConfigError
+from tramontane.model.transformer import Transformer
+from tramontane.runtime import resolve_dtype
 
 DEFAULT_CPU_BYTES = 2**30
 DEFAULT_GPU_SHARE = 0.8  # of the memory that is free once the weights are loaded
@@ -49,6 +51,19 @@ class KvCache:
                 if layer_group == group:
                     for pages in (self.k_pages[layer], self.v_pages[layer]):
                         pages.index_copy_(0, targets, pages.index_select(0, sources))
+
+
+def resolve_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:
+    """What keys and values are stored in. `auto` is float16 where the CPU kernels multiply weights of at most 16 bits:
+    half the memory and traffic of float32, in which they compute, for less error than the weights have. Everywhere
+    else it is the compute dtype.
+
+    Raises ConfigError for an unknown name.
+    """
+    if kv_dtype == "auto":
+        packed = model.tok_embeddings.packed
+        return model.dtype if packed is None or packed.format == "f32" else torch.float16
+    return resolve_dtype(kv_dtype, model.dtype, model.device)
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:

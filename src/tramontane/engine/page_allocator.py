@@ -52,7 +52,7 @@ class PageAllocator:
         """The cached prefix this sequence could start from (empty: none)."""
         if not self.is_caching:
             return []
-        return self.cache.match(sequence.token_ids, sequence.request.salt, sequence.num_cacheable_tokens)
+        return self.cache.match(sequence.token_ids, sequence.request.prefix_salt, sequence.num_cacheable_tokens)
 
     def outstanding(self, sequence: Sequence, max_chunk: int) -> list[int]:
         """Pages of each group that a running sequence has still to take for the tokens it has, computing at most
@@ -127,6 +127,13 @@ class PageAllocator:
                 sequence.trailing_nodes[group] = None if is_prompt else self.cache.node_of_page[group].get(page)
                 self.pools[group].release(page)
 
+    def trim(self, sequence: Sequence) -> None:
+        """Return the pages behind the last computed token, which were taken for guesses that turned out wrong."""
+        end_page = -(-sequence.num_computed_tokens // self.page_size)
+        for pool, table in zip(self.pools, sequence.tables, strict=True):
+            while table.end_page > end_page:
+                pool.release(table.pop_last())
+
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """`child` shares all pages of `parent`, the last one in part; whoever writes there first copies it."""
         child.tables = [table.copy() for table in parent.tables]
@@ -170,7 +177,7 @@ class PageAllocator:
         if parent is None:
             return
         token_ids = tuple(sequence.token_ids[page * self.page_size : (page + 1) * self.page_size])
-        node = self.cache.add(parent, token_ids, sequence.request.salt)
+        node = self.cache.add(parent, token_ids, sequence.request.prefix_salt)
         for group, table in enumerate(sequence.tables):
             self.cache.attach(node, group, int(table.page_ids[page - table.first_page]))
         self.cache.follow(node)

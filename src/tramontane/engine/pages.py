@@ -68,6 +68,10 @@ class PageTable:
         self.first_page += 1
         return page
 
+    def pop_last(self) -> int:
+        self._stop -= 1
+        return int(self._buffer[self._stop])
+
     def copy(self) -> PageTable:
         other = PageTable(self.first_page)
         other._buffer = self._buffer[self._start : self._stop].copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tramontane.engine.pages import PageTable
     from tramontane.engine.prefix_cache import PrefixNode
     from tramontane.engine.sampling import SamplingParams
+    from tramontane.engine.speculation import Lookup
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -97,6 +99,11 @@ class Request:
     def is_finished(self) -> bool:
         return self.is_forked and all(sequence.is_finished for sequence in self.sequences)
 
+    @property
+    def prefix_salt(self) -> Hashable:
+        """Computed pages are shared only between requests of equal salts: what else than tokens determines them."""
+        return self.salt
+
     def fork(self) -> list[Sequence]:
         """Create the other answers, which so far consist of the prompt; they hold no pages yet."""
         forks = [Sequence(self, self.first_index + i) for i in range(1, self.params.n)]
@@ -117,6 +124,7 @@ class Sequence:
         "error",
         "finish_reason",
         "index",
+        "lookup",
         "may_share_page",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -144,6 +152,7 @@ class Sequence:
         self.may_share_page = False  # the page it writes next may be shared with a fork
         self.num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache when it first ran
         self.order: tuple[int, int, int] = (0, 0, index)  # place in every queue; set by the scheduler
+        self.lookup: Lookup | None = None  # what the drafter knows of it
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None

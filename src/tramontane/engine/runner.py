@@ -22,7 +22,8 @@ class Runner:
     def run(self, plan: StepPlan) -> Tensor:
         """Compute the plan's tokens and store their keys and values.
 
-        Returns (N, D): the final hidden state of the last token of each chunk that has samples, in plan order.
+        Returns (N, D): for each chunk that has samples, in plan order, the final hidden state of its last token, or,
+        where it ends with a draft, of the token before it and of every guess.
         Collectors are handed the states they want.
         """
         self.cache.copy_pages(plan.copies)
@@ -35,7 +36,10 @@ class Runner:
                 last = min(chunk.end, chunk.sequence.num_prompt_tokens)
                 if first < last:
                     collector.collect(hidden_TD[row + first - chunk.start : row + last - chunk.start])
-        rows = [end - 1 for chunk, end in zip(plan.chunks, starts[1:], strict=True) if chunk.samples]
+        rows: list[int] = []
+        for chunk, end in zip(plan.chunks, starts[1:], strict=True):
+            if chunk.samples:
+                rows += range(end - 1 - len(chunk.draft), end)
         if len(rows) == hidden_TD.shape[0]:
             return hidden_TD  # every chunk is a single decoded token
         return hidden_TD[torch.tensor(rows, dtype=torch.int64, device=hidden_TD.device)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from tramontane.engine.draw import draw, uniform
 from tramontane.engine.logprobs import token_logprobs
 from tramontane.engine.request import Sequence, SequenceId, TokenLogprobs
 from tramontane.engine.sampling import LogitsProcessor, SamplingParams
-from tramontane.engine.scheduler import StepPlan
+from tramontane.engine.scheduler import Chunk, StepPlan
 from tramontane.model.transformer import Transformer
 
 
@@ -37,40 +39,60 @@ class Sampler:
         self._adjustments: dict[SequenceId, LogitsAdjustment] = {}
 
     @torch.inference_mode()
-    def sample(self, plan: StepPlan, hidden_ND: Tensor) -> list[Sample]:
-        """One Sample for each of `plan.samples`; row n of `hidden_ND` belongs to the n-th chunk that has samples."""
-        sampled = [chunk.samples for chunk in plan.chunks if chunk.samples]
-        samples: list[Sample] = []
-        for start in range(0, len(sampled), self.max_rows):
-            logits_NV = self.model.logits(hidden_ND[start : start + self.max_rows])
-            samples += self._sample_rows(sampled[start : start + self.max_rows], logits_NV)
+    def sample(self, plan: StepPlan, hidden_ND: Tensor) -> list[list[Sample]]:
+        """For each of `plan.samples` what was drawn: one Sample, or, where a chunk has a draft, one for each guess that
+        was drawn and one after them. The rows of `hidden_ND` are those of `Runner.run`."""
+        sampled = [chunk for chunk in plan.chunks if chunk.samples]
+        samples: list[list[Sample]] = []
+        first_row = 0
+        for block in _blocks(sampled, self.max_rows):
+            num_rows = sum(1 + len(chunk.draft) for chunk in block)
+            scores = Scores(self.model.logits(hidden_ND[first_row : first_row + num_rows]))
+            samples += self._sample_block(block, scores)
+            first_row += num_rows
         return samples
 
     def forget(self, sequence_id: SequenceId) -> None:
         """The sequence has ended."""
         self._adjustments.pop(sequence_id, None)
 
-    def _sample_rows(self, sampled: SequenceOf[SequenceOf[Sequence]], logits_NV: Tensor) -> Iterator[Sample]:
-        rows: NDArray[np.float32] | None = None
-        if logits_NV.device.type == "cpu":
-            rows = logits_NV.numpy()
-            likeliest = rows.argmax(axis=-1)  # numpy's takes 0.7 us for 8192 scores, torch's 8.5 us
-            likeliest_N, highest_N = likeliest.tolist(), rows[np.arange(len(rows)), likeliest].tolist()
-        else:
-            highest_N, likeliest_N = (values.tolist() for values in logits_NV.max(dim=-1))
-        for n, sequences in enumerate(sampled):
-            for sequence in sequences:
-                params = sequence.request.params
-                if not -np.inf < highest_N[n] < np.inf:
-                    yield Sample(None, error=f"the model's scores are not finite (highest: {highest_N[n]})")
-                elif params.is_plain_greedy:
-                    yield Sample(likeliest_N[n])
-                else:
-                    if rows is None:
-                        rows = logits_NV.cpu().numpy()
-                    yield self._sample_row(sequence, params, rows[n])
+    def _sample_block(self, chunks: SequenceOf[Chunk], scores: Scores) -> Iterator[list[Sample]]:
+        row = 0
+        for chunk in chunks:
+            if chunk.draft:
+                yield self._verify(chunk, scores, row)
+            else:
+                for sequence in chunk.samples:
+                    yield [self._sample_row(sequence, scores, row)]
+            row += 1 + len(chunk.draft)
 
-    def _sample_row(self, sequence: Sequence, params: SamplingParams, logits_V: NDArray[np.float32]) -> Sample:
+    def _verify(self, chunk: Chunk, scores: Scores, row: int) -> list[Sample]:
+        """Draw token by token, each seeing those before it, as long as the draws are the guesses."""
+        sequence = chunk.sequence
+        num_tokens = len(sequence.token_ids)
+        samples: list[Sample] = []
+        try:
+            for guess in chunk.draft:
+                sample = self._sample_row(sequence, scores, row + len(samples))
+                samples.append(sample)
+                if sample.token_id != guess or guess in sequence.request.stop_token_ids:
+                    return samples
+                sequence.token_ids.append(guess)  # for those after it to see; `commit` decides
+            samples.append(self._sample_row(sequence, scores, row + len(samples)))
+        finally:
+            del sequence.token_ids[num_tokens:]
+        return samples
+
+    def _sample_row(self, sequence: Sequence, scores: Scores, row: int) -> Sample:
+        params = sequence.request.params
+        highest = scores.highest[row]
+        if not -math.inf < highest < math.inf:
+            return Sample(None, error=f"the model's scores are not finite (highest: {highest})")
+        if params.is_plain_greedy:
+            return Sample(scores.likeliest[row])
+        return self._draw(sequence, params, scores.arrays[row])
+
+    def _draw(self, sequence: Sequence, params: SamplingParams, logits_V: NDArray[np.float32]) -> Sample:
         adjusted_V = logits_V
         if params.adjusts_logits:
             adjustment = self._adjustments.get(sequence.sequence_id)
@@ -86,6 +108,40 @@ class Sampler:
         token_id = draw(adjusted_V, params, number)
         logprobs = None if params.logprobs is None else token_logprobs(logits_V, token_id, params.logprobs)
         return Sample(token_id, logprobs)
+
+
+class Scores:
+    """Scores of some rows, and of each row the highest and whose it is."""
+
+    def __init__(self, logits_NV: Tensor) -> None:
+        self._logits_NV = logits_NV
+        if logits_NV.device.type == "cpu":
+            rows = self.arrays
+            likeliest = rows.argmax(axis=-1)  # numpy's takes 0.7 us for 8192 scores, torch's 8.5 us
+            self.likeliest: list[int] = likeliest.tolist()
+            self.highest: list[float] = rows[np.arange(len(rows)), likeliest].tolist()
+        else:
+            self.highest, self.likeliest = (values.tolist() for values in logits_NV.max(dim=-1))
+
+    @cached_property
+    def arrays(self) -> NDArray[np.float32]:
+        """(N, V)"""
+        rows: NDArray[np.float32] = self._logits_NV.cpu().numpy()
+        return rows
+
+
+def _blocks(chunks: SequenceOf[Chunk], max_rows: int) -> Iterator[list[Chunk]]:
+    """Chunks in order, at most `max_rows` rows to sample together; a chunk has no more."""
+    block: list[Chunk] = []
+    num_rows = 0
+    for chunk in chunks:
+        if num_rows + 1 + len(chunk.draft) > max_rows and block:
+            yield block
+            block, num_rows = [], 0
+        block.append(chunk)
+        num_rows += 1 + len(chunk.draft)
+    if block:
+        yield block
 
 
 class LogitsAdjustment:

@@ -47,6 +47,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    prediction: tuple[int, ...] = ()  # token ids that the answer is likely to hold; makes it faster, never different
 
     def __post_init__(self) -> None:
         def require(ok: bool, name: str, rule: str) -> None:
@@ -88,6 +89,7 @@ class SamplingParams:
             "must be a tuple of non-empty strings",
         )
         require(all(whole(t, 0, 2**31 - 1) for t in self.stop_token_ids), "stop_token_ids", "must be token ids")
+        require(all(whole(t, 0, 2**31 - 1) for t in self.prediction), "prediction", "must be token ids")
         require(self.logprobs is None or whole(self.logprobs, 0, 1024), "logprobs", "must lie between 0 and 1024")
         require(
             self.prompt_logprobs is None or whole(self.prompt_logprobs, 0, 1024),

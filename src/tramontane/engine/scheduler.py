@@ -17,6 +17,7 @@ from operator import attrgetter
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.page_allocator import PageAllocator, PageCopy
 from tramontane.engine.request import FinishReason, Request, Sequence, SequenceStatus
+from tramontane.engine.speculation import Drafter
 from tramontane.errors import CapacityError, RequestError
 
 MAX_PRIORITY = 1000  # bounds the wait of the least urgent request
@@ -27,13 +28,22 @@ _order = attrgetter("order")
 @dataclass(slots=True, eq=False)
 class Chunk:
     """Tokens start … end - 1 of one sequence. Where they reach its last token, a next token is drawn for each of
-    `samples`: the sequence itself and, at the end of a prompt, the forks made for its other answers."""
+    `samples`: the sequence itself and, at the end of a prompt, the forks made for its other answers.
+
+    The last len(draft) tokens are a guess at how the sequence goes on. A next token is then drawn after its last token
+    and after each guess, up to the first draw that is not the guess.
+    """
 
     sequence: Sequence
     start: int
     end: int
     copies: tuple[PageCopy, ...] = ()
     samples: tuple[Sequence, ...] = ()
+    draft: SequenceOf[int] = ()
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [*self.sequence.token_ids[self.start : self.end], *self.draft]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,11 @@ class StepPlan:
         return sum(chunk.end - chunk.start for chunk in self.chunks)
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether every chunk goes on with an answer."""
+        return all(chunk.samples and chunk.end - chunk.start == 1 + len(chunk.draft) for chunk in self.chunks)
+
+    @property
     def copies(self) -> list[PageCopy]:
         return [copy for chunk in self.chunks for copy in chunk.copies]
 
@@ -58,9 +73,10 @@ class StepPlan:
 class Scheduler:
     """`plan()`, then compute, then `commit()`; in between nothing else may be called but `cancel()`."""
 
-    def __init__(self, config: EngineConfig, allocator: PageAllocator) -> None:
+    def __init__(self, config: EngineConfig, allocator: PageAllocator, drafter: Drafter | None = None) -> None:
         self.config = config
         self.allocator = allocator
+        self.drafter = drafter
         self.waiting: list[Sequence] = []  # in order; hold no pages
         self.running: list[Sequence] = []  # in order; hold pages
         self.plan_in_flight: StepPlan | None = None
@@ -97,7 +113,8 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
 
     def plan(self) -> StepPlan:
-        """Decide the next step and take its pages: decodes first, then admissions, then prefill chunks."""
+        """Decide the next step and take its pages: decodes first, then admissions, then prefill chunks; guesses where
+        there is nothing but decodes."""
         self._chunks = {}
         self._is_short_of_pages = False
         for sequence in tuple(self.running):
@@ -114,15 +131,21 @@ class Scheduler:
         for sequence, chunk in self._chunks.items():
             if chunk.end == len(sequence.token_ids):
                 chunk.samples = _samples(sequence)
+        if self.drafter is not None and not prefilling:
+            self._add_drafts(self.drafter)
         self.plan_in_flight = StepPlan(tuple(self._chunks.values()))
         return self.plan_in_flight
 
-    def commit(self, plan: StepPlan, token_ids: SequenceOf[int | None]) -> None:
-        """The plan was computed: `token_ids` were drawn for `plan.samples` (None: no token could be drawn)."""
+    def commit(self, plan: StepPlan, token_ids: SequenceOf[SequenceOf[int | None]]) -> None:
+        """The plan was computed. For each of `plan.samples`, `token_ids` holds what was drawn (None: no token could
+        be): one, or where guesses were right these and the draw after them."""
         self.plan_in_flight = None
         self.num_steps += 1
         drawn = iter(token_ids)
         for chunk in plan.chunks:
+            if chunk.draft:
+                self._verify(chunk, next(drawn))
+                continue
             self.allocator.advance(chunk.sequence, chunk.end)
             if chunk.end == len(chunk.sequence.token_ids) and not chunk.samples:
                 self.end(chunk.sequence.request, "length")  # nothing but the prompt was to be computed
@@ -130,7 +153,8 @@ class Scheduler:
             for fork in chunk.samples[1:]:
                 self._adopt(fork, chunk.sequence)
             for sequence in chunk.samples:
-                self._append(sequence, next(drawn))
+                [token_id] = next(drawn)
+                self._append(sequence, token_id)
 
     def cancel(self) -> None:
         """The plan in flight was not computed. Its sequences give up their pages, which may hold half-written keys,
@@ -179,6 +203,31 @@ class Scheduler:
             end = reach
             copies = self.allocator.extend(sequence, end)
         self._chunks[sequence] = Chunk(sequence, start, end, copies)
+
+    def _add_drafts(self, drafter: Drafter) -> None:
+        """Let decodes go on with guesses, within the step's tokens and the pages that nobody uses."""
+        chunks = [chunk for chunk in self._chunks.values() if len(chunk.samples) == 1]  # not those about to be forked
+        budget = self.config.max_batch_tokens - len(self._chunks)
+        # a guess of the last token an answer may have would be verified for nothing
+        limits = [c.sequence.request.max_total_tokens - len(c.sequence.token_ids) - 1 for c in chunks]
+        drafts = drafter.draft([chunk.sequence for chunk in chunks], [min(limit, budget) for limit in limits])
+        for chunk, draft in zip(chunks, drafts, strict=True):
+            end = self.allocator.reach(chunk.sequence, chunk.end + min(len(draft), budget)) if draft else chunk.end
+            if end > chunk.end:
+                self.allocator.extend(chunk.sequence, end)
+                chunk.draft = draft[: end - chunk.end]
+                chunk.end = end
+                budget -= len(chunk.draft)
+
+    def _verify(self, chunk: Chunk, token_ids: SequenceOf[int | None]) -> None:
+        """All but the last of `token_ids` are guesses that were drawn; their keys are stored already."""
+        sequence, num_accepted = chunk.sequence, len(token_ids) - 1
+        sequence.token_ids += chunk.draft[:num_accepted]
+        self.allocator.advance(sequence, len(sequence.token_ids))
+        self.allocator.trim(sequence)
+        if self.drafter is not None:
+            self.drafter.verified(sequence, len(chunk.draft), num_accepted)
+        self._append(sequence, token_ids[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the queue, at its old place, without pages; its tokens are kept and computed again."""

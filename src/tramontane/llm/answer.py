@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tramontane.engine.request import FinishReason, Output, TokenLogprobs
 from tramontane.llm.completion import Choice, Delta
 from tramontane.tokenizer import AnswerParser, AssistantMessage, Detokenizer, StopStrings, Tokenizer, ToolCall
@@ -31,33 +33,41 @@ class Answer:
 
     def take(self, output: Output) -> Delta:
         """What an engine Output adds."""
-        read = [self._reader.push(token_id) for token_id in output.token_ids]
-        if output.finish_reason is not None:
-            read.append(self._reader.finish())
         text, thinking = "", ""
         tool_calls: list[ToolCall] = []
-        for piece in read:
+        num_read = 0
+        for piece in self._read(output):
+            num_read += 1
             if isinstance(piece, AssistantMessage):
                 text += self._stop.push(piece.content)
                 thinking += piece.thinking or ""
                 tool_calls += piece.tool_calls
             else:
                 text += self._stop.push(piece)
+            if self.stopped_by is not None:
+                break  # tokens that came with the one that completed the stop string are no part of the answer
         self.finish_reason = output.finish_reason if self.stopped_by is None else "stop"
         if self.finish_reason is not None:
             text += self._stop.finish()
         delta = Delta(
             self.index,
             text,
-            output.token_ids,
+            output.token_ids[:num_read],
             thinking=thinking,
             tool_calls=tuple(tool_calls),
-            logprobs=output.logprobs,
+            logprobs=output.logprobs and output.logprobs[:num_read],
             finish_reason=self.finish_reason,
             error=output.error,
         )
         self._deltas.append(delta)
         return delta
+
+    def _read(self, output: Output) -> Iterator[str | AssistantMessage]:
+        """What each token adds, and then what the end does."""
+        for token_id in output.token_ids:
+            yield self._reader.push(token_id)
+        if output.finish_reason is not None:
+            yield self._reader.finish()
 
     def choice(self) -> Choice:
         """The whole answer. Raises ValueError before it has ended."""

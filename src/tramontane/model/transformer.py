@@ -86,6 +86,11 @@ class Transformer(nn.Module):
         return self.norm.weight.device
 
     @property
+    def is_batch_invariant(self) -> bool:
+        """Whether the scores of a sequence have the same bits whatever is computed with it."""
+        return self.decoder is not None and not self._is_adapted()
+
+    @property
     def weights_bytes(self) -> int:
         """Memory of all weights, packed or not."""
         holders: list[Linear | TokenEmbeddings] = [self.tok_embeddings, *self._linears]

@@ -1,0 +1,40 @@
+"""Decision 8 on the native kernels: bit equality in any company, for every format; the benchmark runs more of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engine.trials import MIXTURE, STORED, WINDOWS, Trials, native_model
+from tramontane.config import MoeConfig
+from tramontane.ops import _cpu
+
+pytestmark = pytest.mark.usefixtures("one_thread_after")
+
+
+@pytest.fixture
+def one_thread_after() -> Iterator[None]:
+    before = _cpu.num_threads()
+    yield
+    _cpu.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("number", "stored", "moe"),
+    [(n, stored, None) for n, stored in enumerate(STORED)] + [(1, "F32", MIXTURE), (2, "Q8_0", MIXTURE)],
+)
+def test_every_answer_has_the_bits_it_has_alone(number: int, stored: str, moe: MoeConfig | None) -> None:
+    trials = Trials(native_model(stored, WINDOWS[number % len(WINDOWS)], moe), random.Random(number))
+    for _ in range(2):
+        trials.run(10)
+
+
+def test_the_trials_meet_what_they_are_about() -> None:
+    trials = Trials(native_model("Q8_0", (None, 9)), random.Random(0))
+    for _ in range(10):
+        trials.run(10)
+    assert trials.num_preemptions > 0
+    assert trials.num_cached_tokens > 100
+    assert trials.num_drafted_tokens > trials.num_accepted_tokens > 100
