@@ -7,14 +7,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from tests.server.in_process import serving
 from tests.server.live import LiveServer, start_server
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By name: `chat` (version 7, no fill-in-the-middle), `thinker` (version 13, reasons), `coder` (version 3)."""
+    """By name: `chat` (version 7), `thinker` (version 13, which reasons), `coder` (version 3)."""
     folder = tmp_path_factory.mktemp("served")
     kinds = {"chat": "v7-small", "thinker": "v13-small", "coder": "v3-small"}
     return {
@@ -33,4 +35,11 @@ def server(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def http(server: LiveServer) -> Iterator[httpx.Client]:
     with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def app_client(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The app in this process; faster than the live server where nothing of the network is at stake."""
+    with serving(checkpoints, tmp_path_factory.mktemp("state")) as client:
         yield client

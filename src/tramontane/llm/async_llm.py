@@ -86,9 +86,12 @@ class AsyncLLM:
         threads: int | None = None,
         max_seq_len: int | None = None,
         kv_cache_gib: float | None = None,
+        max_sequences: int | None = None,
+        max_waiting: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """As LLM. The engine's thread runs until `shutdown`."""
+        """As LLM; `max_sequences` are computed together, `max_waiting` requests may queue. The engine's thread runs
+        until `shutdown`."""
         opened = open_model(
             model,
             weight_format=weight_format,
@@ -97,6 +100,8 @@ class AsyncLLM:
             threads=threads,
             max_seq_len=max_seq_len,
             kv_cache_gib=kv_cache_gib,
+            max_sequences=max_sequences,
+            max_waiting=max_waiting,
             progress=progress,
         )
         self.checkpoint = opened.checkpoint

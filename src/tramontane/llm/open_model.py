@@ -29,6 +29,8 @@ def open_model(
     threads: int | None,
     max_seq_len: int | None,
     kv_cache_gib: float | None,
+    max_sequences: int | None = None,
+    max_waiting: int | None = None,
     progress: Progress | None = None,
 ) -> OpenModel:
     """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`).
@@ -43,7 +45,10 @@ def open_model(
     tokenizer = open_tokenizer(checkpoint)
     held = resolve_weight_format(weight_format, dtype=dtype, device=resolve_device(device), config=checkpoint.config)
     transformer = load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
+    sizes = EngineConfig()
     config = EngineConfig(
+        max_sequences=max_sequences or sizes.max_sequences,
+        max_waiting=max_waiting or sizes.max_waiting,
         max_seq_len=max_seq_len,
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),

@@ -11,14 +11,21 @@ from fastapi import FastAPI
 import tramontane
 from tramontane.server.errors import add_error_handlers
 from tramontane.server.load import load_registry
+from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
+from tramontane.server.openapi import add_openapi
 from tramontane.server.routes import (
     chat,
     completions,
+<<<<<<< HEAD
     documents,
+=======
+    docs,
+>>>>>>> 6201324 (server: metrics, interactive docs, structured output and faults under test)
     embeddings,
     fim,
     health,
+    metrics,
     models,
     moderations,
     not_implemented,
@@ -30,6 +37,8 @@ from tramontane.server.web_page import WebPage
 
 ROUTERS = (
     health.router,
+    metrics.router,
+    docs.router,
     models.router,
     chat.router,
     fim.router,
@@ -63,9 +72,17 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.services = Services(settings, ModelRegistry() if registry is None else registry)
+    counters = Metrics()
+    served = ModelRegistry() if registry is None else registry
+    app.state.services = Services(settings, served, counters, [counters.observe])
     add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+<<<<<<< HEAD
     app.mount("/", WebPage(), name="web_page")
+=======
+    add_openapi(app)
+    if STATIC.is_dir():
+        app.mount("/", StaticFiles(directory=STATIC, html=True), name="static")
+>>>>>>> 6201324 (server: metrics, interactive docs, structured output and faults under test)
     return app

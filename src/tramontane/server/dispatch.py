@@ -20,10 +20,10 @@ async def dispatch(
 ) -> tuple[int, dict[str, Any]]:
     """Status and body of `POST endpoint` with this body, not streamed, as HTTP would give them. Never raises but for
     cancellation, which frees what the call holds."""
-    call = Call(app.state.services, caller, endpoint, dialect)
+    known = ENDPOINTS.get(endpoint)
+    call = Call(app.state.services, caller, "unknown" if known is None else endpoint, dialect)
     status = 500
     try:
-        known = ENDPOINTS.get(endpoint)
         if known is None:
             raise ApiError(404, f"no endpoint {endpoint}; known are {', '.join(sorted(ENDPOINTS))}", param="endpoint")
         answer = await known.run(call, body)

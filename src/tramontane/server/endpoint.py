@@ -18,8 +18,9 @@ from tramontane.llm import Completion
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.models import ServedModel
+from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import Body, read_json, validate
-from tramontane.server.services import RequestRecord, Services, ServicesDep
+from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import EventStream
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,9 @@ KINDS = {
 RETRY_AFTER_S = 1
 """For a full queue: places become free within steps."""
 
+MAX_ECHO_CHARS = 100
+"""A refused value is repeated in the refusal if it is no longer: enough to recognise it, too little to fill logs."""
+
 
 class ApiError(Exception):
     """Ends a request with `status` and the body of `error_body`. `message` is for the user: what was wrong, and what
@@ -94,9 +97,13 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] = ()) -> ApiError:
     """422 from pydantic's errors. The message names one field and how many more are wrong."""
-    detail = [{key: entry[key] for key in ("type", "loc", "msg", "input") if key in entry} for entry in errors]
-    for entry in detail:
-        entry["loc"] = [*prefix, *entry["loc"]]
+    detail: list[dict[str, Any]] = []
+    for error in errors:
+        entry = {"type": error["type"], "loc": [*prefix, *error["loc"]], "msg": error["msg"]}
+        value = error.get("input")
+        if isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= MAX_ECHO_CHARS):
+            entry["input"] = value
+        detail.append(entry)
     first = max(detail, key=lambda entry: len(entry["loc"]))  # of the branches of a union, the one that went furthest
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""

@@ -36,6 +36,8 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     threads=settings.threads,
                     max_seq_len=settings.max_seq_len,
                     kv_cache_gib=settings.kv_cache_gib,
+                    max_sequences=settings.max_sequences,
+                    max_waiting=settings.max_waiting,
                     progress=progress,
                 )
             models.append(serve_model(name, llm))

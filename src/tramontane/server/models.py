@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import AsyncLLM
 from tramontane.server.errors import ApiError
 from tramontane.server.structured.compiler import GrammarCompiler
 from tramontane.tokenizer.chat import MistralChat
+
+DEFAULT_TEMPERATURE = 0.7
+"""For models whose makers advise none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,10 @@ class ServedModel:
     llm: AsyncLLM
     grammars: GrammarCompiler
     capabilities: Capabilities
+    default_sampling: SamplingParams  # what its makers advise, where a request says nothing
     aliases: list[str] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
     description: str | None = None
-    default_temperature: float = 0.7
     root: str | None = None  # of a fine-tuned model: its base
     job: str | None = None  # of a fine-tuned model: the job that made it
     archived: bool = False
@@ -61,7 +65,8 @@ def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
         moderation=can_chat,
     )
     grammars = GrammarCompiler(tokenizer, llm.checkpoint.config.vocab_size)
-    return ServedModel(name, llm, grammars, capabilities, **card)
+    advised: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, **llm.checkpoint.sampling}
+    return ServedModel(name, llm, grammars, capabilities, SamplingParams(**advised), **card)
 
 
 class ModelRegistry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -102,7 +103,9 @@ def _listen(settings: ServerSettings) -> socket.socket:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+        raise ConfigError(
+            f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}"
+        ) from None
 
 
 async def _announce(server: uvicorn.Server, announce: Callable[[], None]) -> None:

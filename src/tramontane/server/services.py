@@ -8,30 +8,17 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
+from tramontane.server.request_record import RequestRecord
 from tramontane.server.settings import ServerSettings
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """What one inference request did; sent to every observer when it is over, however it ended."""
-
-    endpoint: str  # such as /v1/chat/completions
-    model: str
-    key_id: str
-    status: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    first_token_s: float | None  # from the request's arrival
-    duration_s: float
-    request_id: str
 
 
 @dataclass(slots=True, eq=False)
 class Services:
     settings: ServerSettings
     registry: ModelRegistry
+    metrics: Metrics
     observers: list[Callable[[RequestRecord], None]] = field(default_factory=list)
 
     def observe(self, record: RequestRecord) -> None:

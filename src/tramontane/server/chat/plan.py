@@ -54,7 +54,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     if request.min_tokens and processors:
         raise ApiError(400, "min_tokens does not go with tools or a response_format", param="min_tokens")
     params = request.sampling(
-        model.default_temperature,
+        model.default_sampling,
         logits_processors=processors,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=(request.top_prompt_logprobs or 0) if request.prompt_logprobs else None,

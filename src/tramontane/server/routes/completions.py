@@ -29,7 +29,8 @@ router = APIRouter()
 
 
 async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
-    model, params = call.use(request.model), _params(request, call)
+    model = call.use(request.model)
+    params = _params(request, model)
     prompts = [await _prompt(model, request, prompt) for prompt in request.prompts]
     tasks = [asyncio.ensure_future(_complete(call, model, prompt, params)) for prompt in prompts]
     try:
@@ -48,7 +49,8 @@ async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
 
 
 async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes]:
-    model, params = call.use(request.model), _params(request, call)
+    model = call.use(request.model)
+    params = _params(request, model)
     prompt = await _prompt(model, request, request.prompts[0])
     return _events(call, request, model, await model.llm.start(prompt, params, salt=call.caller.salt))
 
@@ -90,14 +92,16 @@ async def _events(call: Call, request: CompletionRequest, model: ServedModel, st
     yield DONE
 
 
-def _params(request: CompletionRequest, call: Call) -> SamplingParams:
-    """OpenAI's default temperature is 1. Best answers are chosen by their log-probabilities."""
+def _params(request: CompletionRequest, model: ServedModel) -> SamplingParams:
+    """Best answers are chosen by their log-probabilities."""
     ranks = (request.best_of or 1) > (request.n or 1)
     logprobs = 0 if ranks and request.logprobs is None else request.logprobs
-    more: dict[str, Any] = {"logprobs": logprobs, "n": max(request.n or 1, request.best_of or 1)}
+    more: dict[str, Any] = {"logprobs": logprobs}
+    if request.best_of is not None:
+        request = request.model_copy(update={"n": request.best_of})
     if request.echo:
         more["prompt_logprobs"] = request.logprobs
-    return request.sampling(1.0, **more)
+    return request.sampling(model.default_sampling, **more)
 
 
 async def _prompt(model: ServedModel, request: CompletionRequest, prompt: str | list[int]) -> Prompt:

@@ -32,7 +32,7 @@ async def plan_fim(call: Call, request: FimRequest) -> AnswerPlan:
         name=request.model,
         model=model,
         prompt=prompt,
-        params=request.sampling(model.default_temperature),
+        params=request.sampling(model.default_sampling),
         include_usage=request.stream_options is not None and request.stream_options.include_usage,
     )
 

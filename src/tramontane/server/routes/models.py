@@ -60,7 +60,7 @@ def card_of(model: ServedModel, name: str) -> dict[str, Any]:
         "max_context_length": model.llm.max_seq_len,
         "aliases": [other for other in names if other != name],
         "deprecation": None,
-        "default_model_temperature": model.default_temperature,
+        "default_model_temperature": model.default_sampling.temperature,
         "capabilities": asdict(model.capabilities),
         "type": "base" if model.root is None else "fine-tuned",
         "job": model.job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -53,22 +54,26 @@ class SamplingFields(ApiModel):
         """Most tokens of an answer."""
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
-    def sampling(self, default_temperature: float, **more: Any) -> SamplingParams:
-        """The SamplingParams; `more` are those that other fields decide. Raises RequestError."""
-        seed = self.random_seed if self.seed is None else self.seed % 2**63
+    def sampling(self, default: SamplingParams, **more: Any) -> SamplingParams:
+        """The SamplingParams: `default` where a field is not given; `more` are those that other fields decide. Raises
+        RequestError."""
         stop = () if not self.stop else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        values: dict[str, Any] = {
-            "max_tokens": self.limit,
-            "min_tokens": self.min_tokens or 0,
-            "temperature": default_temperature if self.temperature is None else self.temperature,
+        given: dict[str, Any] = {
+            "min_tokens": self.min_tokens,
+            "temperature": self.temperature,
             "top_k": self.top_k,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "repetition_penalty": 1.0 if self.repetition_penalty is None else self.repetition_penalty,
-            "presence_penalty": self.presence_penalty or 0.0,
-            "frequency_penalty": self.frequency_penalty or 0.0,
-            "logit_bias": {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
-            "seed": seed,
-            "n": self.n or 1,
-            "stop": stop,
+            "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": self.random_seed if self.seed is None else self.seed % 2**63,
+            "n": self.n,
         }
-        return SamplingParams(**{**values, **more})
+        return dataclasses.replace(
+            default,
+            max_tokens=self.limit,
+            stop=stop,
+            logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
+            **{name: value for name, value in given.items() if value is not None},
+            **more,
+        )

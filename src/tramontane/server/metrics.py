@@ -1,0 +1,90 @@
+"""Metrics: what Prometheus reads at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from tramontane.engine.engine import EngineStats
+from tramontane.server.request_record import RequestRecord
+
+FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+DURATION_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class Metrics:
+    """Labels hold names of routes and served models alone, so that callers cannot make up new ones."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "tramontane_requests", "Requests that ended, by status", ["endpoint", "model", "status"], registry=registry
+        )
+        self._prompt = Counter("tramontane_prompt_tokens", "Prompt tokens", ["model"], registry=registry)
+        self._cached = Counter(
+            "tramontane_cached_prompt_tokens", "Prompt tokens from the prefix cache", ["model"], registry=registry
+        )
+        self._completion = Counter("tramontane_completion_tokens", "Generated tokens", ["model"], registry=registry)
+        self._first_token = Histogram(
+            "tramontane_first_token_seconds",
+            "Time to the first token",
+            ["model"],
+            buckets=FIRST_TOKEN_S,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "tramontane_request_seconds",
+            "Time to the end",
+            ["endpoint", "model"],
+            buckets=DURATION_S,
+            registry=registry,
+        )
+        self._speed = Histogram(
+            "tramontane_completion_tokens_per_second",
+            "Generated tokens of a request by the time from its first token to its end",
+            ["model"],
+            buckets=PER_SECOND,
+            registry=registry,
+        )
+        self._engine = {
+            name: Gauge(f"tramontane_engine_{name}", text, ["model"], registry=registry)
+            for name, text in (
+                ("running_sequences", "Sequences that hold pages"),
+                ("waiting_requests", "Requests waiting for pages"),
+                ("steps", "Steps computed"),
+                ("preemptions", "Sequences that lost their pages and were computed again"),
+                ("pages", "KV pages there are"),
+                ("held_pages", "KV pages of running sequences"),
+                ("cached_pages", "KV pages kept for reuse"),
+            )
+        }
+
+    def observe(self, record: RequestRecord) -> None:
+        self._requests.labels(record.endpoint, record.model, str(record.status)).inc()
+        self._duration.labels(record.endpoint, record.model).observe(record.duration_s)
+        self._prompt.labels(record.model).inc(record.prompt_tokens)
+        self._cached.labels(record.model).inc(record.cached_tokens)
+        self._completion.labels(record.model).inc(record.completion_tokens)
+        if record.first_token_s is not None:
+            self._first_token.labels(record.model).observe(record.first_token_s)
+            decoding_s = record.duration_s - record.first_token_s
+            if record.completion_tokens > 1 and decoding_s > 0:
+                self._speed.labels(record.model).observe((record.completion_tokens - 1) / decoding_s)
+
+    def text(self, engines: Iterable[tuple[str, EngineStats]]) -> bytes:
+        """Everything, with the engines as they stand now."""
+        for model, stats in engines:
+            for name, value in (
+                ("running_sequences", stats.num_running),
+                ("waiting_requests", stats.num_waiting),
+                ("steps", stats.num_steps),
+                ("preemptions", stats.num_preemptions),
+                ("pages", sum(group.num_pages for group in stats.groups)),
+                ("held_pages", sum(group.num_held for group in stats.groups)),
+                ("cached_pages", sum(group.num_cached for group in stats.groups)),
+            ):
+                self._engine[name].labels(model).set(value)
+        return generate_latest(self.registry)

@@ -1,0 +1,105 @@
+"""One route, two APIs: what Mistral's clients get and what others get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.server.in_process import HELLO, MISTRAL
+
+# Ids of control tokens in the small vocabulary of version 13.
+THINK, END_THINK = 22, 23
+
+
+def chat(client: TestClient, headers: dict[str, str], **fields: Any) -> Any:
+    body = {"model": "thinker", "messages": HELLO, "max_tokens": 60, "seed": 1, "temperature": 1.0, **fields}
+    answer = client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]
+
+
+def stream(client: TestClient, headers: dict[str, str], **fields: Any) -> list[Any]:
+    body = {"model": "thinker", "messages": HELLO, "max_tokens": 60, "seed": 1, "temperature": 1.0, **fields}
+    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}, headers=headers) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+@pytest.fixture
+def thinking(app_client: TestClient) -> dict[str, Any]:
+    """Fields that make the model think first: a bias opens the thought, a grammar of the answer closes it."""
+    return {"logit_bias": {str(THINK): 100, str(END_THINK): 4},
+            "response_format": {"type": "regex", "regex": "[a-z]{4}"}}  # fmt: skip
+
+
+def test_thoughts_are_chunks_for_mistral_and_a_field_for_others(
+    app_client: TestClient, thinking: dict[str, Any]
+) -> None:
+    theirs = chat(app_client, MISTRAL, **thinking)["message"]
+    ours = chat(app_client, {}, **thinking)["message"]
+    assert [chunk["type"] for chunk in theirs["content"]] == ["thinking", "text"]
+    thought = theirs["content"][0]["thinking"][0]["text"]
+    assert ours["reasoning_content"] == thought
+    assert ours["content"] == theirs["content"][1]["text"]
+    assert len(ours["content"]) == 4
+
+    deltas = [choice["delta"] for chunk in stream(app_client, MISTRAL, **thinking) for choice in chunk["choices"]]
+    lists = [delta["content"] for delta in deltas if isinstance(delta.get("content"), list)]
+    assert "".join(c["thinking"][0]["text"] for chunks in lists for c in chunks if c["type"] == "thinking") == thought
+    assert lists[-1][0]["closed"] is True
+    texts = [c["text"] for chunks in lists for c in chunks if c["type"] == "text"]
+    texts += [delta["content"] for delta in deltas if isinstance(delta.get("content"), str)]
+    assert "".join(texts) == ours["content"]
+
+    deltas = [choice["delta"] for chunk in stream(app_client, {}, **thinking) for choice in chunk["choices"]]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == thought
+    assert "".join(delta.get("content", "") for delta in deltas) == ours["content"]
+
+
+def test_a_thought_can_be_handed_back_in_either_form(app_client: TestClient) -> None:
+    chunks = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Cold."}]
+    again = {"role": "user", "content": "Sure?"}
+    theirs = [*HELLO, {"role": "assistant", "content": chunks}, again]
+    ours = [*HELLO, {"role": "assistant", "content": "Cold.", "reasoning_content": "hm"}, again]
+    options: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
+    assert (
+        chat(app_client, MISTRAL, messages=theirs, **options)["message"]["content"]
+        == (chat(app_client, {}, messages=ours, **options)["message"]["content"])
+    )
+
+
+def test_the_end_of_the_context_has_a_name_of_its_own_for_mistral(app_client: TestClient) -> None:
+    long = [{"role": "user", "content": "wind " * 500}]
+    options: dict[str, Any] = {"model": "chat", "messages": long, "max_tokens": None, "logit_bias": {"2": -100}}
+    assert chat(app_client, MISTRAL, **options)["finish_reason"] in ("model_length", "stop")
+    assert chat(app_client, {}, **options)["finish_reason"] in ("length", "stop")
+
+
+def test_usage_comes_with_the_last_chunk_or_in_one_of_its_own(app_client: TestClient) -> None:
+    for headers in (MISTRAL, {}):
+        chunks = stream(app_client, headers, max_tokens=3, n=2)
+        assert ["usage" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert chunks[-1]["usage"]["completion_tokens"] == 6
+        chunks = stream(app_client, headers, max_tokens=3, stream_options={"include_usage": True})
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"]["completion_tokens"] == 3
+
+
+def test_logprobs_and_prompt_logprobs_when_streamed(app_client: TestClient) -> None:
+    fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "prompt_logprobs": True, "max_tokens": 4}
+    whole = chat(app_client, MISTRAL, **fields)
+    choices = [choice for chunk in stream(app_client, MISTRAL, **fields) for choice in chunk["choices"]]
+    parts = [entry for choice in choices for entry in choice.get("logprobs", {"content": []})["content"]]
+    assert parts == whole["logprobs"]["content"]
+    assert [c["prompt_logprobs"] for c in choices if "prompt_logprobs" in c] == [whole["prompt_logprobs"]]
+    assert all(entry["logprob"] <= 0 for entry in parts)
+
+
+def test_a_bias_is_honoured(app_client: TestClient) -> None:
+    options: dict[str, Any] = {"model": "chat", "max_tokens": 3, "logit_bias": {"500": 100}, "logprobs": True}
+    entries = chat(app_client, {}, **options)["logprobs"]["content"]
+    assert [entry["token_id"] for entry in entries] == [500] * 3

@@ -1,0 +1,115 @@
+"""Beginning and end of a server: ports, signals, and an engine that dies."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from mistralai.client import Mistral
+
+from tests.server.live import start_server
+from tests.server.test_streams import LONG
+
+OPTIONS: dict[str, Any] = {"model": "chat", "messages": LONG["messages"], "max_tokens": 1500, "temperature": 0.0}
+
+
+def read_stream(url: str, body: dict[str, Any], begun: threading.Event, lines: list[str]) -> None:
+    with (
+        httpx.Client(base_url=url, timeout=60) as client,
+        client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer,
+    ):
+        for line in answer.iter_lines():
+            lines.append(line)
+            if line.startswith("data: {") and len(lines) > 4:
+                begun.set()
+
+
+def test_sigterm_lets_running_answers_end(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    live = start_server(tmp_path, [checkpoints["chat"]])
+    begun, lines = threading.Event(), list[str]()
+    reader = threading.Thread(target=read_stream, args=(live.url, {**LONG, "max_tokens": 700}, begun, lines))
+    reader.start()
+    assert begun.wait(20)
+    assert live.stop() == 0
+    reader.join(20)
+    assert "data: [DONE]" in lines
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert chunks[-1]["usage"]["completion_tokens"] == 700
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{live.url}/health")
+
+
+def read_as_openai(url: str) -> str:
+    """The error a streaming client of OpenAI's raises."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        stream = client.chat.completions.create(**OPTIONS, stream=True)
+        with pytest.raises(openai.APIError) as raised:
+            list(stream)
+    return raised.value.message
+
+
+def read_as_mistral(url: str) -> Any:
+    """The last chunk a streaming client of Mistral's gets."""
+    with Mistral(api_key="none", server_url=url) as client:
+        return list(client.chat.stream(**OPTIONS))[-1].data
+
+
+def test_a_dead_engine_ends_streams_with_errors_and_the_server_with_a_code_of_its_own(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILS_AT", "300")
+    live = start_server(tmp_path, [checkpoints["chat"]], module="tests.server.failing_server")
+    lines: list[str] = []
+    with live.process, ThreadPoolExecutor() as pool:
+        ours = pool.submit(read_as_openai, live.url)
+        theirs = pool.submit(read_as_mistral, live.url)
+        read_stream(live.url, LONG, threading.Event(), lines)
+        assert ours.result(20).startswith("the model has stopped")
+        assert theirs.result(20).choices[0].finish_reason == "error"
+        assert live.process.wait(20) == 3
+    assert lines[-2] == "data: [DONE]"
+    last = json.loads(lines[-4].removeprefix("data: "))
+    assert last["choices"][0]["finish_reason"] == "error"
+    assert last["error"]["raw_status_code"] == 503
+    assert "MemoryError" not in last["error"]["message"]
+    log = live.log.read_text(encoding="utf-8")
+    assert "an engine has died" in log
+    assert "MemoryError" in log
+
+
+def run_serve(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tramontane.cli", "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_cannot_be_served_is_one_line(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_serve(checkpoints["chat"], "--port", port)
+        assert done.returncode == 2
+        assert done.stderr == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    aliases = tmp_path / "aliases.toml"
+    aliases.write_text('gpt = "none"\n', encoding="utf-8")
+    done = run_serve(checkpoints["chat"], "--port", 0, "--aliases", aliases)
+    assert done.returncode == 2
+    assert "gpt = 'none' names no served model" in done.stderr
+
+
+def test_aliases_of_a_file_are_served(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    aliases = tmp_path / "aliases.toml"
+    aliases.write_text('gpt = "my-chat"\nmistral-embed = "my-chat"\n', encoding="utf-8")
+    chat, coder = checkpoints["chat"], checkpoints["coder"]
+    live = start_server(tmp_path, [f"my-chat={chat}", coder, "--aliases", aliases])
+    cards = {card["id"]: card["name"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
+    assert cards["gpt"] == cards["mistral-embed"] == cards["my-chat"] == "my-chat"
+    assert cards["coder"] == "coder"
+    assert live.stop() == 0

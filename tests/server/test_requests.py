@@ -1,0 +1,200 @@
+"""What a request may hold, and the one shape of every refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.server.in_process import HELLO, serving
+from tramontane.server.auth import OWNER, Caller
+from tramontane.server.dispatch import dispatch
+
+BODY: dict[str, Any] = {"model": "chat", "messages": HELLO, "max_tokens": 2}
+LONG = [{"role": "user", "content": "wind " * 4000}]
+
+
+def refusal(answer: Any, status: int) -> Any:
+    """The body of a refusal, checked for what is the same in all of them."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) - {"detail"} == {"object", "message", "type", "param", "code", "raw_status_code"}
+    assert body["object"] == "error"
+    assert body["raw_status_code"] == status
+    assert isinstance(body["message"], str)
+    assert ("detail" in body) == (status == 422)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"wind": 1}, ["body", "wind"]),
+        ({"messages": [{"role": "user", "content": "x", "wind": 1}]}, ["body", "messages", 0, "user", "wind"]),
+        ({"messages": [{"role": "wind", "content": "x"}]}, ["body", "messages", 0]),
+        ({"messages": []}, ["body", "messages"]),
+        ({"temperature": -1}, ["body", "temperature"]),
+        ({"temperature": "0.5"}, ["body", "temperature"]),
+        ({"max_tokens": -1}, ["body", "max_tokens"]),
+        ({"max_tokens": 2.5}, ["body", "max_tokens"]),
+        ({"max_tokens": True}, ["body", "max_tokens"]),
+        ({"n": 0}, ["body", "n"]),
+        ({"n": 2**63}, ["body", "n"]),
+        ({"top_p": 0}, ["body", "top_p"]),
+        ({"stop": [""]}, ["body", "stop", "list[constrained-str]", 0]),
+        ({"random_seed": 1, "seed": 2}, ["body"]),
+        ({"top_logprobs": 2}, ["body"]),
+        ({"tool_choice": "any"}, ["body"]),
+        ({"response_format": {"type": "regex"}}, ["body", "response_format"]),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+         ["body", "response_format", "json_schema", "schema"]),
+        ({"prediction": {"type": "content", "content": "x"}, "n": 2}, ["body"]),
+        ({"logit_bias": {"wind": 1}}, ["body"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(app_client: TestClient, change: dict[str, Any], place: list[Any]) -> None:
+    body = refusal(app_client.post("/v1/chat/completions", json={**BODY, **change}), 422)
+    assert place in [entry["loc"] for entry in body["detail"]]
+    assert all({"type", "loc", "msg"} <= set(entry) for entry in body["detail"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "none"}, "Invalid model"),
+        ({"messages": LONG}, "shorten the prompt"),
+        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "starts with a user"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, "prefix"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://127.0.0.1/"}]}]},
+         "image_url cannot be read"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "JSON"),
+        ({"logit_bias": {"999999": 1}}, "no token id"),
+        ({"prompt_mode": "reasoning"}, "does not reason"),
+        ({"reasoning_effort": "high"}, "does not reason"),
+        ({"min_tokens": 1, "response_format": {"type": "json_object"}}, "min_tokens"),
+        ({"guardrails": [{"moderation_llm_v2": {"custom_category_thresholds": {"wind": 0.5}}}]}, "unknown category"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_served_is_refused_before_anything_is_sent(
+    app_client: TestClient, change: dict[str, Any], words: str, stream: bool
+) -> None:
+    content = json.dumps({**BODY, **change, "stream": stream})
+    headers = {"content-type": "application/json"}
+    assert words in refusal(app_client.post("/v1/chat/completions", content=content, headers=headers), 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"", "application/json", 400),
+        (b'{"model": NaN}', "application/json", 400),
+        (b'{"temperature": Infinity}', "application/json", 400),
+        (b'{"temperature": 1e999, "model": "chat", "messages": [], "input": ""}', "application/json", 422),
+        (b"\xff\xfe", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"a":' * 100_000, "application/json", 400),
+        (b"[]", "application/json", 422),
+        (b"null", "application/json", 422),
+        (b'"x"', "application/json", 422),
+        (b"{}", "text/plain", 415),
+        (b"model=chat", "application/x-www-form-urlencoded", 415),
+    ],
+)
+def test_what_is_no_json_object_is_refused(
+    app_client: TestClient, content: bytes, content_type: str, status: int
+) -> None:
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations"):
+        refusal(app_client.post(path, content=content, headers={"content-type": content_type}), status)
+
+
+def test_routes_that_are_not_there(app_client: TestClient) -> None:
+    refusal(app_client.get("/v1/none"), 404)
+    refusal(app_client.get("/v1/models/none"), 404)
+    refusal(app_client.get("/v1/chat/completions"), 405)
+    refusal(app_client.post("/v1/ocr", json={}), 501)
+    refusal(app_client.get("/v1/agents/x"), 501)
+    refusal(app_client.delete("/v1/models/chat"), 403)
+
+
+def test_openai_fields_without_effect_are_let_through_unless_strict(
+    app_client: TestClient, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    extra = {"user": "x", "store": True, "service_tier": "auto", "verbosity": "low", "safety_identifier": "x"}
+    messages = [{"role": "user", "content": "x", "name": "someone"}]
+    body = {**BODY, **extra, "messages": messages}
+    assert app_client.post("/v1/chat/completions", json=body).status_code == 200
+    with serving({"chat": checkpoints["chat"]}, tmp_path, strict=True) as strict:
+        detail = refusal(strict.post("/v1/chat/completions", json=body), 422)["detail"]
+        assert {entry["loc"][-1] for entry in detail} == {*extra, "name"}
+        assert {entry["type"] for entry in detail} == {"extra_forbidden"}
+        assert strict.post("/v1/chat/completions", json={**BODY, "seed": 3, "max_completion_tokens": 2}).is_success
+
+
+def test_a_full_queue_is_429_and_breaks_nothing(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with serving({"chat": checkpoints["chat"]}, tmp_path, max_sequences=1, max_waiting=1) as client:
+        options = {**BODY, "prompt": "x", "max_tokens": 4}
+        del options["messages"]
+        answer = client.post("/v1/completions", json={**options, "prompt": ["wind"] * 20})
+        assert refusal(answer, 429)["type"] == "rate_limited"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert client.post("/v1/completions", json=options).status_code == 200
+
+
+def test_every_answer_has_an_id_and_metrics_count_it(app_client: TestClient) -> None:
+    answer = app_client.post("/v1/chat/completions", json=BODY)
+    assert answer.headers["mistral-correlation-id"] == answer.json()["id"]
+    text = app_client.get("/metrics").text
+    assert 'tramontane_requests_total{endpoint="/v1/chat/completions",model="chat",status="200"}' in text
+    assert 'tramontane_engine_held_pages{model="chat"} 0.0' in text
+
+
+def test_cards_show_every_alias(app_client: TestClient) -> None:
+    cards = {card["id"]: card for card in app_client.get("/v1/models").json()["data"]}
+    assert set(cards["chat"]["aliases"]) | {"chat"} >= {name for name in cards if cards[name]["name"] == "chat"}
+    assert cards["codestral-latest"]["capabilities"]["completion_fim"]
+    assert cards["magistral-small-latest"]["name"] == "thinker"
+    assert cards["thinker"]["capabilities"]["reasoning"]
+    assert cards["coder"]["capabilities"]["completion_fim"]
+    one = app_client.get("/v1/models/mistral-large-latest").json()
+    assert one["id"] == "mistral-large-latest"
+    assert app_client.get("/v1/models", params={"model": "coder"}).json()["data"] == [cards["coder"]]
+
+
+def test_dispatch_answers_as_http_does(app_client: TestClient) -> None:
+    async def both() -> list[tuple[int, dict[str, Any]]]:
+        app: Any = app_client.app
+        return [
+            await dispatch(app, "/v1/chat/completions", {**BODY, "seed": 3}, OWNER, dialect="openai"),
+            await dispatch(app, "/v1/chat/completions", {**BODY, "wind": 3}, OWNER),
+            await dispatch(app, "/v1/chat/completions", {**BODY, "stream": True}, OWNER),
+            await dispatch(app, "/v1/none", BODY, OWNER),
+        ]
+
+    portal: Any = app_client.portal
+    ours, *refusals = portal.call(both)
+    theirs = app_client.post("/v1/chat/completions", json={**BODY, "seed": 3}).json()
+    assert ours[0] == 200
+    assert ours[1]["choices"] == theirs["choices"]
+    assert [status for status, _ in refusals] == [422, 400, 404]
+
+
+def test_cached_prompts_are_not_shared_between_callers(app_client: TestClient) -> None:
+    """What one caller has sent must not show in another's time to first token or token counts."""
+    body = {**BODY, "messages": [{"role": "user", "content": "a long question about the wind " * 20}]}
+
+    async def cached_tokens(salt: str) -> int:
+        app: Any = app_client.app
+        status, answer = await dispatch(app, "/v1/chat/completions", body, Caller(salt, salt, OWNER.scopes))
+        assert status == 200
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    portal: Any = app_client.portal
+    first, again, other = (portal.call(cached_tokens, salt) for salt in ("c", "c", "d"))
+    assert first == other == 0
+    assert again > 64
