@@ -17,11 +17,8 @@ from tramontane.server.openapi import add_openapi
 from tramontane.server.routes import (
     chat,
     completions,
-<<<<<<< HEAD
-    documents,
-=======
     docs,
->>>>>>> 6201324 (server: metrics, interactive docs, structured output and faults under test)
+    documents,
     embeddings,
     fim,
     health,
@@ -78,11 +75,6 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-<<<<<<< HEAD
-    app.mount("/", WebPage(), name="web_page")
-=======
     add_openapi(app)
-    if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True), name="static")
->>>>>>> 6201324 (server: metrics, interactive docs, structured output and faults under test)
+    app.mount("/", WebPage(), name="web_page")
     return app
