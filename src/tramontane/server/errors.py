@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from tramontane.engine.async_engine import EngineStoppedError
 from tramontane.errors import CapacityError, RequestError, TokenizerError, TramontaneError
@@ -113,9 +114,24 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     answer = as_api_error(error)
+    if answer.status == 404 and isinstance(error, HTTPException):
+        allowed = _methods(request)
+        if allowed:  # the web page, which answers for every other path, has taken the request from its route
+            answer = ApiError(405, f"{request.method} is not possible here", headers={"Allow": ", ".join(allowed)})
     if answer.status >= 500 and not isinstance(error, ApiError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return answer.response()
+
+
+def _methods(request: Request) -> list[str]:
+    """What the routes of this path take."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    scope = dict(request.scope)
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def add_error_handlers(app: FastAPI) -> None:
