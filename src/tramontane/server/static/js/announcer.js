@@ -21,7 +21,10 @@ export class Speaker {
     const end = isFinished ? rest.length : ends.length ? ends.at(-1).index + ends.at(-1)[0].length : 0;
     if (end === 0) return;
     this.#said += end;
-    const sentence = rest.slice(0, end).replace(/[*_`#>|]+/g, "").trim();
+    const sentence = rest
+      .slice(0, end)
+      .replace(/[*_`#>|]+/g, "")
+      .trim();
     if (sentence) announce(sentence);
   }
 }

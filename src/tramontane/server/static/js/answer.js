@@ -47,7 +47,8 @@ export class Answer {
       const events = await this.#events();
       for await (const event of events) {
         this.#take(event);
-        if (message.firstTokenMs === undefined && (message.content || message.thinking)) message.firstTokenMs = performance.now() - started;
+        if (message.firstTokenMs === undefined && (message.content || message.thinking))
+          message.firstTokenMs = performance.now() - started;
         this.onChange(this);
         if (performance.now() - lastSave > SAVE_EVERY_MS) {
           lastSave = performance.now();
@@ -82,15 +83,27 @@ export class Answer {
     if (!message.model) await this.#chooseModel(); // asked before the server had told what it serves
     const { model } = message;
     if (task.kind === "summary") {
-      return callStream("api/documents/summary", { model, text: await textOfAll(task.documents), stream: true }, signal);
+      return callStream(
+        "api/documents/summary",
+        { model, text: await textOfAll(task.documents), stream: true },
+        signal,
+      );
     }
     const question = conversation.messages.find((other) => other.id === message.parent);
     if (task.kind === "passages") {
-      return callStream("api/documents/answer", { model, text: await textOfAll(task.documents), question: question.content, stream: true }, signal);
+      return callStream(
+        "api/documents/answer",
+        { model, text: await textOfAll(task.documents), question: question.content, stream: true },
+        signal,
+      );
     }
     const messages = await requestMessages(conversation, question);
     if (task.kind === "continue") messages.push({ role: "assistant", content: task.text, prefix: true });
-    return callStream("v1/chat/completions", { model, messages, stream: true, ...requestFields(conversation.parameters) }, signal);
+    return callStream(
+      "v1/chat/completions",
+      { model, messages, stream: true, ...requestFields(conversation.parameters) },
+      signal,
+    );
   }
 
   async #chooseModel() {
@@ -106,7 +119,8 @@ export class Answer {
     if (event === "progress") this.progress = data;
     else if (event === "result") {
       message.content = data.text;
-      if (data.passages) message.passages = data.passages.map(({ text }, index) => ({ text, isCited: data.cited.includes(index + 1) }));
+      if (data.passages)
+        message.passages = data.passages.map(({ text }, index) => ({ text, isCited: data.cited.includes(index + 1) }));
     } else {
       const choice = data.choices?.[0];
       if (choice) takeDelta(message, choice.delta ?? {});
@@ -121,9 +135,11 @@ function takeDelta(message, delta) {
   if (typeof delta.content === "string") message.content += delta.content;
   for (const chunk of Array.isArray(delta.content) ? delta.content : []) {
     if (chunk.type === "text") message.content += chunk.text;
-    if (chunk.type === "thinking") message.thinking = (message.thinking ?? "") + chunk.thinking.map(({ text }) => text ?? "").join("");
+    if (chunk.type === "thinking")
+      message.thinking = (message.thinking ?? "") + chunk.thinking.map(({ text }) => text ?? "").join("");
   }
-  if (typeof delta.reasoning_content === "string") message.thinking = (message.thinking ?? "") + delta.reasoning_content;
+  if (typeof delta.reasoning_content === "string")
+    message.thinking = (message.thinking ?? "") + delta.reasoning_content;
 }
 
 async function textOf(document) {
@@ -134,7 +150,9 @@ async function textOf(document) {
 
 async function textOfAll(documents) {
   const texts = await Promise.all(documents.map(textOf));
-  return texts.length === 1 ? texts[0] : texts.map((text, index) => `# ${documents[index].name}\n\n${text}`).join("\n\n");
+  return texts.length === 1
+    ? texts[0]
+    : texts.map((text, index) => `# ${documents[index].name}\n\n${text}`).join("\n\n");
 }
 
 /** The messages of the branch down to `last`, as the server takes them. Documents go in front of what was asked about
@@ -149,7 +167,9 @@ async function requestMessages(conversation, last) {
     }
     const parts = [];
     for (const document of message.documents ?? []) {
-      parts.push(document.isLong ? `[Attached: ${document.name}]` : `Document "${document.name}":\n\n${await textOf(document)}`);
+      parts.push(
+        document.isLong ? `[Attached: ${document.name}]` : `Document "${document.name}":\n\n${await textOf(document)}`,
+      );
     }
     const content = [...parts, message.content].filter(Boolean).join("\n\n---\n\n");
     // an answer that failed before its first word leaves two questions in a row, which chat templates refuse
@@ -163,6 +183,7 @@ async function requestMessages(conversation, last) {
 export function areTooLong(documents, conversation, model) {
   const context = findModel(model)?.max_context_length ?? 4096;
   const answer = conversation.parameters.max_tokens ?? Math.min(1024, context / 4);
-  const earlier = path(conversation).reduce((sum, message) => sum + message.content.length, conversation.system?.length ?? 0) / 3;
+  const earlier =
+    path(conversation).reduce((sum, message) => sum + message.content.length, conversation.system?.length ?? 0) / 3;
   return documents.reduce((sum, document) => sum + document.num_tokens, 0) + answer + earlier + 64 > context;
 }

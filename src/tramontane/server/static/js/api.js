@@ -47,7 +47,12 @@ async function send(path, { method, body = null, signal = null }) {
   const url = new URL(path, document.baseURI); // relative, so that a proxy may serve the platform below a folder
   let response;
   try {
-    response = await fetch(url, { method, headers, signal, body: body === null || isForm ? body : JSON.stringify(body) });
+    response = await fetch(url, {
+      method,
+      headers,
+      signal,
+      body: body === null || isForm ? body : JSON.stringify(body),
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     document.dispatchEvent(new CustomEvent("server-unreachable"));
@@ -74,6 +79,7 @@ function messageOf(body, status) {
   if (status === 401) return "This server asks for an API key.";
   if (typeof body === "string") return body;
   const found = body.message ?? body.error?.message ?? body.detail;
-  if (Array.isArray(found)) return found.map((item) => `${(item.loc ?? []).slice(1).join(".")}: ${item.msg}`).join("; ");
+  if (Array.isArray(found))
+    return found.map((item) => `${(item.loc ?? []).slice(1).join(".")}: ${item.msg}`).join("; ");
   return typeof found === "string" ? found : found?.detail ? messageOf(found, status) : null;
 }

@@ -4,9 +4,11 @@ import { call } from "./api.js";
 import { randomId } from "./conversation.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { load, save } from "./storage.js";
 
-export const ACCEPTED = ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.log,.py,.js,.toml,.yaml,.yml,text/*,application/pdf";
+export const ACCEPTED =
+  ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.log,.py,.js,.toml,.yaml,.yml,text/*,application/pdf";
 
 /** The stored document a file was read into: {id, name, num_tokens, num_chars}. Raises ApiError. */
 export async function readAttachment(file, model, signal) {
@@ -26,10 +28,13 @@ export async function attachmentText(id) {
 
 /** A chip for a document; `onRemove` adds a button that takes it away. */
 export function attachmentChip({ name, num_tokens }, { onRemove = null, note = null, isReading = false } = {}) {
-  const size = isReading ? "reading…" : note ?? (num_tokens ? `${num_tokens.toLocaleString()} tokens` : null);
+  const size = isReading ? "reading…" : (note ?? (num_tokens ? `${num_tokens.toLocaleString()} tokens` : null));
   return h(
-    "span", { class: `chip${isReading ? " reading" : ""}` },
-    icon("file"), h("span", { class: "chip-name", title: name }, name), size && h("span", { class: "chip-note" }, size),
-    onRemove && h("button", { type: "button", class: "quiet icon-only small", "aria-label": `Remove ${name}`, onclick: onRemove }, icon("close")),
+    "span",
+    { class: `chip${isReading ? " reading" : ""}` },
+    icon("file"),
+    h("span", { class: "chip-name", title: name }, name),
+    size && h("span", { class: "chip-note" }, size),
+    onRemove && iconButton("close", `Remove ${name}`, onRemove, { class: "quiet icon-only small" }),
   );
 }

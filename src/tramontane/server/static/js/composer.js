@@ -4,6 +4,7 @@ import { ACCEPTED, attachmentChip, readAttachment } from "./attachment.js";
 import { announce } from "./announcer.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { notify } from "./notice.js";
 
 const MAX_FILES = 4;
@@ -12,22 +13,54 @@ export class Composer {
   /** `onSend({text, documents, task})`: task is "summary" or null; `onStop()`; `currentModel()`. */
   constructor({ onSend, onStop, currentModel }) {
     Object.assign(this, { onSend, onStop, currentModel });
-    this.documents = [];
-    this.reading = new Map(); // file -> AbortController
+    this.attachments = []; // in the order chosen: {name, document}, or {name, controller} while it is being read
     this.isBusy = false;
-    this.field = h("textarea", { rows: "1", placeholder: "Ask anything", "aria-label": "Message", enterkeyhint: "send", oninput: () => this.#grow() });
-    this.picker = h("input", { type: "file", accept: ACCEPTED, multiple: true, hidden: true, tabindex: "-1", "aria-label": "Files to attach" });
+    this.field = h("textarea", {
+      rows: "1",
+      placeholder: "Ask anything",
+      "aria-label": "Message",
+      enterkeyhint: "send",
+      oninput: () => this.#grow(),
+    });
+    this.picker = h("input", {
+      type: "file",
+      accept: ACCEPTED,
+      multiple: true,
+      hidden: true,
+      tabindex: "-1",
+      "aria-label": "Files to attach",
+    });
     this.picker.addEventListener("change", () => {
       this.attach([...this.picker.files]);
       this.picker.value = "";
     });
     this.chips = h("div", { class: "chips" });
-    const attach = h("button", { type: "button", class: "quiet icon-only", "aria-label": "Attach a document", title: "Attach a document", onclick: () => this.picker.click() }, icon("attach"));
-    this.summarize = h("button", { type: "button", class: "soft", hidden: true, onclick: () => this.#send("summary") }, icon("list"), "Summarise");
-    this.submit = h("button", { type: "submit", class: "send icon-only", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
+    const attach = iconButton("attach", "Attach a document", () => this.chooseFiles(), { key: "a" });
+    this.summarize = h(
+      "button",
+      { type: "button", class: "soft", hidden: true, onclick: () => this.#send("summary") },
+      icon("list"),
+      "Summarise",
+    );
+    this.submit = h(
+      "button",
+      { type: "submit", class: "send icon-only", "aria-label": "Send", title: "Send (Enter)" },
+      icon("send"),
+    );
     this.element = h(
-      "form", { class: "composer", "aria-label": "Write a message" },
-      this.chips, this.field, h("div", { class: "composer-row" }, attach, this.picker, this.summarize, h("span", { class: "spring" }), this.submit),
+      "form",
+      { class: "composer", "aria-label": "Write a message" },
+      this.chips,
+      this.field,
+      h(
+        "div",
+        { class: "composer-row" },
+        attach,
+        this.picker,
+        this.summarize,
+        h("span", { class: "spring" }),
+        this.submit,
+      ),
     );
     this.field.addEventListener("keydown", (event) => this.#onKey(event));
     this.field.addEventListener("paste", (event) => {
@@ -48,6 +81,10 @@ export class Composer {
     this.field.focus();
   }
 
+  chooseFiles() {
+    this.picker.click();
+  }
+
   setText(text) {
     this.field.value = text;
     this.#grow();
@@ -64,31 +101,30 @@ export class Composer {
   }
 
   setDocuments(documents) {
-    this.documents = documents;
+    this.attachments = documents.map((document) => ({ name: document.name, document }));
     this.#show();
   }
 
   /** Read files into documents, each shown as a chip meanwhile. */
   async attach(files) {
-    const room = MAX_FILES - this.documents.length - this.reading.size;
+    const room = MAX_FILES - this.attachments.length;
     if (files.length > room) notify(`At most ${MAX_FILES} documents go with one message.`, { kind: "error" });
     await Promise.all(files.slice(0, room).map((file) => this.#read(file)));
     this.field.focus();
   }
 
   async #read(file) {
-    const controller = new AbortController();
-    this.reading.set(file, controller);
+    const attachment = { name: file.name, document: null, controller: new AbortController() };
+    this.attachments.push(attachment);
     this.#show();
     try {
-      const document = await readAttachment(file, this.currentModel(), controller.signal);
-      this.documents.push(document);
-      announce(`${document.name} attached`);
+      attachment.document = await readAttachment(file, this.currentModel(), attachment.controller.signal);
+      announce(`${file.name} attached`);
+      this.#show();
     } catch (error) {
       if (error.name !== "AbortError" && error.status !== 401) notify(error.message, { kind: "error" });
+      this.#remove(attachment);
     }
-    this.reading.delete(file);
-    this.#show();
   }
 
   #onKey(event) {
@@ -100,32 +136,43 @@ export class Composer {
 
   #send(task) {
     const text = this.field.value.trim();
-    if (this.isBusy || this.reading.size || (!text && !this.documents.length)) return;
-    const documents = this.documents;
-    this.documents = [];
+    if (!this.#canSend) return;
+    const documents = this.attachments.map(({ document }) => document);
+    this.attachments = [];
     this.setText("");
     this.#show();
     this.onSend({ text, documents, task: text || task ? task : "summary" });
   }
 
+  get #canSend() {
+    const isRead = this.attachments.every(({ document }) => document !== null);
+    return !this.isBusy && isRead && (this.field.value.trim() !== "" || this.attachments.length > 0);
+  }
+
+  #remove(attachment) {
+    attachment.controller?.abort();
+    this.attachments = this.attachments.filter((other) => other !== attachment);
+    this.#show();
+    this.field.focus();
+  }
+
   #show() {
-    const remove = (document) => () => {
-      this.documents = this.documents.filter((other) => other !== document);
-      this.#show();
-      this.field.focus();
-    };
     this.chips.replaceChildren(
-      ...this.documents.map((document) => attachmentChip(document, { onRemove: remove(document), note: document.isLong ? "asking about this" : null })),
-      ...[...this.reading].map(([file, controller]) => attachmentChip({ name: file.name }, { isReading: true, onRemove: () => controller.abort() })),
+      ...this.attachments.map((attachment) =>
+        attachmentChip(attachment.document ?? attachment, {
+          isReading: attachment.document === null,
+          note: attachment.document?.isLong ? "asking about this" : null,
+          onRemove: () => this.#remove(attachment),
+        }),
+      ),
     );
-    this.summarize.hidden = this.documents.length === 0;
+    this.summarize.hidden = this.attachments.length === 0;
     this.#grow();
   }
 
   #grow() {
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, 240)}px`;
-    const canSend = this.isBusy || ((this.field.value.trim() !== "" || this.documents.length > 0) && this.reading.size === 0);
-    this.submit.disabled = !canSend;
+    this.submit.disabled = !this.isBusy && !this.#canSend;
   }
 }

@@ -12,7 +12,11 @@ export class Connection {
     this.isUp = true;
     this.label = h("span", {}, "Connecting…");
     this.element = h("span", { class: "connection" }, h("i", { "aria-hidden": "true" }), this.label);
-    this.banner = h("div", { class: "banner", role: "status", hidden: true }, "The server does not answer. What you write is kept; trying again every few seconds.");
+    this.banner = h(
+      "div",
+      { class: "banner", role: "status", hidden: true },
+      "The server does not answer. What you write is kept; trying again every few seconds.",
+    );
     document.addEventListener("server-unreachable", () => this.#lost());
   }
 

@@ -7,9 +7,13 @@ export function newConversation(settings) {
   const now = Date.now();
   return {
     id: crypto.randomUUID?.() ?? randomId(), // randomUUID is absent on plain http away from this machine
-    title: "", isNamed: false, created: now, updated: now,
+    title: "",
+    isNamed: false,
+    created: now,
+    updated: now,
     ...structuredClone(settings), // model, system, parameters
-    messages: [], chosen: {},
+    messages: [],
+    chosen: {},
   };
 }
 
@@ -45,7 +49,7 @@ export function path(conversation, last = null) {
     for (let message = last; message; message = byId.get(message.parent)) messages.unshift(message);
     return messages;
   }
-  for (let at = ROOT; ; ) {
+  for (let at = ROOT; ;) {
     const message = byId.get(conversation.chosen[at]);
     if (!message) return messages;
     messages.push(message);
@@ -63,6 +67,8 @@ function titleOf(message) {
 export function matches(conversation, query) {
   const words = query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
-  const text = [conversation.title, ...conversation.messages.map((message) => message.content)].join("\n").toLocaleLowerCase();
+  const text = [conversation.title, ...conversation.messages.map((message) => message.content)]
+    .join("\n")
+    .toLocaleLowerCase();
   return words.every((word) => text.includes(word));
 }

@@ -3,16 +3,17 @@
 import { announce } from "./announcer.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 
 /** A button that copies what `read()` returns. */
 export function copyButton(read, label = "Copy", properties = {}) {
-  const button = h("button", { type: "button", class: "quiet icon-only", "aria-label": label, title: label, ...properties }, icon("copy"));
-  button.addEventListener("click", async () => {
+  const copy = async () => {
     const isDone = await copyText(read());
     announce(isDone ? "Copied" : "The browser did not allow copying");
     button.replaceChildren(icon(isDone ? "check" : "warning"));
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
-  });
+  };
+  const button = iconButton("copy", label, copy, properties);
   return button;
 }
 

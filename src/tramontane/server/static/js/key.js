@@ -18,15 +18,37 @@ export function askForKey(wasRefused) {
 }
 
 async function ask(wasRefused) {
-  const field = h("input", { type: "password", name: "key", autocomplete: "off", spellcheck: "false", autofocus: true, required: true, "aria-describedby": "key-hint" });
+  const field = h("input", {
+    type: "password",
+    name: "key",
+    autocomplete: "off",
+    spellcheck: "false",
+    autofocus: true,
+    required: true,
+    "aria-describedby": "key-hint",
+  });
   const keep = h("input", { type: "checkbox", name: "keep" });
   const content = [
-    wasRefused && h("p", { class: "field-error", role: "alert" }, "The server refused that key. It may have expired or been revoked."),
+    wasRefused &&
+      h(
+        "p",
+        { class: "field-error", role: "alert" },
+        "The server refused that key. It may have expired or been revoked.",
+      ),
     h("label", { class: "field" }, h("span", {}, "Key"), field),
-    h("p", { class: "hint", id: "key-hint" }, "Whoever runs this server makes keys with ", h("code", {}, "tramontane keys create"), "."),
+    h(
+      "p",
+      { class: "hint", id: "key-hint" },
+      "Whoever runs this server makes keys with ",
+      h("code", {}, "tramontane keys create"),
+      ".",
+    ),
     h("label", { class: "check" }, keep, h("span", {}, "Remember on this device")),
   ];
-  const answer = await openDialog("This server asks for an API key", content, { buttons: [{ label: "Use key", value: "yes", kind: "primary" }], className: "narrow" });
+  const answer = await openDialog("This server asks for an API key", content, {
+    buttons: [{ label: "Use key", value: "yes", kind: "primary" }],
+    className: "narrow",
+  });
   if (answer !== "yes" || !field.value.trim()) return false;
   key = field.value.trim();
   forgetStored();

@@ -29,7 +29,9 @@ export const library = {
 
   put(conversation) {
     conversations.set(conversation.id, conversation);
-    save("conversations", conversation).catch((error) => notify(`The browser could not store this conversation: ${error.message}`, { kind: "error" }));
+    save("conversations", conversation).catch((error) =>
+      notify(`The browser could not store this conversation: ${error.message}`, { kind: "error" }),
+    );
     tell();
   },
 

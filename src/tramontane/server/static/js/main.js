@@ -4,7 +4,7 @@ import { announce } from "./announcer.js";
 import { ChatPage } from "./chat.js";
 import { Connection } from "./connection.js";
 import { h } from "./element.js";
-import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { askForKey, currentKey } from "./key.js";
 import { library } from "./library.js";
 import { closeMenu } from "./menu.js";
@@ -24,11 +24,14 @@ const made = new Map();
 let current = null;
 
 const connection = new Connection(() => connect());
-const help = h("button", { type: "button", class: "quiet icon-only", "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: showHelp }, icon("keyboard"));
+const help = iconButton("keyboard", "Keyboard shortcuts", showHelp, { key: "?" });
 const sidebar = new Sidebar(PAGES, [connection.element, h("span", { class: "spring" }), help, themeButton]);
 const head = h("header", { class: "page-head" });
 const content = h("main", { id: "content", tabindex: "-1" });
-const openSidebar = h("button", { type: "button", class: "quiet icon-only open-sidebar", "aria-label": "Open navigation", "aria-controls": "sidebar", onclick: () => sidebar.open() }, icon("menu"));
+const openSidebar = iconButton("menu", "Open navigation", () => sidebar.open(), {
+  class: "quiet icon-only open-sidebar",
+  "aria-controls": "sidebar",
+});
 
 function route() {
   const [, name = "chat", rest = ""] = location.hash.split("/");
@@ -60,7 +63,11 @@ async function connect() {
 }
 
 document.addEventListener("key-needed", async () => {
-  if (!(await askForKey(currentKey() !== null))) return notify("Without a key this server answers nothing.", { kind: "error", action: { label: "Enter key", run: connect } });
+  if (!(await askForKey(currentKey() !== null)))
+    return notify("Without a key this server answers nothing.", {
+      kind: "error",
+      action: { label: "Enter key", run: connect },
+    });
   await connect();
   current.retryRefused?.();
 });
@@ -77,7 +84,12 @@ const go = (address) => () => {
   else location.hash = address;
 };
 const KEYS = {
-  n: go("#/chat"), "g c": go("#/chat"), "g p": go("#/playground"), "g u": go("#/usage"), t: switchTheme, "?": showHelp,
+  n: go("#/chat"),
+  "g c": go("#/chat"),
+  "g p": go("#/playground"),
+  "g u": go("#/usage"),
+  t: switchTheme,
+  "?": showHelp,
   f: () => (sidebar.open(), sidebar.search.select()),
   "/": () => (current.composer ?? current.prompt)?.focus(),
 };
@@ -87,8 +99,13 @@ listen(
 );
 
 const isLasting = await library.open();
-document.querySelector("#app").replaceChildren(sidebar.element, sidebar.scrim, h("div", { class: "page" }, connection.banner, head, content));
+document
+  .querySelector("#app")
+  .replaceChildren(sidebar.element, sidebar.scrim, h("div", { class: "page" }, connection.banner, head, content));
 route();
-if (!isLasting) notify("This browser stores nothing for this page: conversations last until it is closed. Export what you want to keep.");
+if (!isLasting)
+  notify(
+    "This browser stores nothing for this page: conversations last until it is closed. Export what you want to keep.",
+  );
 await connect();
 announce("Ready");

@@ -19,7 +19,7 @@ export function parseMarkdown(text) {
 
 function parseBlocks(lines, depth) {
   const blocks = [];
-  for (let i = 0; i < lines.length; ) {
+  for (let i = 0; i < lines.length;) {
     if (!lines[i].trim()) {
       i += 1;
       continue;
@@ -65,7 +65,10 @@ function parseFence(lines, start, [, indent, marks, info]) {
     for (let n = indent.length; n > 0 && line.startsWith(" "); n -= 1) line = line.slice(1);
     code.push(line);
   }
-  return [{ type: "code", language: info.trim().split(/\s+/)[0].toLowerCase(), text: code.join("\n") }, Math.min(i + 1, lines.length)];
+  return [
+    { type: "code", language: info.trim().split(/\s+/)[0].toLowerCase(), text: code.join("\n") },
+    Math.min(i + 1, lines.length),
+  ];
 }
 
 function parseQuote(lines, start, depth) {
@@ -81,7 +84,13 @@ function parseQuote(lines, start, depth) {
 function parseList(lines, start, depth) {
   const [, , firstMark] = ITEM.exec(lines[start]);
   const kind = firstMark.at(-1); // "-", "*", "+", "." or ")": another mark is another list
-  const list = { type: "list", isOrdered: /\d/.test(firstMark), start: parseInt(firstMark, 10), items: [], isLoose: false };
+  const list = {
+    type: "list",
+    isOrdered: /\d/.test(firstMark),
+    start: parseInt(firstMark, 10),
+    items: [],
+    isLoose: false,
+  };
   let i = start;
   while (i < lines.length) {
     const item = ITEM.exec(lines[i]);
@@ -169,9 +178,14 @@ function parseParagraph(lines, start) {
   for (; i < lines.length && lines[i].trim() && !startsBlock(lines[i]) && !isTable(lines, i); i += 1) {
     if (/^ {0,3}(?:=+|-{2,})[ \t]*$/.test(lines[i])) break;
   }
-  const text = lines.slice(start, i).map((line) => line.trimStart()).join("\n").trimEnd();
+  const text = lines
+    .slice(start, i)
+    .map((line) => line.trimStart())
+    .join("\n")
+    .trimEnd();
   const underline = i < lines.length ? /^ {0,3}(=+|-{2,})[ \t]*$/.exec(lines[i]) : null;
-  if (underline) return [{ type: "heading", level: underline[1][0] === "=" ? 1 : 2, children: parseInline(text) }, i + 1];
+  if (underline)
+    return [{ type: "heading", level: underline[1][0] === "=" ? 1 : 2, children: parseInline(text) }, i + 1];
   return [{ type: "paragraph", children: parseInline(text) }, i];
 }
 

@@ -3,7 +3,17 @@
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}\p{S}]/u;
 const BARE_URL = /https?:\/\/[^\s<>"'`\\]{1,2048}/y;
 const AUTOLINK = /<([a-zA-Z][a-zA-Z0-9+.-]{1,31}:[^\s<>]*|[\w.+-]+@[\w-]+(?:\.[\w-]+)+)>/y;
-const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", hellip: "…", mdash: "—", ndash: "–" };
+const ENTITIES = {
+  amp: "&",
+  lt: "<",
+  gt: ">",
+  quot: '"',
+  apos: "'",
+  nbsp: "\u00a0",
+  hellip: "…",
+  mdash: "—",
+  ndash: "–",
+};
 const ENTITY = /&(?:([a-z]{2,8})|#(\d{1,7})|#x([0-9a-f]{1,6}));/iy;
 const SAFE_URL = /^(?:https?:\/\/|mailto:)/i;
 const MAX_LINK = 2048;
@@ -28,7 +38,7 @@ export function parseInline(text) {
     if (plain) nodes.push({ type: "text", text: plain });
     plain = "";
   };
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     const char = text[i];
     if (char === "\\") {
       const isEscape = /^[!-/:-@[-`{-~]/.test(text[i + 1] ?? "");
@@ -144,8 +154,12 @@ function entityText([whole, name, decimal, hexadecimal]) {
 function linkTarget(text, start) {
   if (text[start] !== "(") return null;
   const part = text.slice(start + 1, start + 1 + MAX_LINK);
-  const found = /^\s*(?:<([^<>\n]*)>|((?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)/.exec(part);
-  return found && { url: (found[1] ?? found[2]).replace(/\\([!-/:-@[-`{-~])/g, "$1"), end: start + 1 + found[0].length };
+  const found = /^\s*(?:<([^<>\n]*)>|((?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)/.exec(
+    part,
+  );
+  return (
+    found && { url: (found[1] ?? found[2]).replace(/\\([!-/:-@[-`{-~])/g, "$1"), end: start + 1 + found[0].length }
+  );
 }
 
 function delimiter(text, start, count) {
@@ -157,7 +171,9 @@ function delimiter(text, start, count) {
   const right = !isSpace(before) && (!isMark(before) || isSpace(after) || isMark(after));
   const inWord = mark === "_"; // snake_case stays as it is
   return {
-    mark, count, original: count,
+    mark,
+    count,
+    original: count,
     canOpen: left && (!inWord || !right || isMark(before)),
     canClose: right && (!inWord || !left || isMark(after)),
   };
@@ -209,7 +225,11 @@ function pairs(opener, closer) {
   if (opener.mark !== closer.mark) return false;
   if (closer.mark === "~") return opener.count >= 2 && closer.count >= 2;
   const isInner = opener.canClose || closer.canOpen; // CommonMark's rule of three
-  return !isInner || (opener.original + closer.original) % 3 !== 0 || (opener.original % 3 === 0 && closer.original % 3 === 0);
+  return (
+    !isInner ||
+    (opener.original + closer.original) % 3 !== 0 ||
+    (opener.original % 3 === 0 && closer.original % 3 === 0)
+  );
 }
 
 function asText(nodes) {

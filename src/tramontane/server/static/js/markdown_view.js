@@ -44,28 +44,57 @@ function blockElement(block) {
 
 function listElement(list) {
   const items = list.items.map((item) => {
-    const box = item.isTask && h("input", { type: "checkbox", disabled: true, checked: item.isDone, "aria-label": item.isDone ? "done" : "to do" });
+    const box =
+      item.isTask &&
+      h("input", {
+        type: "checkbox",
+        disabled: true,
+        checked: item.isDone,
+        "aria-label": item.isDone ? "done" : "to do",
+      });
     const children = item.children.flatMap((child) =>
-      child.type === "paragraph" && !list.isLoose ? inlines(child.children) : [blockElement(child)]);
+      child.type === "paragraph" && !list.isLoose ? inlines(child.children) : [blockElement(child)],
+    );
     return h("li", { class: item.isTask ? "task" : null }, box, children);
   });
   return list.isOrdered ? h("ol", { start: list.start === 1 ? null : list.start }, items) : h("ul", {}, items);
 }
 
 function codeElement({ language, text }) {
-  const code = h("code", {}, highlight(text, language).map(([kind, part]) => (kind ? h("span", { class: `code-${kind}` }, part) : part)));
+  const code = h(
+    "code",
+    {},
+    highlight(text, language).map(([kind, part]) => (kind ? h("span", { class: `code-${kind}` }, part) : part)),
+  );
   return h(
-    "figure", { class: "code" },
-    h("figcaption", {}, h("span", {}, language || "text"), copyButton(() => text, "Copy code")),
+    "figure",
+    { class: "code" },
+    h(
+      "figcaption",
+      {},
+      h("span", {}, language || "text"),
+      copyButton(() => text, "Copy code"),
+    ),
     h("pre", { tabindex: "0", "aria-label": `Code${language ? `, ${language}` : ""}` }, code),
   );
 }
 
 function tableElement({ align, head, rows }) {
-  const cell = (tag) => (children, column) => h(tag, { class: align[column] ? `align-${align[column]}` : null }, inlines(children));
+  const cell = (tag) => (children, column) =>
+    h(tag, { class: align[column] ? `align-${align[column]}` : null }, inlines(children));
   return h(
-    "div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, h("tr", {}, head.map(cell("th")))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell("td")))))),
+    "div",
+    { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, head.map(cell("th")))),
+      h(
+        "tbody",
+        {},
+        rows.map((row) => h("tr", {}, row.map(cell("td")))),
+      ),
+    ),
   );
 }
 
@@ -95,5 +124,14 @@ function inlines(nodes) {
 function linkElement({ type, url, source, children }) {
   const label = children.length ? inlines(children) : [source];
   if (url === null) return h("span", { class: "dead-link", title: "This address is not opened from here" }, label);
-  return h("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow", title: type === "image" ? `Image: ${url}` : url }, label);
+  return h(
+    "a",
+    {
+      href: url,
+      target: "_blank",
+      rel: "noopener noreferrer nofollow",
+      title: type === "image" ? `Image: ${url}` : url,
+    },
+    label,
+  );
 }

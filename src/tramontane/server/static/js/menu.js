@@ -2,19 +2,19 @@
 
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 
 let open = null;
 
 /** A button that opens a menu of `items()`: {icon, label, run, isDanger}. */
-export function menuButton(label, items, properties = {}) {
-  const button = h("button", { type: "button", class: "quiet icon-only small", "aria-label": label, title: label, "aria-haspopup": "menu", "aria-expanded": "false", ...properties }, icon("more"));
-  button.addEventListener("click", (event) => {
-    event.preventDefault();
-    event.stopPropagation();
+export function menuButton(label, items) {
+  const toggle = () => {
     const wasOpen = open?.button === button;
     closeMenu();
     if (!wasOpen) showMenu(button, items());
-  });
+  };
+  const look = { class: "quiet icon-only small", "aria-haspopup": "menu", "aria-expanded": "false" };
+  const button = iconButton("more", label, toggle, look);
   return button;
 }
 
@@ -30,9 +30,23 @@ export function closeMenu({ returnsFocus = false } = {}) {
 }
 
 function showMenu(button, items) {
-  const menu = h("div", { class: "menu", role: "menu" }, items.map((item) => h(
-    "button", { type: "button", role: "menuitem", class: item.isDanger ? "danger-text" : null, onclick: () => (closeMenu({ returnsFocus: true }), item.run()) },
-    icon(item.icon), item.label)));
+  const menu = h(
+    "div",
+    { class: "menu", role: "menu" },
+    items.map((item) =>
+      h(
+        "button",
+        {
+          type: "button",
+          role: "menuitem",
+          class: item.isDanger ? "danger-text" : null,
+          onclick: () => (closeMenu({ returnsFocus: true }), item.run()),
+        },
+        icon(item.icon),
+        item.label,
+      ),
+    ),
+  );
   menu.addEventListener("keydown", (event) => {
     const buttons = [...menu.children];
     const at = buttons.indexOf(document.activeElement);

@@ -5,12 +5,20 @@ import { h } from "./element.js";
 export class MessageEditor {
   constructor(message, { onSave, onCancel }) {
     const isAnswer = message.role === "assistant";
-    this.field = h("textarea", { value: message.content, "aria-label": isAnswer ? "Edit the answer" : "Edit the message" });
+    this.field = h("textarea", {
+      value: message.content,
+      "aria-label": isAnswer ? "Edit the answer" : "Edit the message",
+    });
     this.element = h(
-      "form", { class: "message-editor" }, this.field,
-      h("div", { class: "row" },
+      "form",
+      { class: "message-editor" },
+      this.field,
+      h(
+        "div",
+        { class: "row" },
         h("button", { type: "button", onclick: onCancel }, "Cancel"),
-        h("button", { type: "submit", class: "primary", title: "Ctrl+Enter" }, isAnswer ? "Save" : "Send")),
+        h("button", { type: "submit", class: "primary", title: "Ctrl+Enter" }, isAnswer ? "Save" : "Send"),
+      ),
     );
     const save = () => (this.field.value.trim() ? onSave(this.field.value.trim()) : onCancel());
     this.element.addEventListener("submit", (event) => {

@@ -6,11 +6,16 @@ import { copyButton } from "./copy.js";
 import { siblings } from "./conversation.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { MarkdownView } from "./markdown_view.js";
 
 const FINISHES = {
-  stopped: "Stopped", length: "Cut off at its length", model_length: "The model's context is full", error: "Broken off",
-  content_filter: "Withheld by a guardrail", edited: "Edited",
+  stopped: "Stopped",
+  length: "Cut off at its length",
+  model_length: "The model's context is full",
+  error: "Broken off",
+  content_filter: "Withheld by a guardrail",
+  edited: "Edited",
 };
 
 /** `actions`: {edit, regenerate, onward, choose, retry}, each called with the message (choose also with a version). */
@@ -22,10 +27,16 @@ export class MessageView {
     this.markdown = message.role === "assistant" ? new MarkdownView() : null;
     this.body = h("div", { class: "message-body" });
     this.foot = h("div", { class: "message-foot" });
-    const who = message.role === "user" ? "You" : message.model ?? "Assistant";
+    const who = message.role === "user" ? "You" : (message.model ?? "Assistant");
     this.element = h(
-      "article", { class: `message ${message.role}`, "data-id": message.id, "aria-label": message.role === "user" ? "Your message" : `Answer by ${who}` },
-      this.body, this.foot,
+      "article",
+      {
+        class: `message ${message.role}`,
+        "data-id": message.id,
+        "aria-label": message.role === "user" ? "Your message" : `Answer by ${who}`,
+      },
+      this.body,
+      this.foot,
     );
     this.update();
   }
@@ -43,7 +54,15 @@ export class MessageView {
   #showQuestion() {
     const { message } = this;
     this.body.replaceChildren(
-      ...(message.documents?.length ? [h("div", { class: "chips" }, message.documents.map((document) => attachmentChip(document)))] : []),
+      ...(message.documents?.length
+        ? [
+            h(
+              "div",
+              { class: "chips" },
+              message.documents.map((document) => attachmentChip(document)),
+            ),
+          ]
+        : []),
       ...(message.content ? [h("div", { class: "bubble" }, message.content)] : []),
     );
   }
@@ -52,7 +71,8 @@ export class MessageView {
     const { message } = this;
     if (message.thinking) this.#showThinking(answer !== null && !message.content);
     this.markdown.update(message.content);
-    if (!this.markdown.element.isConnected || this.markdown.element.parentNode !== this.body) this.body.append(this.markdown.element);
+    if (!this.markdown.element.isConnected || this.markdown.element.parentNode !== this.body)
+      this.body.append(this.markdown.element);
     this.body.querySelector(":scope > .waiting")?.remove();
     this.body.querySelector(":scope > .failure")?.remove();
     if (answer && !message.content) this.body.append(waiting(answer.progress));
@@ -75,7 +95,9 @@ export class MessageView {
     const { message, actions } = this;
     const { error } = message;
     return h(
-      "div", { class: "failure", role: "alert" }, icon("warning"),
+      "div",
+      { class: "failure", role: "alert" },
+      icon("warning"),
       h("p", {}, error.message),
       h("button", { type: "button", onclick: () => actions.retry(message) }, "Try again"),
     );
@@ -83,9 +105,13 @@ export class MessageView {
 
   #tools() {
     const { message, actions } = this;
-    const tool = (name, label, run) => h("button", { type: "button", class: "quiet icon-only", "aria-label": label, title: label, onclick: () => run(message) }, icon(name));
+    const tool = (name, label, run) => iconButton(name, label, () => run(message));
     const isAnswer = message.role === "assistant";
-    const canGoOn = isAnswer && message.content && ["stopped", "length", "edited", "error"].includes(message.finish) && ["chat", "continue"].includes(message.task?.kind);
+    const canGoOn =
+      isAnswer &&
+      message.content &&
+      ["stopped", "length", "edited", "error"].includes(message.finish) &&
+      ["chat", "continue"].includes(message.task?.kind);
     return [
       this.#versions(),
       message.content && copyButton(() => message.content, isAnswer ? "Copy answer" : "Copy message"),
@@ -101,25 +127,45 @@ export class MessageView {
     const all = siblings(conversation, message);
     if (all.length < 2) return null;
     const at = all.indexOf(message);
-    const arrow = (name, label, target) => h(
-      "button", { type: "button", class: "quiet icon-only small", "aria-label": label, title: label, disabled: !target, onclick: () => actions.choose(target) }, icon(name));
+    const look = (target) => ({ class: "quiet icon-only small", disabled: !target });
+    const arrow = (name, label, target) => iconButton(name, label, () => actions.choose(target, label), look(target));
     return h(
-      "span", { class: "versions", role: "group", "aria-label": `Version ${at + 1} of ${all.length}` },
-      arrow("left", "Previous version", all[at - 1]), h("span", {}, `${at + 1} / ${all.length}`), arrow("right", "Next version", all[at + 1]),
+      "span",
+      { class: "versions", role: "group", "aria-label": `Version ${at + 1} of ${all.length}` },
+      arrow("left", "Previous version", all[at - 1]),
+      h("span", {}, `${at + 1} / ${all.length}`),
+      arrow("right", "Next version", all[at + 1]),
     );
   }
 }
 
 function waiting(progress) {
-  if (!progress) return h("p", { class: "waiting" }, h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("span", { class: "visually-hidden" }, "Waiting for the answer"));
+  if (!progress)
+    return h(
+      "p",
+      { class: "waiting" },
+      h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")),
+      h("span", { class: "visually-hidden" }, "Waiting for the answer"),
+    );
   const label = `Reading part ${Math.min(progress.done + 1, progress.total)} of ${progress.total}`;
-  return h("p", { class: "waiting reading" }, h("span", {}, label), h("progress", { max: progress.total, value: progress.done, "aria-label": label }));
+  return h(
+    "p",
+    { class: "waiting reading" },
+    h("span", {}, label),
+    h("progress", { max: progress.total, value: progress.done, "aria-label": label }),
+  );
 }
 
 function sources(passages) {
   return h(
-    "details", { class: "sources" }, h("summary", {}, `Answered from ${passages.length} passage${passages.length === 1 ? "" : "s"}`),
-    h("ol", {}, passages.map(({ text, isCited }) => h("li", { class: isCited ? "cited" : null }, text))),
+    "details",
+    { class: "sources" },
+    h("summary", {}, `Answered from ${passages.length} passage${passages.length === 1 ? "" : "s"}`),
+    h(
+      "ol",
+      {},
+      passages.map(({ text, isCited }) => h("li", { class: isCited ? "cited" : null }, text)),
+    ),
   );
 }
 
@@ -127,7 +173,10 @@ function sources(passages) {
 function facts(message) {
   const { usage, durationMs, firstTokenMs } = message;
   const seconds = (durationMs - (firstTokenMs ?? 0)) / 1000;
-  const speed = usage?.completion > 1 && seconds > 0.05 ? `${((usage.completion - 1) / seconds).toFixed(1)} tokens/s` : null;
+  const speed =
+    usage?.completion > 1 && seconds > 0.05 ? `${((usage.completion - 1) / seconds).toFixed(1)} tokens/s` : null;
   const end = message.finish === undefined ? "Interrupted" : FINISHES[message.finish];
-  return [end, message.model, usage && `${usage.completion.toLocaleString()} tokens`, speed].filter(Boolean).join(" · ");
+  return [end, message.model, usage && `${usage.completion.toLocaleString()} tokens`, speed]
+    .filter(Boolean)
+    .join(" · ");
 }

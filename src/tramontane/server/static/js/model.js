@@ -37,7 +37,13 @@ export function modelSelect(properties = {}) {
     const options = (list) => list.map((card) => h("option", { value: card.id }, card.id));
     const [own, aliases] = [cards.filter((card) => !isAlias(card)), cards.filter(isAlias)];
     const missing = chosen && !findModel(chosen) && h("option", { value: chosen }, `${chosen} (not served)`);
-    select.replaceChildren(...[missing, ...options(own), aliases.length > 0 && h("optgroup", { label: "Other names" }, options(aliases))].filter(Boolean));
+    select.replaceChildren(
+      ...[
+        missing,
+        ...options(own),
+        aliases.length > 0 && h("optgroup", { label: "Other names" }, options(aliases)),
+      ].filter(Boolean),
+    );
     if (!select.options.length) select.append(h("option", { value: "" }, "No model"));
     select.value = chosen ?? "";
   };

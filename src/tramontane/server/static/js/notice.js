@@ -1,7 +1,7 @@
 // Short messages at the foot of the page: what failed or was done, and a way to undo or retry it.
 
 import { h } from "./element.js";
-import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 
 const SECONDS = 8;
 const stack = h("div", { class: "notices" });
@@ -11,10 +11,11 @@ document.body.append(stack);
 export function notify(text, { kind = "info", action = null } = {}) {
   const close = () => box.remove();
   const box = h(
-    "div", { class: `notice ${kind}`, role: kind === "error" ? "alert" : "status" },
+    "div",
+    { class: `notice ${kind}`, role: kind === "error" ? "alert" : "status" },
     h("span", {}, text),
     action && h("button", { type: "button", class: "quiet", onclick: () => (close(), action.run()) }, action.label),
-    h("button", { type: "button", class: "quiet icon-only", "aria-label": "Dismiss", onclick: close }, icon("close")),
+    iconButton("close", "Dismiss", close),
   );
   stack.append(box);
   if (kind !== "error") setTimeout(close, SECONDS * 1000);

@@ -3,31 +3,93 @@
 import { h } from "./element.js";
 
 export const PARAMETERS = [
-  { name: "temperature", label: "Temperature", hint: "0 always takes the likeliest token", min: 0, max: 1.5, step: 0.05, slider: true },
-  { name: "top_p", label: "Top p", hint: "Draws among the tokens that hold this much probability", min: 0.05, max: 1, step: 0.05, slider: true },
+  {
+    name: "temperature",
+    label: "Temperature",
+    hint: "0 always takes the likeliest token",
+    min: 0,
+    max: 1.5,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    name: "top_p",
+    label: "Top p",
+    hint: "Draws among the tokens that hold this much probability",
+    min: 0.05,
+    max: 1,
+    step: 0.05,
+    slider: true,
+  },
   { name: "max_tokens", label: "Most tokens", hint: "Where an answer is cut off", min: 1, max: 1_000_000, step: 1 },
-  { name: "random_seed", label: "Seed", hint: "The same seed gives the same answer", min: 0, max: 2 ** 31 - 1, step: 1 },
-  { name: "presence_penalty", label: "Presence penalty", hint: "Above 0: new words are preferred", min: -2, max: 2, step: 0.1, slider: true },
-  { name: "frequency_penalty", label: "Frequency penalty", hint: "Above 0: repetition costs more each time", min: -2, max: 2, step: 0.1, slider: true },
+  {
+    name: "random_seed",
+    label: "Seed",
+    hint: "The same seed gives the same answer",
+    min: 0,
+    max: 2 ** 31 - 1,
+    step: 1,
+  },
+  {
+    name: "presence_penalty",
+    label: "Presence penalty",
+    hint: "Above 0: new words are preferred",
+    min: -2,
+    max: 2,
+    step: 0.1,
+    slider: true,
+  },
+  {
+    name: "frequency_penalty",
+    label: "Frequency penalty",
+    hint: "Above 0: repetition costs more each time",
+    min: -2,
+    max: 2,
+    step: 0.1,
+    slider: true,
+  },
   { name: "stop", label: "Stop at", hint: "Ends the answer before this text", text: true },
 ];
 
 /** Fields for `parameters` (an object, edited in place); `onChange` hears of every change. */
 export function parameterFields(names, parameters, onChange) {
-  return PARAMETERS.filter(({ name }) => names.includes(name)).map((parameter) => field(parameter, parameters, onChange));
+  return PARAMETERS.filter(({ name }) => names.includes(name)).map((parameter) =>
+    field(parameter, parameters, onChange),
+  );
 }
 
 function field({ name, label, hint, min, max, step, slider, text }, parameters, onChange) {
   const id = `parameter-${name}-${Math.random().toString(36).slice(2, 8)}`;
   const number = h("input", {
-    id, name, type: text ? "text" : "number", min, max, step: slider ? "any" : step, placeholder: "default",
-    value: parameters[name] ?? "", "aria-describedby": `${id}-hint`, autocomplete: "off", inputmode: text ? null : "decimal",
+    id,
+    name,
+    type: text ? "text" : "number",
+    min,
+    max,
+    step: slider ? "any" : step,
+    placeholder: "default",
+    value: parameters[name] ?? "",
+    "aria-describedby": `${id}-hint`,
+    autocomplete: "off",
+    inputmode: text ? null : "decimal",
   });
-  const range = slider && h("input", { type: "range", min, max, step, "aria-label": label, tabindex: "-1", value: parameters[name] ?? middle(name, min, max) });
+  const range =
+    slider &&
+    h("input", {
+      type: "range",
+      min,
+      max,
+      step,
+      "aria-label": label,
+      tabindex: "-1",
+      value: parameters[name] ?? middle(name, min, max),
+    });
   const store = () => {
     const raw = number.value;
     const value = text ? raw : Number(raw);
-    const isUsable = raw !== "" && (text || (Number.isFinite(value) && value >= min && value <= max && (slider || Number.isInteger(value))));
+    const isUsable =
+      raw !== "" &&
+      (text || (Number.isFinite(value) && value >= min && value <= max && (slider || Number.isInteger(value))));
     if (isUsable) parameters[name] = value;
     else delete parameters[name];
     number.setAttribute("aria-invalid", String(!isUsable && (raw !== "" || number.validity.badInput)));
@@ -43,7 +105,14 @@ function field({ name, label, hint, min, max, step, slider, text }, parameters, 
       store();
     });
   }
-  return h("div", { class: "parameter" }, h("label", { for: id }, label), number, range, h("p", { class: "hint", id: `${id}-hint` }, hint));
+  return h(
+    "div",
+    { class: "parameter" },
+    h("label", { for: id }, label),
+    number,
+    range,
+    h("p", { class: "hint", id: `${id}-hint` }, hint),
+  );
 }
 
 function middle(name, min, max) {

@@ -18,12 +18,21 @@ export class PlaygroundPage {
     this.settingsOf = { parameters: { max_tokens: DEFAULT_TOKENS }, alternatives: 5, isEcho: false, ...stored };
     this.controller = null;
     this.model = modelSelect({ class: "title-select" });
-    this.prompt = h("textarea", { id: "prompt", rows: "6", value: stored.prompt ?? "The wind from the north is called", spellcheck: "false" });
+    this.prompt = h("textarea", {
+      id: "prompt",
+      rows: "6",
+      value: stored.prompt ?? "The wind from the north is called",
+      spellcheck: "false",
+    });
     this.tokens = new TokenView((token, alternative) => this.#branch(token, alternative));
     this.summary = h("p", { class: "summary", role: "status" });
     this.failure = h("p", { class: "field-error", role: "alert", hidden: true });
     this.submit = h("button", { type: "submit", class: "primary" }, "Complete");
-    this.useAsPrompt = h("button", { type: "button", hidden: true, onclick: () => this.#continueFromAll() }, "Use as prompt");
+    this.useAsPrompt = h(
+      "button",
+      { type: "button", hidden: true, onclick: () => this.#continueFromAll() },
+      "Use as prompt",
+    );
     this.copy = copyButton(() => this.tokens.text, "Copy text", { hidden: true });
     this.head = [this.model];
     this.element = this.#build();
@@ -45,13 +54,39 @@ export class PlaygroundPage {
   }
 
   #build() {
-    const alternatives = h("input", { id: "alternatives", type: "number", min: "0", max: "5", step: "1", value: this.settingsOf.alternatives, oninput: () => this.#remember({ alternatives: Math.max(0, Math.min(5, Math.trunc(Number(alternatives.value)) || 0)) }) });
-    const echo = h("input", { type: "checkbox", checked: this.settingsOf.isEcho, onchange: () => this.#remember({ isEcho: echo.checked }) });
+    const alternatives = h("input", {
+      id: "alternatives",
+      type: "number",
+      min: "0",
+      max: "5",
+      step: "1",
+      value: this.settingsOf.alternatives,
+      oninput: () =>
+        this.#remember({ alternatives: Math.max(0, Math.min(5, Math.trunc(Number(alternatives.value)) || 0)) }),
+    });
+    const echo = h("input", {
+      type: "checkbox",
+      checked: this.settingsOf.isEcho,
+      onchange: () => this.#remember({ isEcho: echo.checked }),
+    });
     const form = h(
-      "form", { class: "playground-form" },
-      h("label", { class: "field", for: "prompt" }, h("span", {}, "Text to continue")), this.prompt,
-      h("div", { class: "row" }, this.submit, h("span", { class: "hint" }, "Ctrl+Enter"), h("span", { class: "spring" }), this.useAsPrompt, this.copy),
-      this.failure, this.summary, this.tokens.element, legend(),
+      "form",
+      { class: "playground-form" },
+      h("label", { class: "field", for: "prompt" }, h("span", {}, "Text to continue")),
+      this.prompt,
+      h(
+        "div",
+        { class: "row" },
+        this.submit,
+        h("span", { class: "hint" }, "Ctrl+Enter"),
+        h("span", { class: "spring" }),
+        this.useAsPrompt,
+        this.copy,
+      ),
+      this.failure,
+      this.summary,
+      this.tokens.element,
+      legend(),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -66,12 +101,24 @@ export class PlaygroundPage {
       }
     });
     const panel = h(
-      "section", { class: "playground-settings", "aria-label": "Parameters" },
+      "section",
+      { class: "playground-settings", "aria-label": "Parameters" },
       parameterFields(NAMES, this.settingsOf.parameters, () => this.#remember({})),
-      h("div", { class: "parameter" }, h("label", { for: "alternatives" }, "Alternatives"), alternatives, h("p", { class: "hint" }, "Likeliest tokens kept per place, up to 5")),
+      h(
+        "div",
+        { class: "parameter" },
+        h("label", { for: "alternatives" }, "Alternatives"),
+        alternatives,
+        h("p", { class: "hint" }, "Likeliest tokens kept per place, up to 5"),
+      ),
       h("label", { class: "check" }, echo, h("span", {}, "Show the prompt's own probabilities")),
     );
-    return h("div", { class: "playground scroller" }, h("h1", { class: "visually-hidden" }, "Playground"), h("div", { class: "playground-columns" }, form, panel));
+    return h(
+      "div",
+      { class: "playground scroller" },
+      h("h1", { class: "visually-hidden" }, "Playground"),
+      h("div", { class: "playground-columns" }, form, panel),
+    );
   }
 
   #remember(change) {
@@ -84,7 +131,13 @@ export class PlaygroundPage {
     if (this.controller) return;
     const kept = this.tokens.before(token);
     const start = this.tokens.isEcho ? "" : this.startText;
-    const chosen = { ...token, text: alternative.text, adds: alternative.text, logprob: alternative.logprob, isForced: true };
+    const chosen = {
+      ...token,
+      text: alternative.text,
+      adds: alternative.text,
+      logprob: alternative.logprob,
+      isForced: true,
+    };
     this.#complete(start + kept.map(({ adds }) => adds).join("") + alternative.text, [...kept, chosen]);
   }
 
@@ -111,7 +164,11 @@ export class PlaygroundPage {
     const { parameters, alternatives } = this.settingsOf;
     const { random_seed: seed, ...fields } = requestFields({ max_tokens: DEFAULT_TOKENS, ...parameters });
     const body = {
-      model: this.model.value, prompt: text, logprobs: alternatives, ...fields, ...(seed === undefined ? {} : { seed }),
+      model: this.model.value,
+      prompt: text,
+      logprobs: alternatives,
+      ...fields,
+      ...(seed === undefined ? {} : { seed }),
     };
     const started = performance.now();
     let numNew = 0;
@@ -143,7 +200,11 @@ export class PlaygroundPage {
 
   /** The prompt's own probabilities come only with a whole answer. */
   async *#whole(body) {
-    const { choices } = await call("v1/completions", { method: "POST", body: { ...body, echo: true }, signal: this.controller.signal });
+    const { choices } = await call("v1/completions", {
+      method: "POST",
+      body: { ...body, echo: true },
+      signal: this.controller.signal,
+    });
     yield choices[0];
   }
 
@@ -157,7 +218,9 @@ export class PlaygroundPage {
     const perplexity = this.tokens.perplexity();
     const speed = numNew > 1 ? `${(numNew / (milliseconds / 1000)).toFixed(1)} tokens/s` : null;
     const end = { length: "cut off at its length", stopped: "stopped", stop: null }[finish];
-    this.summary.textContent = [`${numNew} tokens`, speed, perplexity && `perplexity ${perplexity.toFixed(2)}`, end].filter(Boolean).join(" · ");
+    this.summary.textContent = [`${numNew} tokens`, speed, perplexity && `perplexity ${perplexity.toFixed(2)}`, end]
+      .filter(Boolean)
+      .join(" · ");
   }
 }
 
@@ -167,5 +230,11 @@ function legend() {
     mark.style.setProperty("--surprise", 1 - probability);
     return mark;
   };
-  return h("p", { class: "legend" }, h("span", {}, "Probability"), [1, 0.75, 0.5, 0.25, 0.05].map(sample), h("span", { class: "hint" }, "Point at a token, or walk with the arrow keys"));
+  return h(
+    "p",
+    { class: "legend" },
+    h("span", {}, "Probability"),
+    [1, 0.75, 0.5, 0.25, 0.05].map(sample),
+    h("span", { class: "hint" }, "Point at a token, or walk with the arrow keys"),
+  );
 }

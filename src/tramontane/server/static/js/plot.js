@@ -18,11 +18,25 @@ export function barPlot({ title, places, series, format = compact }) {
         const value = values[place] ?? 0;
         const [y, bottom] = [frame.y(below + value), frame.y(below)];
         below += value;
-        return value > 0 && svg("rect", { class: `series-${index}`, x: frame.x(place) + (step - bar) / 2, y, width: bar, height: Math.max(bottom - y, 1), rx: Math.min(2, bar / 2) });
+        return (
+          value > 0 &&
+          svg("rect", {
+            class: `series-${index}`,
+            x: frame.x(place) + (step - bar) / 2,
+            y,
+            width: bar,
+            height: Math.max(bottom - y, 1),
+            rx: Math.min(2, bar / 2),
+          })
+        );
       });
     });
     const every = Math.ceil(places.length / Math.max(1, Math.floor(frame.width / 70)));
-    const labels = places.map((label, place) => place % every === 0 && svg("text", { x: frame.x(place) + step / 2, y: HEIGHT - 7, "text-anchor": "middle" }, label));
+    const labels = places.map(
+      (label, place) =>
+        place % every === 0 &&
+        svg("text", { x: frame.x(place) + step / 2, y: HEIGHT - 7, "text-anchor": "middle" }, label),
+    );
     return [...frame.grid(), ...marks, ...labels];
   };
   return plotFigure(title, draw, series, {
@@ -30,7 +44,9 @@ export function barPlot({ title, places, series, format = compact }) {
     rows: places.map((label, place) => [label, ...series.map(({ values }) => format(values[place] ?? 0))]),
     tip: (share) => {
       const place = Math.min(places.length - 1, Math.floor(share * places.length));
-      return place < 0 ? null : [places[place], ...series.map(({ name, values }) => `${name}: ${format(values[place] ?? 0)}`)];
+      return place < 0
+        ? null
+        : [places[place], ...series.map(({ name, values }) => `${name}: ${format(values[place] ?? 0)}`)];
     },
   });
 }
@@ -43,22 +59,41 @@ export function linePlot({ title, series, format = compact, formatX = compact, f
   const [rangeX, rangeY] = [range(xs), range(ys, fromZero ? 0 : Infinity)];
   const draw = (width) => {
     const frame = new Frame(width, rangeX, rangeY, format);
-    const lines = series.map(({ points }, index) => points.length === 1
-      ? svg("circle", { class: `series-${index}`, cx: frame.x(points[0][0]), cy: frame.y(points[0][1]), r: 3 })
-      : svg("polyline", { class: `series-${index}`, points: points.map(([x, y]) => `${frame.x(x)},${frame.y(y)}`).join(" ") }));
-    const labels = ticks(...rangeX, Math.max(2, Math.floor(frame.width / 90))).map((x) => svg("text", { x: frame.x(x), y: HEIGHT - 7, "text-anchor": "middle" }, formatX(x)));
+    const lines = series.map(({ points }, index) =>
+      points.length === 1
+        ? svg("circle", { class: `series-${index}`, cx: frame.x(points[0][0]), cy: frame.y(points[0][1]), r: 3 })
+        : svg("polyline", {
+            class: `series-${index}`,
+            points: points.map(([x, y]) => `${frame.x(x)},${frame.y(y)}`).join(" "),
+          }),
+    );
+    const labels = ticks(...rangeX, Math.max(2, Math.floor(frame.width / 90))).map((x) =>
+      svg("text", { x: frame.x(x), y: HEIGHT - 7, "text-anchor": "middle" }, formatX(x)),
+    );
     return [...frame.grid(), ...lines, ...labels];
   };
   return plotFigure(title, draw, series, {
     head: ["", ...series.map(({ name }) => name)],
-    rows: [...new Set(xs)].sort((a, b) => a - b).map((x) => [formatX(x), ...series.map(({ points }) => {
-      const found = points.find(([other]) => other === x);
-      return found ? format(found[1]) : "";
-    })]),
+    rows: [...new Set(xs)]
+      .sort((a, b) => a - b)
+      .map((x) => [
+        formatX(x),
+        ...series.map(({ points }) => {
+          const found = points.find(([other]) => other === x);
+          return found ? format(found[1]) : "";
+        }),
+      ]),
     tip: (share) => {
       const at = rangeX[0] + share * (rangeX[1] - rangeX[0]);
-      const nearest = series.map(({ name, points }) => [name, points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best), points[0])]).filter(([, point]) => point);
-      return nearest.length ? [formatX(nearest[0][1][0]), ...nearest.map(([name, point]) => `${name}: ${format(point[1])}`)] : null;
+      const nearest = series
+        .map(({ name, points }) => [
+          name,
+          points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best), points[0]),
+        ])
+        .filter(([, point]) => point);
+      return nearest.length
+        ? [formatX(nearest[0][1][0]), ...nearest.map(([name, point]) => `${name}: ${format(point[1])}`)]
+        : null;
     },
   });
 }
@@ -78,7 +113,13 @@ class Frame {
 
   grid() {
     return this.ticks.flatMap((value) => [
-      svg("line", { class: "grid", x1: MARGIN.left, x2: MARGIN.left + this.width, y1: this.y(value), y2: this.y(value) }),
+      svg("line", {
+        class: "grid",
+        x1: MARGIN.left,
+        x2: MARGIN.left + this.width,
+        y1: this.y(value),
+        y2: this.y(value),
+      }),
       svg("text", { x: MARGIN.left - 8, y: this.y(value) + 4, "text-anchor": "end" }, this.format(value)),
     ]);
   }
@@ -106,9 +147,50 @@ function plotFigure(title, draw, series, { head, rows, tip }) {
     box.style.left = `${Math.max(0, Math.min(clientX - left + 12, width - box.offsetWidth))}px`;
   });
   stage.addEventListener("pointerleave", () => (box.hidden = true));
-  const legend = series.length > 1 && h("p", { class: "plot-legend" }, series.map(({ name }, index) => h("span", {}, h("i", { class: `series-${index}` }), name)));
-  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows.map(([first, ...rest]) => h("tr", {}, h("th", { scope: "row" }, first), rest.map((text) => h("td", {}, text))))));
-  return h("figure", { class: "plot" }, h("figcaption", {}, h("h2", {}, title), legend), stage, h("details", { class: "plot-numbers" }, h("summary", {}, "Numbers"), h("div", { class: "plot-table", tabindex: "0", role: "region", "aria-label": `${title}, numbers` }, table)));
+  const legend =
+    series.length > 1 &&
+    h(
+      "p",
+      { class: "plot-legend" },
+      series.map(({ name }, index) => h("span", {}, h("i", { class: `series-${index}` }), name)),
+    );
+  const table = h(
+    "table",
+    {},
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        head.map((text) => h("th", { scope: "col" }, text)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map(([first, ...rest]) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, first),
+          rest.map((text) => h("td", {}, text)),
+        ),
+      ),
+    ),
+  );
+  return h(
+    "figure",
+    { class: "plot" },
+    h("figcaption", {}, h("h2", {}, title), legend),
+    stage,
+    h(
+      "details",
+      { class: "plot-numbers" },
+      h("summary", {}, "Numbers"),
+      h("div", { class: "plot-table", tabindex: "0", role: "region", "aria-label": `${title}, numbers` }, table),
+    ),
+  );
 }
 
 /** About `count` round numbers from `low` to `high`. */
@@ -125,5 +207,8 @@ function ticks(low, high, count) {
 
 /** 1234 as 1.2 k. */
 export function compact(value) {
-  return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: Math.abs(value) < 10 ? 2 : 1 }).format(value);
+  return new Intl.NumberFormat("en", {
+    notation: "compact",
+    maximumFractionDigits: Math.abs(value) < 10 ? 2 : 1,
+  }).format(value);
 }

@@ -1,7 +1,7 @@
 // What one conversation is asked with: system prompt and parameters. Edits the settings it is shown, in place.
 
 import { h } from "./element.js";
-import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { parameterFields } from "./parameter.js";
 
 const NAMES = ["temperature", "top_p", "max_tokens", "random_seed", "stop", "presence_penalty", "frequency_penalty"];
@@ -9,19 +9,30 @@ const NAMES = ["temperature", "top_p", "max_tokens", "random_seed", "stop", "pre
 export class SettingsPanel {
   constructor(onChange) {
     this.onChange = onChange;
-    this.system = h("textarea", { id: "system-prompt", rows: "5", placeholder: "How the model should behave, such as: Answer in one sentence." });
+    this.system = h("textarea", {
+      id: "system-prompt",
+      rows: "5",
+      placeholder: "How the model should behave, such as: Answer in one sentence.",
+    });
     this.system.addEventListener("input", () => {
       this.settings.system = this.system.value;
       onChange();
     });
     this.fields = h("div", { class: "parameters" });
     const reset = h("button", { type: "button", onclick: () => this.#reset() }, "Back to defaults");
-    const close = h("button", { type: "button", class: "quiet icon-only", "aria-label": "Close settings", title: "Close (Esc)", onclick: () => this.close() }, icon("close"));
+    const close = iconButton("close", "Close settings", () => this.close(), { key: "Esc" });
     this.element = h(
-      "aside", { class: "settings", "aria-label": "Settings of this conversation", hidden: true },
+      "aside",
+      { class: "settings", "aria-label": "Settings of this conversation", hidden: true },
       h("header", {}, h("h2", {}, "Settings"), close),
-      h("div", { class: "settings-body" },
-        h("label", { class: "field", for: "system-prompt" }, h("span", {}, "System prompt")), this.system, this.fields, reset),
+      h(
+        "div",
+        { class: "settings-body" },
+        h("label", { class: "field", for: "system-prompt" }, h("span", {}, "System prompt")),
+        this.system,
+        this.fields,
+        reset,
+      ),
     );
     this.element.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;

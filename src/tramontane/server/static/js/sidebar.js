@@ -3,6 +3,7 @@
 import { confirmDialog, promptDialog } from "./dialog.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
+import { iconButton } from "./icon_button.js";
 import { library } from "./library.js";
 import { matches } from "./conversation.js";
 import { menuButton } from "./menu.js";
@@ -15,22 +16,43 @@ const DAY_MS = 86_400_000;
 export class Sidebar {
   /** `pages`: [{name, label, icon}]; `foot`: elements for the bottom row. */
   constructor(pages, foot) {
-    this.search = h("input", { type: "search", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this.update() });
+    this.search = h("input", {
+      type: "search",
+      placeholder: "Search conversations",
+      "aria-label": "Search conversations",
+      oninput: () => this.update(),
+    });
     this.list = h("nav", { class: "conversations", "aria-label": "Conversations" });
-    this.picker = h("input", { type: "file", accept: ".json,application/json", hidden: true, tabindex: "-1", "aria-label": "File to import", onchange: () => this.#import() });
-    this.links = pages.map(({ name, label, icon: symbol }) => h("a", { href: `#/${name}`, "data-page": name }, icon(symbol), label));
+    this.picker = h("input", {
+      type: "file",
+      accept: ".json,application/json",
+      hidden: true,
+      tabindex: "-1",
+      "aria-label": "File to import",
+      onchange: () => this.#import(),
+    });
+    this.links = pages.map(({ name, label, icon: symbol }) =>
+      h("a", { href: `#/${name}`, "data-page": name }, icon(symbol), label),
+    );
     const more = menuButton("All conversations", () => [
       { icon: "save", label: "Export all", run: () => exportJson(library.all(), "conversations") },
       { icon: "open", label: "Import", run: () => this.picker.click() },
       { icon: "bin", label: "Delete all", isDanger: true, run: () => this.#deleteAll() },
     ]);
     this.element = h(
-      "aside", { class: "sidebar", id: "sidebar", "aria-label": "Navigation" },
-      h("div", { class: "brand" }, h("span", { class: "mark" }, icon("wind")), h("span", {}, "Tramontane"),
-        h("button", { type: "button", class: "quiet icon-only close-sidebar", "aria-label": "Close navigation", onclick: () => this.close() }, icon("close"))),
+      "aside",
+      { class: "sidebar", id: "sidebar", "aria-label": "Navigation" },
+      h(
+        "div",
+        { class: "brand" },
+        h("span", { class: "mark" }, icon("wind")),
+        h("span", {}, "Tramontane"),
+        iconButton("close", "Close navigation", () => this.close(), { class: "quiet icon-only close-sidebar" }),
+      ),
       h("nav", { class: "pages", "aria-label": "Pages" }, this.links),
       h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), more, this.picker),
-      this.list, h("div", { class: "sidebar-foot" }, foot),
+      this.list,
+      h("div", { class: "sidebar-foot" }, foot),
     );
     this.scrim = h("div", { class: "scrim", onclick: () => this.close() });
     this.element.addEventListener("click", (event) => event.target.closest("a") && this.close());
@@ -69,7 +91,11 @@ export class Sidebar {
       if (age !== heading) rows.push(h("h2", {}, (heading = age)));
       rows.push(this.#row(conversation));
     }
-    const nothing = h("p", { class: "nothing" }, query ? "No conversation holds these words." : "Conversations appear here. They stay in this browser.");
+    const nothing = h(
+      "p",
+      { class: "nothing" },
+      query ? "No conversation holds these words." : "Conversations appear here. They stay in this browser.",
+    );
     this.list.replaceChildren(...(rows.length ? rows : [nothing]));
     if (focused) this.list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -84,8 +110,19 @@ export class Sidebar {
       { icon: "bin", label: "Delete", isDanger: true, run: () => this.#delete(conversation) },
     ]);
     return h(
-      "div", { class: "conversation-row" },
-      h("a", { href: `#/chat/${conversation.id}`, "data-id": conversation.id, "aria-current": isCurrent ? "page" : null, title }, title, runningIn(conversation) && h("span", { class: "live", role: "img", "aria-label": "answering" })),
+      "div",
+      { class: "conversation-row" },
+      h(
+        "a",
+        {
+          href: `#/chat/${conversation.id}`,
+          "data-id": conversation.id,
+          "aria-current": isCurrent ? "page" : null,
+          title,
+        },
+        title,
+        runningIn(conversation) && h("span", { class: "live", role: "img", "aria-label": "answering" }),
+      ),
       menu,
     );
   }
@@ -99,7 +136,14 @@ export class Sidebar {
   }
 
   async #delete(conversation) {
-    if (!(await confirmDialog("Delete conversation?", `“${conversation.title || "Untitled"}” and its documents are removed from this browser.`, "Delete"))) return;
+    if (
+      !(await confirmDialog(
+        "Delete conversation?",
+        `“${conversation.title || "Untitled"}” and its documents are removed from this browser.`,
+        "Delete",
+      ))
+    )
+      return;
     runningIn(conversation)?.stop();
     await library.delete(conversation);
     if (conversation.id === this.current) location.hash = "#/chat";
@@ -107,7 +151,15 @@ export class Sidebar {
 
   async #deleteAll() {
     const all = library.all();
-    if (!all.length || !(await confirmDialog("Delete all conversations?", `${all.length} conversation${all.length === 1 ? " is" : "s are"} removed from this browser. Export them first to keep a copy.`, "Delete all"))) return;
+    if (
+      !all.length ||
+      !(await confirmDialog(
+        "Delete all conversations?",
+        `${all.length} conversation${all.length === 1 ? " is" : "s are"} removed from this browser. Export them first to keep a copy.`,
+        "Delete all",
+      ))
+    )
+      return;
     for (const conversation of all) {
       runningIn(conversation)?.stop();
       await library.delete(conversation);

@@ -14,7 +14,9 @@ export function readLogprobs({ text, logprobs }) {
     text: token,
     adds: isPlain ? token : index === tokens.length - 1 ? text : "",
     logprob: logprobs.token_logprobs?.[index] ?? null,
-    top: Object.entries(logprobs.top_logprobs?.[index] ?? {}).map(([other, logprob]) => ({ text: other, logprob })).sort((a, b) => b.logprob - a.logprob),
+    top: Object.entries(logprobs.top_logprobs?.[index] ?? {})
+      .map(([other, logprob]) => ({ text: other, logprob }))
+      .sort((a, b) => b.logprob - a.logprob),
   }));
 }
 
@@ -31,8 +33,14 @@ export class TokenView {
     this.row.addEventListener("focusin", (event) => this.#open(event.target));
     this.row.addEventListener("click", (event) => this.#open(event.target));
     this.row.addEventListener("keydown", (event) => this.#onKey(event));
-    this.element.addEventListener("pointerleave", () => !this.element.contains(document.activeElement) && this.closeCard());
-    this.element.addEventListener("focusout", (event) => !this.element.contains(event.relatedTarget) && this.closeCard());
+    this.element.addEventListener(
+      "pointerleave",
+      () => !this.element.contains(document.activeElement) && this.closeCard(),
+    );
+    this.element.addEventListener(
+      "focusout",
+      (event) => !this.element.contains(event.relatedTarget) && this.closeCard(),
+    );
     this.card.addEventListener("keydown", (event) => this.#onCardKey(event));
   }
 
@@ -79,7 +87,16 @@ export class TokenView {
   #mark(token) {
     const spoken = token.logprob === null ? visible(token.text) : `${visible(token.text)}, ${percent(token.logprob)}`;
     const isFirst = this.row.childNodes.length === 0;
-    const mark = h("span", { class: `token${token.isForced ? " forced" : ""}`, role: "button", tabindex: isFirst ? "0" : "-1", "aria-label": spoken }, token.text);
+    const mark = h(
+      "span",
+      {
+        class: `token${token.isForced ? " forced" : ""}`,
+        role: "button",
+        tabindex: isFirst ? "0" : "-1",
+        "aria-label": spoken,
+      },
+      token.text,
+    );
     if (token.logprob !== null) mark.style.setProperty("--surprise", 1 - Math.exp(token.logprob));
     return mark;
   }
@@ -119,8 +136,13 @@ export class TokenView {
     mark.classList.add("open");
     const others = token.top.map((alternative) => this.#alternative(token, alternative));
     this.card.replaceChildren(
-      h("p", { class: "token-card-head" }, h("code", {}, visible(token.text)), h("strong", {}, token.logprob === null ? "no probability" : percent(token.logprob)),
-        token.logprob !== null && h("span", { class: "hint" }, `logprob ${token.logprob.toFixed(3)}`)),
+      h(
+        "p",
+        { class: "token-card-head" },
+        h("code", {}, visible(token.text)),
+        h("strong", {}, token.logprob === null ? "no probability" : percent(token.logprob)),
+        token.logprob !== null && h("span", { class: "hint" }, `logprob ${token.logprob.toFixed(3)}`),
+      ),
       ...(others.length ? [h("p", { class: "hint" }, "Choose another to go on from there"), h("ol", {}, others)] : []),
     );
     this.card.hidden = false;
@@ -131,14 +153,31 @@ export class TokenView {
     const bar = h("i", { class: "bar", "aria-hidden": "true" });
     bar.style.setProperty("--share", Math.exp(alternative.logprob));
     const isSame = alternative.text === token.text;
-    return h("li", {}, h(
-      "button", { type: "button", class: isSame ? "same" : null, disabled: alternative.text.includes(PARTIAL), "aria-label": `${visible(alternative.text)}, ${percent(alternative.logprob)}${isSame ? ", chosen" : ""}`, onclick: () => this.onChoose(token, alternative) },
-      h("code", {}, visible(alternative.text)), bar, h("span", {}, percent(alternative.logprob))));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: isSame ? "same" : null,
+          disabled: alternative.text.includes(PARTIAL),
+          "aria-label": `${visible(alternative.text)}, ${percent(alternative.logprob)}${isSame ? ", chosen" : ""}`,
+          onclick: () => this.onChoose(token, alternative),
+        },
+        h("code", {}, visible(alternative.text)),
+        bar,
+        h("span", {}, percent(alternative.logprob)),
+      ),
+    );
   }
 
   /** Below the token, inside the row's width. */
   #place(mark) {
-    const [outer, inner] = [this.element.getBoundingClientRect(), mark.getClientRects()[0] ?? mark.getBoundingClientRect()];
+    const [outer, inner] = [
+      this.element.getBoundingClientRect(),
+      mark.getClientRects()[0] ?? mark.getBoundingClientRect(),
+    ];
     this.card.style.left = `${Math.max(0, Math.min(inner.left - outer.left, outer.width - this.card.offsetWidth))}px`;
     this.card.style.top = `${inner.bottom - outer.top + 2}px`;
   }
@@ -151,5 +190,11 @@ function visible(text) {
 
 function percent(logprob) {
   const share = Math.exp(logprob) * 100;
-  return share >= 99.95 ? "100 %" : share >= 1 ? `${share.toFixed(1)} %` : share >= 0.01 ? `${share.toFixed(2)} %` : "< 0.01 %";
+  return share >= 99.95
+    ? "100 %"
+    : share >= 1
+      ? `${share.toFixed(1)} %`
+      : share >= 0.01
+        ? `${share.toFixed(2)} %`
+        : "< 0.01 %";
 }

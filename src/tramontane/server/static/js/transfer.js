@@ -21,7 +21,7 @@ export function exportMarkdown(conversation) {
   if (conversation.system?.trim()) parts.push(`**System**\n\n${conversation.system.trim()}`);
   for (const message of path(conversation)) {
     const documents = (message.documents ?? []).map(({ name }) => `*Attached: ${name}*`);
-    const who = message.role === "user" ? "You" : message.model ?? "Assistant";
+    const who = message.role === "user" ? "You" : (message.model ?? "Assistant");
     parts.push([`**${who}**`, ...documents, message.content].filter(Boolean).join("\n\n"));
   }
   download(`${parts.join("\n\n---\n\n")}\n`, `${fileName(conversation.title)}.md`, "text/markdown");
@@ -35,13 +35,20 @@ export async function importJson(file) {
   } catch {
     throw new Error(`${file.name} is not JSON; choose a file that was exported here`);
   }
-  if (data?.format !== FORMAT || !Array.isArray(data.conversations)) throw new Error(`${file.name} holds no conversations exported from here`);
-  if (data.version !== VERSION) throw new Error(`${file.name} is of version ${data.version}; this page reads version ${VERSION}`);
+  if (data?.format !== FORMAT || !Array.isArray(data.conversations))
+    throw new Error(`${file.name} holds no conversations exported from here`);
+  if (data.version !== VERSION)
+    throw new Error(`${file.name} is of version ${data.version}; this page reads version ${VERSION}`);
   const newIds = new Map();
   for (const document of Array.isArray(data.documents) ? data.documents : []) {
     const id = randomId();
     newIds.set(document?.id, id);
-    await save("documents", { id, name: text(document?.name), text: text(document?.text), num_tokens: number(document?.num_tokens) });
+    await save("documents", {
+      id,
+      name: text(document?.name),
+      text: text(document?.text),
+      num_tokens: number(document?.num_tokens),
+    });
   }
   const conversations = data.conversations.map((conversation) => checkedConversation(conversation, newIds));
   for (const conversation of conversations) await save("conversations", conversation);
@@ -63,10 +70,20 @@ function checkedConversation(data, documentIds) {
   for (const [parent, child] of Object.entries(data?.chosen ?? {})) {
     if (ids.has(child)) chosen[parent === "root" ? "root" : ids.get(parent)] = ids.get(child);
   }
-  const parameters = Object.fromEntries(Object.entries(data?.parameters ?? {}).filter(([name, value]) => typeof value === "number" || name === "stop"));
+  const parameters = Object.fromEntries(
+    Object.entries(data?.parameters ?? {}).filter(([name, value]) => typeof value === "number" || name === "stop"),
+  );
   return {
-    id: randomId(), title: text(data?.title), isNamed: Boolean(data?.isNamed), created: number(data?.created), updated: number(data?.updated),
-    model: text(data?.model) || null, system: text(data?.system), parameters, messages, chosen,
+    id: randomId(),
+    title: text(data?.title),
+    isNamed: Boolean(data?.isNamed),
+    created: number(data?.created),
+    updated: number(data?.updated),
+    model: text(data?.model) || null,
+    system: text(data?.system),
+    parameters,
+    messages,
+    chosen,
   };
 }
 
@@ -78,15 +95,24 @@ function checkedMessage(message, id, parent, newIds) {
   const kind = ["chat", "summary", "passages"].includes(message.task?.kind) ? message.task.kind : "chat";
   const task = kind === "chat" ? { kind } : { kind, documents: checkedDocuments(message.task, newIds) };
   const usage = message.usage && { prompt: number(message.usage.prompt), completion: number(message.usage.completion) };
-  const passages = Array.isArray(message.passages) && message.passages.map((passage) => ({ text: text(passage?.text), isCited: Boolean(passage?.isCited) }));
+  const passages =
+    Array.isArray(message.passages) &&
+    message.passages.map((passage) => ({ text: text(passage?.text), isCited: Boolean(passage?.isCited) }));
   return Object.assign(
-    checked, { model: text(message.model), task, finish: text(message.finish) || "stop" },
-    message.thinking && { thinking: text(message.thinking) }, usage && { usage, durationMs: number(message.durationMs) }, passages && { passages },
+    checked,
+    { model: text(message.model), task, finish: text(message.finish) || "stop" },
+    message.thinking && { thinking: text(message.thinking) },
+    usage && { usage, durationMs: number(message.durationMs) },
+    passages && { passages },
   );
 }
 
 function checkedDocuments({ documents }, newIds) {
-  return (Array.isArray(documents) ? documents : []).map((document) => ({ id: newIds.get(document?.id) ?? randomId(), name: text(document?.name), num_tokens: number(document?.num_tokens), isLong: Boolean(document?.isLong),
+  return (Array.isArray(documents) ? documents : []).map((document) => ({
+    id: newIds.get(document?.id) ?? randomId(),
+    name: text(document?.name),
+    num_tokens: number(document?.num_tokens),
+    isLong: Boolean(document?.isLong),
   }));
 }
 
@@ -99,7 +125,12 @@ function number(value) {
 }
 
 function fileName(title) {
-  return (title || "conversation").replace(/[^\p{L}\p{N} ._-]+/gu, "").trim().slice(0, 60) || "conversation";
+  return (
+    (title || "conversation")
+      .replace(/[^\p{L}\p{N} ._-]+/gu, "")
+      .trim()
+      .slice(0, 60) || "conversation"
+  );
 }
 
 function download(content, name, type) {

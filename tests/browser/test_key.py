@@ -1,0 +1,83 @@
+"""Servers that ask for a key. The refusals are made at the network here; tests/server has the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import Route, expect
+
+from tests.browser.app import App
+
+Open = Callable[..., App]
+
+
+def guard(app: App, key: str) -> None:
+    """Let only requests with `key` through to the server."""
+    app.expected_complaints.append("401")
+
+    def check(route: Route) -> None:
+        if route.request.headers.get("authorization") == f"Bearer {key}":
+            route.continue_()
+        else:
+            route.fulfill(
+                status=401, json={"object": "error", "message": "Unauthorized", "type": "authentication_error"}
+            )
+
+    app.page.context.route("**/v1/**", check)
+
+
+def test_the_key_is_asked_for_checked_and_used(open_app: Open) -> None:
+    app = open_app()
+    guard(app, "right")
+    app.page.reload()
+    dialog = app.page.get_by_role("dialog", name="This server asks for an API key")
+    dialog.get_by_label("Key", exact=True).fill("wrong")
+    dialog.get_by_role("button", name="Use key").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("refused")
+    dialog.get_by_label("Key", exact=True).fill("right")
+    dialog.get_by_label("Key", exact=True).press("Enter")
+    expect(app.page.get_by_text("Connected")).to_be_visible()
+    app.send("say: let in")
+    expect(app.answers.locator(".prose")).to_have_text("let in")
+    app.page.reload()
+    expect(app.page.get_by_text("Connected")).to_be_visible()  # this tab still knows it
+    assert app.page.evaluate("localStorage.getItem('tramontane.key')") is None
+    other = app.page.context.new_page()
+    other.goto(app.url)
+    expect(other.get_by_role("dialog", name="This server asks for an API key")).to_be_visible()
+
+
+def test_a_key_may_be_remembered(open_app: Open) -> None:
+    app = open_app()
+    guard(app, "right")
+    app.page.reload()
+    dialog = app.page.get_by_role("dialog", name="This server asks for an API key")
+    dialog.get_by_label("Key", exact=True).fill("right")
+    dialog.get_by_label("Remember on this device").check()
+    dialog.get_by_role("button", name="Use key").click()
+    expect(app.page.get_by_text("Connected")).to_be_visible()
+    other = app.page.context.new_page()
+    other.goto(app.url)
+    expect(other.get_by_text("Connected")).to_be_visible()
+
+
+def test_a_key_that_expires_in_mid_conversation_costs_nothing(open_app: Open) -> None:
+    app = open_app()
+    app.send("say: before")
+    guard(app, "new")
+    app.send("say: after")
+    dialog = app.page.get_by_role("dialog", name="This server asks for an API key")
+    dialog.get_by_label("Key", exact=True).fill("new")
+    dialog.get_by_role("button", name="Use key").click()
+    expect(app.answers.locator(".prose").last).to_have_text("after")
+
+
+def test_without_a_key_the_page_says_so_and_asks_again_on_request(open_app: Open) -> None:
+    app = open_app()
+    guard(app, "right")
+    app.page.reload()
+    app.page.get_by_role("dialog").wait_for()
+    app.page.keyboard.press("Escape")
+    expect(app.page.get_by_role("alert")).to_contain_text("Without a key")
+    app.page.get_by_role("button", name="Enter key").click()
+    expect(app.page.get_by_role("dialog", name="This server asks for an API key")).to_be_visible()
