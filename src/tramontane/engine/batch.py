@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -36,44 +35,51 @@ class PagedAttention:
 def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
     """The plan's chunks end to end, with where each group's keys lie. Tensors live where the cache does."""
     chunks = plan.chunks
+    num_chunks = len(chunks)
     device = cache.k_pages[0].device
-    token_ids: list[int] = []
-    positions: list[int] = []
-    for chunk in chunks:
-        if chunk.end - chunk.start == 1:
-            token_ids.append(chunk.sequence.token_ids[chunk.start])
-            positions.append(chunk.start)
-        else:
-            token_ids += chunk.token_ids
-            positions += range(chunk.start, chunk.end)
-    positions_T = np.array(positions, np.int64)
-    query_starts = np.fromiter(accumulate((c.end - c.start for c in chunks), initial=0), np.int32, len(chunks) + 1)
-    first_positions = np.fromiter((chunk.start for chunk in chunks), np.int32, len(chunks))
+    first_positions = np.array([chunk.start for chunk in chunks], np.int32)
+    if plan.num_tokens == num_chunks:  # nothing but decodes: the rows are the chunks
+        token_ids = [chunk.sequence.token_ids[chunk.start] for chunk in chunks]
+        positions_T = first_positions.astype(np.int64)
+        query_starts = np.arange(num_chunks + 1, dtype=np.int32)
+        row_of_T = query_starts[:-1]
+    else:
+        token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
+        lens = np.array([chunk.end - chunk.start for chunk in chunks], np.int32)
+        query_starts = np.zeros(num_chunks + 1, np.int32)
+        np.cumsum(lens, out=query_starts[1:])
+        row_of_T = np.repeat(np.arange(num_chunks, dtype=np.int32), lens)
+        positions_T = np.arange(len(token_ids)) + (first_positions - query_starts[:-1])[row_of_T]
+    page_of_T, offset_of_T = np.divmod(positions_T, cache.page_size)
     starts, firsts = _tensor(query_starts, device), _tensor(first_positions, device)
-    row_of_T = np.repeat(np.arange(len(chunks)), np.diff(query_starts))
     slots, batches = [], []
     for group in range(len(cache.windows)):
         page_table, page_offsets = _page_table(chunks, group)
-        pages_T = page_table[row_of_T, positions_T // cache.page_size - page_offsets[row_of_T]]
-        slots.append(_tensor(pages_T.astype(np.int64) * cache.page_size + positions_T % cache.page_size, device))
+        pages_T = page_table[row_of_T, page_of_T - page_offsets[row_of_T]].astype(np.int64)
+        slots.append(_tensor(pages_T * cache.page_size + offset_of_T, device))
         table = _tensor(page_table, device)
         batches.append(PagedBatch(cache.page_size, starts, firsts, table, _tensor(page_offsets, device)))
+    end_position = max(chunk.end for chunk in chunks)
     return ForwardInput(
         _tensor(np.array(token_ids, np.int64), device),
         _tensor(positions_T, device),
         PagedAttention(ops, cache, slots, batches),
-        PagedStep(cache.k_pages, cache.v_pages, cache.group_of_layer, cache.windows, slots, batches),
+        PagedStep(cache.k_pages, cache.v_pages, cache.group_of_layer, cache.windows, slots, batches, end_position),
     )
 
 
 def _page_table(chunks: Sequence[Chunk], group: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, M) page ids, zero where a row is shorter, and the (N,) logical page each row begins with."""
     tables = [chunk.sequence.tables[group] for chunk in chunks]
+    page_offsets = np.array([table.first_page for table in tables], np.int32)
+    if len(tables) == 1:
+        return tables[0].page_ids[None].copy(), page_offsets
     page_table = np.zeros((len(tables), max(map(len, tables))), np.int32)
     for row, table in zip(page_table, tables, strict=True):
         row[: len(table)] = table.page_ids
-    return page_table, np.fromiter((table.first_page for table in tables), np.int32, len(tables))
+    return page_table, page_offsets
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device)
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)

@@ -115,8 +115,8 @@ class Engine:
         plan = self.scheduler.plan()
         started = time.perf_counter()
         try:
-            hidden_ND = self.runner.run(plan)
-            samples = self.sampler.sample(plan, hidden_ND)
+            with torch.inference_mode():
+                samples = self.sampler.sample(plan, self.runner.run(plan))
         except BaseException:
             self.scheduler.cancel()
             raise

@@ -18,7 +18,6 @@ class Runner:
         self.model = model
         self.cache = cache
 
-    @torch.inference_mode()
     def run(self, plan: StepPlan) -> Tensor:
         """Compute the plan's tokens and store their keys and values.
 
@@ -28,6 +27,8 @@ class Runner:
         """
         self.cache.copy_pages(plan.copies)
         hidden_TD: Tensor = self.model(build_batch(plan, self.model.ops, self.cache))
+        if plan.is_decoding:
+            return hidden_TD
         starts = list(accumulate((chunk.end - chunk.start for chunk in plan.chunks), initial=0))
         for chunk, row in zip(plan.chunks, starts, strict=False):
             collector = chunk.sequence.request.collector
@@ -40,6 +41,4 @@ class Runner:
         for chunk, end in zip(plan.chunks, starts[1:], strict=True):
             if chunk.samples:
                 rows += range(end - 1 - len(chunk.draft), end)
-        if len(rows) == hidden_TD.shape[0]:
-            return hidden_TD  # every chunk is a single decoded token
         return hidden_TD[torch.tensor(rows, dtype=torch.int64, device=hidden_TD.device)]

@@ -38,7 +38,6 @@ class Sampler:
         self.max_rows = max_rows
         self._adjustments: dict[SequenceId, LogitsAdjustment] = {}
 
-    @torch.inference_mode()
     def sample(self, plan: StepPlan, hidden_ND: Tensor) -> list[list[Sample]]:
         """For each of `plan.samples` what was drawn: one Sample, or, where a chunk has a draft, one for each guess that
         was drawn and one after them. The rows of `hidden_ND` are those of `Runner.run`."""
@@ -117,9 +116,8 @@ class Scores:
         self._logits_NV = logits_NV
         if logits_NV.device.type == "cpu":
             rows = self.arrays
-            likeliest = rows.argmax(axis=-1)  # numpy's takes 0.7 us for 8192 scores, torch's 8.5 us
-            self.likeliest: list[int] = likeliest.tolist()
-            self.highest: list[float] = rows[np.arange(len(rows)), likeliest].tolist()
+            self.likeliest: list[int] = rows.argmax(axis=-1).tolist()  # numpy takes 0.7 us for 8192, torch 8.5 us
+            self.highest: list[float] = [float(row[i]) for row, i in zip(rows, self.likeliest, strict=True)]
         else:
             self.highest, self.likeliest = (values.tolist() for values in logits_NV.max(dim=-1))
 

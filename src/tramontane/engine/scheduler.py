@@ -58,8 +58,13 @@ class StepPlan:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether every chunk goes on with an answer."""
-        return all(chunk.samples and chunk.end - chunk.start == 1 + len(chunk.draft) for chunk in self.chunks)
+        """Whether every row is one that a token is drawn after, in an answer that has begun."""
+        return all(
+            chunk.samples
+            and chunk.end - chunk.start == 1 + len(chunk.draft)
+            and chunk.start >= chunk.sequence.num_prompt_tokens
+            for chunk in self.chunks
+        )
 
     @property
     def copies(self) -> list[PageCopy]:

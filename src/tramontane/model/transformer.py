@@ -5,6 +5,7 @@ Parameter names are those of the consolidated checkpoints.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tramontane.ops.decoder import Decoder
     from tramontane.ops.interface import Ops
     from tramontane.ops.packed_weight import PackedWeight
+
+
+_lora_of = attrgetter("lora")
 
 
 class Layer(nn.Module):
@@ -99,9 +103,11 @@ class Transformer(nn.Module):
 
     def forward(self, forward_input: ForwardInput) -> Tensor:
         """Hidden states (T, D) after the final norm, one row per token of the batch."""
+        paged = forward_input.paged
+        if self.decoder is not None and paged is not None and not self._is_adapted():
+            angles = self.rope.cached_cos_sin(forward_input.positions, paged.end_position)
+            return self.decoder.forward(forward_input.token_ids, *angles, paged)
         cos_TC, sin_TC = self.rope.cos_sin(forward_input.positions)
-        if self.decoder is not None and forward_input.paged is not None and not self._is_adapted():
-            return self.decoder.forward(forward_input.token_ids, cos_TC, sin_TC, forward_input.paged)
         x_TD = self.tok_embeddings(forward_input.token_ids)
         for layer in self.layers:
             x_TD = layer(x_TD, cos_TC, sin_TC, forward_input.attention)
@@ -120,4 +126,4 @@ class Transformer(nn.Module):
         return scores_TV.float()
 
     def _is_adapted(self) -> bool:
-        return any(module.lora is not None for module in self._linears)
+        return any(map(_lora_of, self._linears))

@@ -161,7 +161,7 @@ def native_sequences(batch: PagedBatch) -> _cpu.Sequences:
     """Raises ValueError if a tensor of the batch is not what PagedBatch promises."""
     num_sequences = batch.first_positions.shape[0]
     tensors = (batch.query_starts, batch.first_positions, batch.page_table, batch.page_offsets)
-    is_plain = all(t.dtype == torch.int32 and t.is_contiguous() and t.device.type == "cpu" for t in tensors)
+    is_plain = all(t.dtype == torch.int32 and t.is_contiguous() and t.is_cpu for t in tensors)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     table_width = batch.page_table.shape[1]
     if not is_plain or shapes != [

@@ -72,12 +72,12 @@ class Decoder:
         Raises IndexError for token ids, slots or pages that do not exist.
         """
         num_rows = token_ids_T.shape[0]
-        token_ids_T = token_ids_T.to(torch.int64).contiguous()
+        token_ids_T = _plain(token_ids_T, torch.int64)
         angles = (num_rows, self.shape.head_dim // 2)
         if cos_TC.shape != angles or sin_TC.shape != angles:
             raise ValueError(f"{num_rows} rows need angles of {angles}, not {tuple(cos_TC.shape)}")
-        cos_TC, sin_TC = cos_TC.to(torch.float32).contiguous(), sin_TC.to(torch.float32).contiguous()
-        slots = [slots_T.to(torch.int64).contiguous() for slots_T in step.slots]
+        cos_TC, sin_TC = _plain(cos_TC, torch.float32), _plain(sin_TC, torch.float32)
+        slots = [_plain(slots_T, torch.int64) for slots_T in step.slots]
         if any(slots_T.shape != (num_rows,) for slots_T in slots):
             raise ValueError(f"{num_rows} rows need as many slots in every window group")
         groups = [
@@ -103,6 +103,10 @@ class Decoder:
             owner = (step.k_pages, step.v_pages)
             self._pool = (step, _cpu.PagePool(layers, list(step.group_of_layer), owner))
         return self._pool[1]
+
+
+def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
 def _native_layer(layer: PackedLayer) -> _cpu.Layer:

@@ -38,3 +38,4 @@ class PagedStep:
     windows: Sequence[int | None]  # of each window group
     slots: Sequence[Tensor]  # (T,) int64 for each window group: where each row's key and value go
     batches: Sequence[PagedBatch]  # one for each window group
+    end_position: int  # past the last position of any row
