@@ -3,12 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.engine.answers import run
+from tests.engine.trials import native_model
 from tests.model.tiny import tiny_config
 from tramontane.config import ModelConfig
+from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_num_pages
 from tramontane.engine.page_allocator import PageCopy
-from tramontane.errors import CapacityError
+from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import CapacityError, ConfigError
 
 CPU = torch.device("cpu")
 
@@ -35,6 +39,36 @@ def num_pages(config: ModelConfig, **sizes: int) -> tuple[int, ...]:
 def test_page_bytes_of_mistral_7b() -> None:
     """128 KiB for each token in bf16: 2 (K and V) * 32 layers * 8 heads * 128 * 2 bytes."""
     assert page_bytes(mistral_7b(None), 16, torch.bfloat16) == (16 * 128 * 1024,)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kv_dtype", "expected"),
+    [
+        ("F32", "auto", torch.float32),
+        ("BF16", "auto", torch.float16),
+        ("Q8_0", "auto", torch.float16),
+        ("Q8_0", "float32", torch.float32),
+        ("F32", "bfloat16", torch.bfloat16),
+    ],
+)
+def test_keys_and_values_are_held_as_asked(stored: str, kv_dtype: str, expected: torch.dtype) -> None:
+    """And the answer follows from what is held: the same as by the operations one by one."""
+    model = native_model(stored, (None, 9))
+    answers = []
+    for decoder in (model.decoder, None):
+        model.decoder = decoder
+        engine = Engine(model, EngineConfig(kv_dtype=kv_dtype))
+        assert {pages.dtype for pages in engine.runner.cache.k_pages} == {expected}
+        size = sum(group.page_bytes for group in engine.stats().groups)
+        assert size == 2 * 2 * 16 * 2 * 16 * expected.itemsize  # K and V, 2 layers, 16 tokens, 2 heads of 16
+        request_id = engine.add(range(30), SamplingParams(max_tokens=8, logprobs=1))
+        answers.append(run(engine).of(request_id))
+    assert answers[0] == answers[1]
+
+
+def test_an_unknown_type_of_keys_and_values_is_named() -> None:
+    with pytest.raises(ConfigError, match="dtype 'int2' is unknown"):
+        Engine(native_model("F32", (None,)), EngineConfig(kv_dtype="int2"))
 
 
 def test_the_budget_is_kept_and_used() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.tokenizer.vocabularies import ours
-from tramontane.engine.request import Output, SequenceId
+from tramontane.engine.request import Output, SequenceId, TokenLogprobs
 from tramontane.llm.answer import Answer
 from tramontane.llm.completion import Choice, Delta
 
@@ -71,3 +71,18 @@ def test_a_stop_string_across_tokens() -> None:
     assert choice.text == "One two. "
     assert "".join(delta.text for delta in deltas) == choice.text
     assert (choice.finish_reason, choice.stopped_by) == ("stop", "END")
+
+
+def test_tokens_that_came_with_the_one_that_stopped_are_no_part_of_the_answer() -> None:
+    """A step may bring several tokens; the answer is the one that they would have made one by one."""
+    tokenizer = ours("v7-small")
+    token_ids = tokenizer.encode("North wind, south wind, east wind and west wind.")
+    one_by_one = feed("v7-small", token_ids, stop=("east",))[1]
+    assert len(one_by_one.token_ids) < len(token_ids)
+    logprobs = tuple(TokenLogprobs(token_id, -1.0, ()) for token_id in token_ids)
+    answer = Answer(tokenizer, ("east",), index=0, is_chat=True, continuation=False)
+    delta = answer.take(Output(SequenceId(0, 0), tuple(token_ids), "length", logprobs))
+    assert delta.finish_reason == "stop"
+    assert answer.choice().token_ids == one_by_one.token_ids
+    assert answer.choice().text == one_by_one.text == "North wind, south wind, "
+    assert answer.choice().logprobs == logprobs[: len(one_by_one.token_ids)]

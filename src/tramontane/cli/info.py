@@ -52,7 +52,7 @@ def describe(
     config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
     place = resolve_device(device)
     runs = how_it_runs(checkpoint, weight_format, dtype, place)
-    compute = runs.pop("compute")
+    compute, kv_dtype = runs.pop("compute"), runs.pop("kv_dtype")
     facts: dict[str, Any] = {
         "model": model,
         "path": str(checkpoint.weights),
@@ -80,7 +80,7 @@ def describe(
         **runs,
         "free_bytes": available_bytes(place),
         "kv_cache": [
-            {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, compute)}
+            {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, kv_dtype)}
             for length in sorted({min(4096, config.max_seq_len), config.max_seq_len})
         ],
     }
@@ -95,6 +95,8 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
     """What holds the weights and what computes with them."""
     import torch
 
+    from tramontane.engine.kv_cache import default_kv_dtype
+    from tramontane.formats.names import EMBEDDINGS
     from tramontane.loading import resolve_weight_format
     from tramontane.loading.weight_formats import checkpoint_formats, packed_size, shown_formats
     from tramontane.runtime import resolve_dtype
@@ -106,6 +108,7 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
         name = str(compute).removeprefix("torch.")
         return {
             "compute": compute,
+            "kv_dtype": compute,
             "weight_format": name,
             "kernels": "torch",
             "instruction_set": None,
@@ -116,6 +119,7 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
     formats = checkpoint_formats(checkpoint, held)
     return {
         "compute": torch.float32,
+        "kv_dtype": default_kv_dtype(torch.float32, formats[EMBEDDINGS]),
         "weight_format": shown_formats(config, formats),
         "kernels": CpuOps.name,
         "instruction_set": CpuOps.instruction_set(),

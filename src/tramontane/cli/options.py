@@ -45,6 +45,7 @@ class ModelOptions:
         int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
     ] = None
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None
+    kv_dtype: Annotated[str, typer.Option(help="Hold keys and values as auto, float32, bfloat16 or float16.")] = "auto"
 
     def load(self) -> LLM:
         """The model, ready; progress goes to stderr. Raises ConfigError, CheckpointError or CapacityError."""
@@ -60,6 +61,7 @@ class ModelOptions:
                 threads=self.threads,
                 max_seq_len=self.max_seq_len,
                 kv_cache_gib=self.kv_cache_gib,
+                kv_dtype=self.kv_dtype,
                 progress=progress,
             )
 

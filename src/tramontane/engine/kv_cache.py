@@ -54,16 +54,17 @@ class KvCache:
 
 
 def resolve_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:
-    """What keys and values are stored in. `auto` is float16 where the CPU kernels multiply weights of at most 16 bits:
-    half the memory and traffic of float32, in which they compute, for less error than the weights have. Everywhere
-    else it is the compute dtype.
-
-    Raises ConfigError for an unknown name.
-    """
+    """What keys and values are stored in. Raises ConfigError for an unknown name."""
     if kv_dtype == "auto":
         packed = model.tok_embeddings.packed
-        return model.dtype if packed is None or packed.format == "f32" else torch.float16
+        return default_kv_dtype(model.dtype, None if packed is None else packed.format)
     return resolve_dtype(kv_dtype, model.dtype, model.device)
+
+
+def default_kv_dtype(compute: torch.dtype, packed_format: str | None) -> torch.dtype:
+    """float16 where the CPU kernels multiply weights of at most 16 bits: half the memory and traffic of float32, in
+    which they compute, for less error than the weights have. Everywhere else the compute dtype."""
+    return compute if packed_format in (None, "f32") else torch.float16
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ def open_model(
     threads: int | None,
     max_seq_len: int | None,
     kv_cache_gib: float | None,
+    kv_dtype: str,
     max_sequences: int | None = None,
     max_waiting: int | None = None,
     progress: Progress | None = None,
@@ -50,6 +51,7 @@ def open_model(
         max_sequences=max_sequences or sizes.max_sequences,
         max_waiting=max_waiting or sizes.max_waiting,
         max_seq_len=max_seq_len,
+        kv_dtype=kv_dtype,
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )

@@ -17,7 +17,7 @@ class RotaryEmbedding:
     def __init__(self, config: ModelConfig) -> None:
         self.inv_freq_C = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.magnitude = config.rope_scaling.attention_factor if config.rope_scaling else 1.0
-        self._tables_LC = self.cos_sin(torch.arange(0))  # of positions 0 … L - 1
+        self._tables_LC: tuple[Tensor, Tensor] | None = None  # of positions 0 … L - 1
 
     def cos_sin(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """(T, C) each, C = head_dim / 2."""
@@ -27,8 +27,8 @@ class RotaryEmbedding:
 
     def cached_cos_sin(self, positions_T: Tensor, end: int) -> tuple[Tensor, Tensor]:
         """`cos_sin` of positions below `end` on the CPU, from tables that grow: a lookup is less than two cosines."""
-        if end > len(self._tables_LC[0]):
-            self._tables_LC = self.cos_sin(torch.arange(max(1024, 2 * end)))
+        if self._tables_LC is None or end > len(self._tables_LC[0]):
+            self._tables_LC = self.cos_sin(torch.arange(max(1024, 2 * end), device="cpu"))
         cos_LC, sin_LC = self._tables_LC
         return cos_LC.index_select(0, positions_T), sin_LC.index_select(0, positions_T)
 
