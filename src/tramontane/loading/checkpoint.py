@@ -53,7 +53,7 @@ class Checkpoint:
     stored: str
     size_bytes: int
     gguf_metadata: Mapping[str, Any] | None = None
-    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_parameters(self) -> int:
