@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.browser.app import App
 
 Open = Callable[..., App]
-PAGES = ("chat", "playground")
+PAGES = ("chat", "playground", "usage")
 HERE = Path(__file__).parent
 UNNAMED = (HERE / "unnamed.js").read_text(encoding="utf-8")
 FAINT = (HERE / "faint.js").read_text(encoding="utf-8")
@@ -39,7 +39,10 @@ def test_nothing_is_too_wide_unnamed_or_faint(open_app: Open, scheme: str, width
     )
     app.send(f"say: {RICH}")
     for page in PAGES:
-        if page != "chat":
+        if page == "usage":
+            app.go(page)
+            expect(app.page.locator(".plot rect").first).to_be_visible()
+        elif page == "playground":
             app.go(page)
             app.page.get_by_role("button", name="Complete").click()
             expect(app.page.locator(".tokens .token").nth(3)).to_be_visible()
@@ -124,17 +127,11 @@ def test_every_control_is_reached_by_tab_in_the_order_it_is_seen(open_app: Open)
         if name in seen:
             break
         seen.append(name)
-    wanted = [
-        "Skip to content",
-        "New chat",
-        "Playground",
-        "Search conversations",
-        "All conversations",
-        "Keyboard shortcuts",
-    ]
-    order = [
-        seen.index(name) for name in (*wanted, "Model", "Settings of this conversation", "Message", "Attach a document")
-    ]
+    wanted = (
+        *("Skip to content", "New chat", "Playground", "Usage", "Search conversations", "All conversations"),
+        *("Keyboard shortcuts", "Model", "Settings of this conversation", "Message", "Attach a document"),
+    )
+    order = [seen.index(name) for name in wanted]
     assert order == sorted(order)
 
 

@@ -14,11 +14,13 @@ import { PlaygroundPage } from "./playground.js";
 import { listen, showHelp } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
 import { switchTheme, themeButton } from "./theme.js";
+import { UsagePage } from "./usage.js";
 
 // A page: {element, head, title, show(rest of the address), shortcuts}. Adding one is a line here.
 const PAGES = [
   { name: "chat", label: "New chat", icon: "plus", make: () => new ChatPage() },
   { name: "playground", label: "Playground", icon: "flask", make: () => new PlaygroundPage() },
+  { name: "usage", label: "Usage", icon: "chart", make: () => new UsagePage() },
 ];
 const made = new Map();
 let current = null;

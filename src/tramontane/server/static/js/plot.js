@@ -186,7 +186,7 @@ function plotFigure(title, draw, series, { head, rows, tip }) {
     stage,
     h(
       "details",
-      { class: "plot-numbers" },
+      { class: "plot-numbers", "data-of": title },
       h("summary", {}, "Numbers"),
       h("div", { class: "plot-table", tabindex: "0", role: "region", "aria-label": `${title}, numbers` }, table),
     ),
@@ -200,7 +200,7 @@ function ticks(low, high, count) {
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   const first = Math.ceil(low / step - 1e-9);
   const found = [];
-  for (let i = first; i * step <= high + step * 1e-9; i += 1) found.push(i * step);
+  for (let i = first; i * step <= high + step * 1e-9; i += 1) found.push(i * step || 0);
   if (found.at(-1) < high && low === 0) found.push(found.at(-1) + step);
   return found;
 }
