@@ -105,7 +105,7 @@ def main() -> None:
                     "tokens": len(answer_ids),
                     "guessed_per_answer": stats.num_drafted_tokens / ROUNDS,
                     "right_per_answer": stats.num_accepted_tokens / ROUNDS,
-                    "row_cost": guessing.drafter.costs.per_row(1) if guessing.drafter else None,
+                    "row_cost": guessing.lookup.costs.per_row(1) if guessing.lookup else None,
                 }
             )
     record("speculation", rows)

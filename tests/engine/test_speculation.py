@@ -9,6 +9,8 @@ import pytest
 
 from tests.engine.answers import Answer, run
 from tests.engine.trials import FreeRows, native_model
+from tests.model.tiny import tiny_config, tiny_model
+from tramontane.engine.draft_model import DraftModel
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.sampling import SamplingParams
@@ -90,8 +92,8 @@ def test_guessing_stops_where_it_does_not_pay_and_is_tried_again() -> None:
 
 def answer(params: SamplingParams, prompt: list[int] = PROMPT, **changes: int) -> tuple[Answer, Engine]:
     engine = Engine(MODEL, EngineConfig(**changes))  # type: ignore[arg-type]
-    if engine.drafter is not None:
-        engine.drafter.costs = FreeRows()
+    if engine.lookup is not None:
+        engine.lookup.costs = FreeRows()
     request_id = engine.add(prompt, params)
     return run(engine).of(request_id), engine
 
@@ -142,11 +144,42 @@ def test_no_more_rows_of_scores_than_allowed() -> None:
         assert (engine.stats().num_drafted_tokens > 0) == (max_rows > 1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("windows", [(None, 9), (5, 5)])
+def test_a_draft_model_saves_steps_and_changes_nothing(temperature: float, windows: tuple[int | None, ...]) -> None:
+    """The model itself is always right; narrower windows make another one."""
+    params = SamplingParams(max_tokens=50, temperature=temperature, seed=1, n=2)
+    draft_model = native_model("Q8_0", windows)
+    for page_size, max_batch_tokens in ((16, 1024), (3, 8)):
+        config = EngineConfig(page_size=page_size, max_batch_tokens=max_batch_tokens, max_sequences=2)
+        plain = Engine(MODEL, replace(config, max_draft_tokens=0))
+        guessing = Engine(MODEL, config, draft_model=draft_model)
+        assert guessing.lookup is not None
+        guessing.lookup.costs = FreeRows()
+        for engine in (plain, guessing):
+            for prompt in (PROMPT, PROMPT[:7]):
+                engine.add(prompt, params)
+        assert run(guessing).of_sequence == run(plain).of_sequence
+        if windows == (None, 9) and max_batch_tokens > 8:
+            assert guessing.stats().num_steps < plain.stats().num_steps / 2
+        drafter = guessing.scheduler.drafter
+        assert isinstance(drafter, DraftModel)
+        drafter.draft([], [])
+        assert drafter.allocator.available() == tuple(pool.num_pages for pool in drafter.allocator.pools)
+
+
+def test_a_draft_model_that_does_not_suit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the draft model has a vocabulary of 64 tokens, the model one of 101"):
+        Engine(MODEL, draft_model=tiny_model(tiny_config(vocab_size=64)))
+    with pytest.raises(ConfigError, match=r"a draft model needs .* native CPU kernels"):
+        Engine(tiny_model(), draft_model=MODEL)
+
+
 def test_nothing_is_guessed_where_scores_depend_on_company() -> None:
     model = native_model("Q8_0", (None, 9))
     attach_lora(model, rank=2, alpha=4.0, targets=["wq"])
-    assert Engine(model).drafter is None
-    assert Engine(MODEL, EngineConfig(max_draft_tokens=0)).drafter is None
+    assert Engine(model).lookup is None
+    assert Engine(MODEL, EngineConfig(max_draft_tokens=0)).lookup is None
 
 
 def test_impossible_values_are_refused() -> None:

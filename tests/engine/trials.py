@@ -86,6 +86,10 @@ class FreeRows(StepCosts):
     def per_row(self, num_rows: int) -> float:
         return 0.0
 
+    @property
+    def mean_s(self) -> float:
+        return float("inf")
+
 
 @dataclass
 class Trials:
@@ -117,9 +121,11 @@ class Trials:
         """Raises AssertionError, naming the trial, where a bit differs."""
         prompts = list(self._prompts(12))
         _cpu.set_num_threads(self.rng.choice([1, 1, 2, 3]))
-        engine = Engine(self.model, self._config())
-        if engine.drafter is not None:
-            engine.drafter.costs = FreeRows()
+        config = self._config()
+        has_draft_model = config.max_draft_tokens > 0 and self.rng.random() < 0.3
+        engine = Engine(self.model, config, draft_model=self._draft_model() if has_draft_model else None)
+        if engine.lookup is not None:
+            engine.lookup.costs = FreeRows()
         answers = Answers()
         arrivals = [(self.rng.choice(prompts), self.rng.randrange(len(KINDS))) for _ in range(num_trials)]
         wanted: dict[int, tuple[tuple[int, ...], int]] = {}
@@ -167,6 +173,10 @@ class Trials:
             return ()
         guess = [token if self.rng.random() < 0.9 else self.rng.randrange(101) for token in token_ids]
         return tuple(guess[self.rng.randint(0, 2) :])
+
+    def _draft_model(self) -> Transformer:
+        """Itself, right mostly, or another one."""
+        return self.model if self.rng.random() < 0.5 else native_model("BF16", (5, None))
 
     def _config(self) -> EngineConfig:
         rng = self.rng

@@ -51,6 +51,13 @@ def test_text_and_its_token_ids_are_the_same_prompt(llm: LLM) -> None:
     assert by_text.text == by_ids.text
 
 
+def test_a_draft_model_leaves_every_answer_as_it_is(llm: LLM, checkpoint: Path) -> None:
+    guessing = LLM(str(checkpoint), kv_cache_gib=0.01, draft_model=str(checkpoint))
+    for params in (SAMPLED, SamplingParams(max_tokens=24, stop=("e",), n=2)):
+        assert guessing.generate(["The wind", "a"], params) == llm.generate(["The wind", "a"], params)
+    assert guessing.engine.stats().num_drafted_tokens > 0
+
+
 def test_streamed_pieces_make_the_whole(llm: LLM) -> None:
     whole = llm.generate("The wind", SAMPLED)[0]
     assert "".join(llm.stream("The wind", SAMPLED)) == whole.text

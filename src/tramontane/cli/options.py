@@ -45,6 +45,9 @@ class ModelOptions:
         int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
     ] = None
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None
+    draft_model: Annotated[
+        str | None, typer.Option(help="A small model of the same vocabulary that guesses ahead; answers stay the same.")
+    ] = None
     kv_dtype: Annotated[str, typer.Option(help="Hold keys and values as auto, float32, bfloat16 or float16.")] = "auto"
 
     def load(self) -> LLM:
@@ -62,6 +65,7 @@ class ModelOptions:
                 max_seq_len=self.max_seq_len,
                 kv_cache_gib=self.kv_cache_gib,
                 kv_dtype=self.kv_dtype,
+                draft_model=self.draft_model,
                 progress=progress,
             )
 

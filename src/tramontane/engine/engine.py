@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tramontane.engine.draft_model import DraftModel
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.integrity import check_integrity
 from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_kv_dtype, resolve_num_pages
@@ -21,7 +22,7 @@ from tramontane.engine.runner import Runner
 from tramontane.engine.sampler import Sample, Sampler
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
-from tramontane.engine.speculation import PromptLookup
+from tramontane.engine.speculation import Drafter, PromptLookup
 from tramontane.errors import ConfigError, RequestError
 from tramontane.model.transformer import Transformer
 
@@ -54,8 +55,15 @@ class EngineStats:
 class Engine:
     """`add` requests, call `step` while `has_work`, read the Outputs. Not for use from several threads at once."""
 
-    def __init__(self, model: Transformer, config: EngineConfig | None = None) -> None:
-        """Raises CapacityError if the KV cache does not fit, ConfigError for sizes that do not suit the model."""
+    def __init__(
+        self, model: Transformer, config: EngineConfig | None = None, *, draft_model: Transformer | None = None
+    ) -> None:
+        """`draft_model`: a small model of the same vocabulary that guesses what `model` says next; it makes answers
+        faster where it is right and never different.
+
+        Raises CapacityError if the KV cache does not fit, ConfigError for sizes or a draft model that do not suit the
+        model.
+        """
         self.model = model
         self.config = config = config or EngineConfig()
         for token_id in config.eos_token_ids:
@@ -68,8 +76,8 @@ class Engine:
         self.max_logits_rows = max(1, config.max_logits_bytes // (4 * model.config.vocab_size))
         max_draft_tokens = min(config.max_draft_tokens, self.max_logits_rows - 1)
         # where scores depend on company, a verified guess might not be what plain decoding draws
-        self.drafter = PromptLookup(max_draft_tokens) if max_draft_tokens and model.is_batch_invariant else None
-        self.scheduler = Scheduler(config, allocator, self.drafter)
+        self.lookup = PromptLookup(max_draft_tokens) if max_draft_tokens and model.is_batch_invariant else None
+        self.scheduler = Scheduler(config, allocator, self._drafter(draft_model))
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
         self.sampler = Sampler(model, self.max_logits_rows)
         limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
@@ -120,8 +128,8 @@ class Engine:
         except BaseException:
             self.scheduler.cancel()
             raise
-        if self.drafter is not None and plan.is_decoding:
-            self.drafter.costs.observe(plan.num_tokens, time.perf_counter() - started)
+        if self.lookup is not None and plan.is_decoding:
+            self.lookup.costs.observe(plan.num_tokens, time.perf_counter() - started)
         self._commit(plan, samples)
         return self._take_outputs()
 
@@ -157,8 +165,8 @@ class Engine:
             num_preemptions=self.scheduler.num_preemptions,
             num_computed_tokens=self._num_computed_tokens,
             num_generated_tokens=self._num_generated_tokens,
-            num_drafted_tokens=0 if self.drafter is None else self.drafter.num_drafted_tokens,
-            num_accepted_tokens=0 if self.drafter is None else self.drafter.num_accepted_tokens,
+            num_drafted_tokens=0 if self.lookup is None else self.lookup.num_drafted_tokens,
+            num_accepted_tokens=0 if self.lookup is None else self.lookup.num_accepted_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
             groups=tuple(
                 GroupStats(window, size, pool.num_pages, pool.num_held, len(pool.cached))
@@ -191,6 +199,21 @@ class Engine:
         for row_D, collector in zip(embeddings_ND, collectors, strict=True):
             row_D.copy_(collector.mean)
         return embeddings_ND
+
+    def _drafter(self, draft_model: Transformer | None) -> Drafter | None:
+        if draft_model is None:
+            return self.lookup
+        if self.lookup is None:
+            raise ConfigError(
+                "a draft model needs max_draft_tokens above 0 and a model on the native CPU kernels, whose scores do "
+                "not depend on company; leave draft_model out"
+            )
+        if draft_model.config.vocab_size != self.model.config.vocab_size:
+            raise ConfigError(
+                f"the draft model has a vocabulary of {draft_model.config.vocab_size} tokens, the model one of "
+                f"{self.model.config.vocab_size}; they must be the same"
+            )
+        return DraftModel(draft_model, self.config, self.lookup)
 
     def _add(
         self,

@@ -54,6 +54,11 @@ class StepCosts:
         ):
             setattr(self, name, getattr(self, name) * self._MEMORY + value)
 
+    @property
+    def mean_s(self) -> float:
+        """Time of a step, as of late; 0 before the first."""
+        return self._seconds / self._weight if self._weight else 0.0
+
     def per_row(self, num_rows: int) -> float:
         """Relative cost of one row more than `num_rows`."""
         if not self._weight:

@@ -9,6 +9,7 @@ from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
 from tramontane.hub import resolve_model
 from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
+from tramontane.model.transformer import Transformer
 from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ def open_model(
     max_seq_len: int | None,
     kv_cache_gib: float | None,
     kv_dtype: str,
+    draft_model: str | None,
     max_sequences: int | None = None,
     max_waiting: int | None = None,
     progress: Progress | None = None,
@@ -44,8 +46,14 @@ def open_model(
     set_threads(threads)
     checkpoint = open_checkpoint(resolve_model(model))
     tokenizer = open_tokenizer(checkpoint)
-    held = resolve_weight_format(weight_format, dtype=dtype, device=resolve_device(device), config=checkpoint.config)
-    transformer = load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
+
+    def load(checkpoint: Checkpoint, progress: Progress | None) -> Transformer:
+        place = resolve_device(device)
+        held = resolve_weight_format(weight_format, dtype=dtype, device=place, config=checkpoint.config)
+        return load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
+
+    transformer = load(checkpoint, progress)
+    draft = None if draft_model is None else load(open_checkpoint(resolve_model(draft_model)), None)
     sizes = EngineConfig()
     config = EngineConfig(
         max_sequences=max_sequences or sizes.max_sequences,
@@ -55,4 +63,4 @@ def open_model(
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
-    return OpenModel(checkpoint, tokenizer, Engine(transformer, config))
+    return OpenModel(checkpoint, tokenizer, Engine(transformer, config, draft_model=draft))
