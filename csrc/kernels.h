@@ -17,7 +17,7 @@ namespace tramontane {
 enum class ActivationForm : int { f32, q8_32, q8_256 };
 constexpr int num_activation_forms = 3;
 
-constexpr ActivationForm activation_form(WeightFormat format) {
+static constexpr ActivationForm activation_form(WeightFormat format) {
     switch (format) {
         case WeightFormat::q8_0:
         case WeightFormat::q4_0: return ActivationForm::q8_32;
@@ -29,7 +29,7 @@ constexpr ActivationForm activation_form(WeightFormat format) {
 }
 
 // k values per chunk of prepared activations.
-constexpr int chunk_size(ActivationForm form) { return form == ActivationForm::f32 ? 128 : chunk_k; }
+static constexpr int chunk_size(ActivationForm form) { return form == ActivationForm::f32 ? 128 : chunk_k; }
 
 // Prepared activations are chunks of k; a chunk holds its T rows in tiles of `row_tile` rows (the last one narrower),
 // and a tile interleaves its rows: int8 [k / 4][row][4], float [k][row]. Beside the int8 values, per row and chunk:
@@ -37,7 +37,7 @@ constexpr int chunk_size(ActivationForm form) { return form == ActivationForm::f
 //   q8_256  d float,    offset int32[16], sums int32[4]       offsets per 16 values; sums: two int16 sums of 32
 // An offset is the sum of the quantised values times the zero point of the weights, in the form the instruction set
 // starts its integer sums with.
-constexpr size_t prepared_row_chunk_bytes(ActivationForm form) {
+static constexpr size_t prepared_row_chunk_bytes(ActivationForm form) {
     switch (form) {
         case ActivationForm::f32: return 128 * sizeof(float);
         case ActivationForm::q8_32: return 256 + 8 * sizeof(float) + 8 * sizeof(int32_t);
@@ -46,11 +46,11 @@ constexpr size_t prepared_row_chunk_bytes(ActivationForm form) {
     return 0;
 }
 
-constexpr int64_t num_chunks(ActivationForm form, int64_t in_features) {
+static constexpr int64_t num_chunks(ActivationForm form, int64_t in_features) {
     return (in_features + chunk_size(form) - 1) / chunk_size(form);
 }
 
-constexpr size_t prepared_bytes(ActivationForm form, int64_t in_features, int64_t num_rows) {
+static constexpr size_t prepared_bytes(ActivationForm form, int64_t in_features, int64_t num_rows) {
     return static_cast<size_t>(num_chunks(form, in_features) * num_rows) * prepared_row_chunk_bytes(form);
 }
 
@@ -131,6 +131,7 @@ struct Kernels {
     void (*add_scaled_row)(const float* x, float scale, int64_t count, float* out);  // out += scale * x
     void (*to_page)(const float* x, int64_t count, PageType type, void* out);
     void (*attention)(const AttentionCall&);
+    void (*quantize_q4_k)(const float* x, BlockQ4_K& block);  // 256 values
 };
 
 const Kernels& kernels();  // of the instruction set in use

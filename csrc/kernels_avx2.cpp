@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "matmul_float.h"
+#include "quantize_q4_k.h"
 
 namespace tramontane {
 
@@ -14,6 +15,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    table.quantize_q4_k = quantize_q4_k;
     add_int_products_avx2(table);
     return table;
 }

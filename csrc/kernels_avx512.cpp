@@ -14,6 +14,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    table.quantize_q4_k = kernels_avx2().quantize_q4_k;
     add_int_products_avx512(table);
     return table;
 }

@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "matmul_float.h"
+#include "quantize_q4_k.h"
 
 namespace tramontane {
 namespace {
@@ -175,6 +176,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    table.quantize_q4_k = quantize_q4_k;
     table.row_tile[static_cast<int>(ActivationForm::q8_32)] = 1;
     table.row_tile[static_cast<int>(ActivationForm::q8_256)] = 1;
     table.prepare[static_cast<int>(ActivationForm::q8_32)] = prepare_int<ActivationForm::q8_32>;

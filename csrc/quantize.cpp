@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "half.h"
+#include "kernels.h"
 #include "thread_pool.h"
 
 namespace tramontane {
@@ -43,6 +44,8 @@ void quantize_block(const float* x, BlockQ4_0& block) {
     block.d = f32_to_f16(d);
 }
 
+void quantize_block(const float* x, BlockQ4_K& block) { kernels().quantize_q4_k(x, block); }
+
 template <class Block>
 void quantize_range(const float* x, int64_t begin, int64_t end, int size, uint8_t* blocks) {
     for (int64_t i = begin / size; i < end / size; ++i) {
@@ -55,7 +58,7 @@ void quantize_range(const float* x, int64_t begin, int64_t end, int size, uint8_
 }  // namespace
 
 void quantize(WeightFormat format, const float* x, int64_t num_values, void* blocks) {
-    if (format != WeightFormat::q8_0 && format != WeightFormat::q4_0 )
+    if (format != WeightFormat::q8_0 && format != WeightFormat::q4_0 && format != WeightFormat::q4_k)
         throw std::invalid_argument("weights can be quantised to q8_0, q4_0 or q4_k");
     constexpr int64_t piece = 1 << 14;
     uint8_t* bytes = static_cast<uint8_t*>(blocks);
@@ -63,8 +66,10 @@ void quantize(WeightFormat format, const float* x, int64_t num_values, void* blo
         const int64_t begin = i * piece, end = begin + piece < num_values ? begin + piece : num_values;
         if (format == WeightFormat::q8_0)
             quantize_range<BlockQ8_0>(x, begin, end, 32, bytes);
-        else
+        else if (format == WeightFormat::q4_0)
             quantize_range<BlockQ4_0>(x, begin, end, 32, bytes);
+        else
+            quantize_range<BlockQ4_K>(x, begin, end, 256, bytes);
     });
 }
 

@@ -82,7 +82,7 @@ static_assert(sizeof(TileQ6_K) == 16 * sizeof(BlockQ6_K), "packing must not chan
 
 // Float panels: f32 and f16 [k][row]; bf16 [k / 2][row][k % 2], an odd last k padded with zero.
 
-constexpr int block_size(WeightFormat format) {  // k values per block: in_features must be a multiple
+static constexpr int block_size(WeightFormat format) {  // k values per block: in_features must be a multiple
     switch (format) {
         case WeightFormat::q8_0:
         case WeightFormat::q4_0: return 32;
@@ -93,7 +93,7 @@ constexpr int block_size(WeightFormat format) {  // k values per block: in_featu
     }
 }
 
-constexpr size_t row_bytes(WeightFormat format, int64_t in_features) {  // of one row in a file
+static constexpr size_t row_bytes(WeightFormat format, int64_t in_features) {  // of one row in a file
     switch (format) {
         case WeightFormat::f32: return static_cast<size_t>(in_features) * 4;
         case WeightFormat::bf16:
@@ -107,11 +107,11 @@ constexpr size_t row_bytes(WeightFormat format, int64_t in_features) {  // of on
     return 0;
 }
 
-constexpr size_t panel_bytes(WeightFormat format, int64_t in_features) {
+static constexpr size_t panel_bytes(WeightFormat format, int64_t in_features) {
     const int64_t padded = format == WeightFormat::bf16 ? (in_features + 1) / 2 * 2 : in_features;
     return panel_rows * row_bytes(format, padded);
 }
 
-constexpr int64_t num_panels(int64_t out_features) { return (out_features + panel_rows - 1) / panel_rows; }
+static constexpr int64_t num_panels(int64_t out_features) { return (out_features + panel_rows - 1) / panel_rows; }
 
 }  // namespace tramontane

@@ -73,6 +73,43 @@ def test_quantisation_is_that_of_gguf_bit_for_bit(format: WeightFormat) -> None:
     assert float(dequantise(out[7:8], format, 512).abs().max()) == 0.0
 
 
+def test_q4_k_has_the_same_bytes_on_every_processor() -> None:
+    weight = _weights_of_every_size()
+    before, blocks = _cpu.instruction_set(), []
+    try:
+        for name in _cpu.instruction_sets():
+            _cpu.set_instruction_set(name)
+            blocks.append(quantise(weight, "q4_k"))
+    finally:
+        _cpu.set_instruction_set(before)
+    assert all(torch.equal(block, blocks[0]) for block in blocks)
+
+
+def test_q4_k_finds_the_steps_of_values_that_have_some() -> None:
+    """Whole numbers of a step and a shared minimum come back exactly, up to the float16 of the steps."""
+    levels = torch.arange(16.0).repeat(64, 16)[:, torch.randperm(256, generator=torch.Generator().manual_seed(2))]
+    weight = levels * 0.0625 - 0.25
+    assert float((dequantise(quantise(weight, "q4_k"), "q4_k", 256) - weight).abs().max()) <= 2**-10
+    for value in (0.0, 2.5, -2.5, 1e-3):
+        constant = torch.full((1, 256), value)
+        assert float((dequantise(quantise(constant, "q4_k"), "q4_k", 256) - constant).abs().max()) <= abs(value) * 3e-3
+
+
+def test_q4_k_searches_better_steps_than_those_of_the_range() -> None:
+    """Against the plain choice (range over 15, minimum as it is, without rounding of the steps), per distribution."""
+    generator = torch.Generator().manual_seed(3)
+    gauss = torch.randn(64, 1024, generator=generator)
+    for weight in (gauss, gauss.pow(3), gauss * torch.rand(1024, generator=generator)):
+        low_high = torch.aminmax(weight.view(-1, 32), dim=1, keepdim=True)
+        step = (low_high.max - low_high.min.clamp(max=0.0)) / 15
+        plain = ((weight.view(-1, 32) - low_high.min.clamp(max=0.0)) / step).round() * step + low_high.min.clamp(
+            max=0.0
+        )
+        plain_error = (plain.view_as(weight) - weight).square().mean()
+        error = (dequantise(quantise(weight, "q4_k"), "q4_k", 1024) - weight).square().mean()
+        assert float(error / plain_error) < 0.93
+
+
 def test_a_float_weight_is_packed_in_any_format() -> None:
     weight = torch.randn(20, 256, generator=torch.Generator().manual_seed(1))
     assert torch.equal(PackedWeight.from_tensor(weight, "f32").dequantise(), weight)

@@ -139,10 +139,7 @@ def quantise(weight_OI: Tensor, format: WeightFormat) -> Tensor:
     if not bool(weight_OI.isfinite().all()):
         raise ConfigError(f"a weight is infinite or not a number; it cannot be quantised to {format}")
     blocks_OB = torch.empty(weight_OI.shape[0], _cpu.row_bytes(format, in_features), dtype=torch.uint8)
-    try:
-        _cpu.quantize(format, weight_OI.data_ptr(), weight_OI.numel(), blocks_OB.data_ptr())
-    except ValueError as error:
-        raise ConfigError(f"this build cannot quantise to {format}: {error}") from None
+    _cpu.quantize(format, weight_OI.data_ptr(), weight_OI.numel(), blocks_OB.data_ptr())
     return blocks_OB
 
 
