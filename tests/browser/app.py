@@ -59,6 +59,10 @@ class App:
         self.page.on("request", note)
         return found
 
+    def fake(self, pattern: str, **answer: Any) -> None:
+        """Answer requests to `pattern` at the network, with what no real server would say."""
+        self.page.route(pattern, lambda route: route.fulfill(**answer))
+
     @property
     def titles(self) -> list[str]:
         return self.page.locator(".conversation-row a").all_inner_texts()

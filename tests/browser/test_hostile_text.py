@@ -100,7 +100,7 @@ def test_tokens_of_the_playground(open_app: Open) -> None:
         },
     }  # fmt: skip
     body = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
-    app.page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    app.fake("**/v1/completions", content_type="text/event-stream", body=body)
     app.go("playground")
     app.page.get_by_role("button", name="Complete").click()
     app.page.locator(".tokens .token").hover()
@@ -113,8 +113,8 @@ def test_model_names_and_errors_of_a_server(open_app: Open) -> None:
     app.expected_complaints.append("500")
     names = ELEMENTS + BREAKOUTS
     cards = [{"id": name, "name": name, "capabilities": {"completion_chat": True}} for name in names]
-    app.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": cards}))
-    app.page.route("**/v1/chat/completions", lambda route: route.fulfill(status=500, json={"message": ELEMENTS[0]}))
+    app.fake("**/v1/models", json={"object": "list", "data": cards})
+    app.fake("**/v1/chat/completions", status=500, json={"message": ELEMENTS[0]})
     app.page.reload()
     expect(app.page.get_by_label("Model", exact=True).locator("option")).to_have_count(len(names))
     app.send("x")
@@ -187,3 +187,52 @@ def test_markdown_as_models_write_it(open_app: Open) -> None:
     expect(answer.locator("p a")).to_have_attribute("href", "https://ok.example/p_(q)")
     expect(answer.locator("p").last).to_contain_text("snake_case_name")
     expect(answer.locator("hr")).to_have_count(1)
+
+
+def test_text_that_arrives_bit_by_bit_looks_as_if_it_had_come_at_once(open_app: Open) -> None:
+    app = open_app()
+    text = (
+        "Title\n---\n\n- a\n- b\n\n  more of b\n  1. x\n\n> quote\nlazily on\n\n"
+        "para **bold\nstill** `co\n\nde` end\n***\n"
+        "| a | b |\n|---|---|\n| 1 | 2 |\nafter\n\n```py\nx = 1\n\n- not a list\n```\n"
+        "# H #\n~~~\nopen\n\nfence\n~~~\n"
+        "1) one\n3) three\n===\n[l](https://ok.example)"
+    )
+    differing = app.page.evaluate(
+        """async (text) => {
+          const { MarkdownView } = await import("./js/markdown_view.js");
+          const differing = [];
+          for (const step of [1, 2, 5, 17]) {
+            const growing = new MarkdownView();
+            for (let end = step; end < text.length + step; end += step) {
+              const fresh = new MarkdownView();
+              fresh.update(text.slice(0, end));
+              growing.update(text.slice(0, end));
+              if (growing.element.outerHTML !== fresh.element.outerHTML) differing.push([step, end]);
+            }
+          }
+          return differing;
+        }""",
+        text,
+    )
+    assert differing == []
+
+
+def test_thoughts_are_kept_apart_in_either_dialect(open_app: Open) -> None:
+    app = open_app()
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm <b>.</b>"}]}
+    dialects: list[list[dict[str, Any]]] = [
+        [{"reasoning_content": "Hm "}, {"reasoning_content": "<b>.</b>"}, {"content": "Done"}],
+        [
+            {"content": [thinking]},
+            {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Done"}]},
+        ],
+    ]
+    for deltas in dialects:
+        chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        app.fake("**/chat/completions", content_type="text/event-stream", body=body)
+        app.send("x")
+        expect(app.answers.last.locator(".prose")).to_have_text("Done")
+        app.answers.last.get_by_text("Thoughts").click()
+        expect(app.answers.last.locator(".thoughts > div")).to_have_text("Hm <b>.</b>")

@@ -54,6 +54,6 @@ def test_figures_follow_while_the_page_is_open(open_app: Open) -> None:
 def test_a_key_without_the_right_is_told_so(open_app: Open) -> None:
     app = open_app()
     app.expected_complaints.append("403")
-    app.page.route("**/metrics", lambda route: route.fulfill(status=403, json={"message": "forbidden"}))
+    app.fake("**/metrics", status=403, json={"message": "forbidden"})
     app.go("usage")
     expect(app.page.get_by_text("Your key may not read")).to_be_visible()

@@ -17,7 +17,7 @@ export async function readAttachment(file, model, signal) {
   if (model) form.append("model", model);
   const { name, text, num_tokens } = await call("api/documents/text", { method: "POST", body: form, signal });
   const id = randomId();
-  await save("documents", { id, name, text, num_tokens });
+  await save("documents", { id, name, text, num_tokens, created: Date.now() });
   return { id, name, num_tokens, num_chars: text.length };
 }
 

@@ -31,7 +31,8 @@ export class ChatPage {
     const toggle = iconButton("sliders", "Settings of this conversation", () => this.settings.toggle(toggle), {
       key: "s",
     });
-    this.head = [this.model, h("span", { class: "spring" }), toggle];
+    this.heading = h("h1", { class: "visually-hidden" });
+    this.head = [this.heading, this.model, h("span", { class: "spring" }), toggle];
     const dock = h("div", { class: "composer-dock" }, this.messages.toEnd, this.composer.element);
     const column = h("div", { class: "chat-column" }, this.messages.element, dock);
     this.element = h("div", { class: "chat" }, column, this.settings.element);
@@ -175,6 +176,7 @@ export class ChatPage {
   }
 
   #showMessages() {
+    this.heading.textContent = this.title;
     this.messages.show(this.conversation);
     this.composer.setBusy(this.conversation !== null && runningIn(this.conversation) !== null);
   }

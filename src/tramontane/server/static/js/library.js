@@ -1,8 +1,9 @@
 // All conversations, in memory and in storage; listeners hear of every change.
 
-import { load, loadAll, onOtherTab, openStorage, remove, save } from "./storage.js";
+import { load, loadAll, loadIds, onOtherTab, openStorage, remove, save } from "./storage.js";
 import { notify } from "./notice.js";
 
+const DAY_MS = 86_400_000;
 const conversations = new Map();
 const growing = new Set(); // ids of conversations that this page is adding to: its copy is the one that counts
 const listeners = new Set(); // called with the id of a conversation that another tab changed, else null
@@ -19,6 +20,7 @@ export const library = {
       else conversations.delete(id);
       tell(id);
     });
+    removeUnsent().catch(() => {}); // tried again at the next start
     return isLasting;
   },
 
@@ -53,6 +55,15 @@ export const library = {
 
   onChange: (listener) => listeners.add(listener),
 };
+
+/** Documents that were attached yesterday or before and never sent. Younger ones may be in the composer of another tab. */
+async function removeUnsent() {
+  const sent = new Set([...conversations.values()].flatMap(documentIds));
+  for (const id of (await loadIds("documents")).filter((id) => !sent.has(id))) {
+    const { created = 0 } = await load("documents", id);
+    if (created < Date.now() - DAY_MS) await remove("documents", id);
+  }
+}
 
 export function documentIds(conversation) {
   return conversation.messages.flatMap((message) => (message.documents ?? []).map(({ id }) => id));

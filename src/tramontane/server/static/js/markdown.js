@@ -12,19 +12,21 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|[ \t]*)$/;
 const DELIMITER_ROW = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?$/; // of a trimmed line
 
-/** Blocks: {type, raw, …}. `raw` is the block's source, for telling what changed while text is still arriving. */
-export function parseMarkdown(text) {
-  return parseBlocks(text.replace(/\r\n?/g, "\n").split("\n"), 0);
+/** Blocks from `firstLine` on: {type, line, raw, …}. `raw` is the block's source and `line` where it begins, for telling
+ * what changed while text is still arriving. */
+export function parseMarkdown(text, firstLine = 0) {
+  return parseBlocks(text.replace(/\r\n?/g, "\n").split("\n"), 0, firstLine);
 }
 
-function parseBlocks(lines, depth) {
+function parseBlocks(lines, depth, firstLine = 0) {
   const blocks = [];
-  for (let i = 0; i < lines.length;) {
+  for (let i = firstLine; i < lines.length;) {
     if (!lines[i].trim()) {
       i += 1;
       continue;
     }
     const [block, next] = parseBlock(lines, i, depth);
+    block.line = i;
     block.raw = lines.slice(i, next).join("\n");
     blocks.push(block);
     i = next;

@@ -8,17 +8,23 @@ import { parseMarkdown } from "./markdown.js";
 export class MarkdownView {
   constructor() {
     this.element = h("div", { class: "prose" });
-    this.sources = [];
+    this.text = "";
+    this.blocks = [];
   }
 
   /** Show `text`. */
   update(text) {
-    const blocks = parseMarkdown(text);
-    let same = 0;
-    while (same < blocks.length && same < this.sources.length && blocks[same].raw === this.sources[same]) same += 1;
+    if (text === this.text) return;
+    // what is added can change the last block, or join it to the one before: `---` below a paragraph makes a heading
+    const settled = text.startsWith(this.text) ? this.blocks.slice(0, -2) : [];
+    const firstLine = settled.length ? this.blocks[settled.length].line : 0;
+    const blocks = [...settled, ...parseMarkdown(text, firstLine)];
+    let same = settled.length;
+    while (blocks[same] && this.blocks[same] && blocks[same].raw === this.blocks[same].raw) same += 1;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
     this.element.append(...blocks.slice(same).map(blockElement));
-    this.sources = blocks.map((block) => block.raw);
+    this.text = text;
+    this.blocks = blocks;
   }
 }
 

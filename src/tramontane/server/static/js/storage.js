@@ -39,6 +39,12 @@ export function load(kind, id) {
   return finish(database.transaction(kind).objectStore(kind).get(id));
 }
 
+/** Ids of all records. */
+export function loadIds(kind) {
+  if (!database) return Promise.resolve([...inMemory[kind].keys()]);
+  return finish(database.transaction(kind).objectStore(kind).getAllKeys());
+}
+
 export async function save(kind, record) {
   if (!database) inMemory[kind].set(record.id, structuredClone(record));
   else await finish(database.transaction(kind, "readwrite").objectStore(kind).put(record));

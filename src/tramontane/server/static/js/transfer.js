@@ -48,6 +48,7 @@ export async function importJson(file) {
       name: text(document?.name),
       text: text(document?.text),
       num_tokens: number(document?.num_tokens),
+      created: Date.now(),
     });
   }
   const conversations = data.conversations.map((conversation) => checkedConversation(conversation, newIds));
