@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.engine.answers import Answer, run
 from tests.engine.trials import FreeRows, native_model
@@ -142,6 +144,38 @@ def test_no_more_rows_of_scores_than_allowed() -> None:
         found, engine = answer(params, max_logits_bytes=4 * 101 * max_rows)
         assert found == plain
         assert (engine.stats().num_drafted_tokens > 0) == (max_rows > 1)
+
+
+class Form:
+    """Leaves every third token open, the others not."""
+
+    def __init__(self, told: object) -> None:
+        self.told = told
+
+    def __call__(self, generated_token_ids: Sequence[int], logits_V: torch.Tensor) -> torch.Tensor:
+        num_generated = len(generated_token_ids)
+        if num_generated % 3:
+            logits_V[[n for n in range(101) if n != num_generated]] = float("-inf")
+        return logits_V
+
+    def forced_token_ids(self, generated_token_ids: Sequence[int]) -> Sequence[int]:
+        if isinstance(self.told, Exception):
+            raise self.told
+        if self.told == "truth":
+            num_generated = len(generated_token_ids)
+            return [n for n in range(num_generated, num_generated + 2) if n % 3][: 3 - num_generated % 3]
+        return self.told  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("told", ["truth", [1, 2, 3], [101], [-1], ["x"], None, RuntimeError("no")], ids=repr)
+def test_what_a_processor_forces_is_computed_together_and_never_believed(told: object) -> None:
+    params = SamplingParams(max_tokens=30, temperature=1.0, seed=1, logits_processors=(Form(told),))
+    plain, slow = answer(params, max_draft_tokens=0)
+    found, fast = answer(params)
+    assert found == plain
+    if told == "truth":
+        assert fast.stats().num_steps <= 12
+        assert slow.stats().num_steps == 30
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -76,10 +76,12 @@ class Engine:
         self.max_logits_rows = max(1, config.max_logits_bytes // (4 * model.config.vocab_size))
         max_draft_tokens = min(config.max_draft_tokens, self.max_logits_rows - 1)
         # where scores depend on company, a verified guess might not be what plain decoding draws
-        self.lookup = PromptLookup(max_draft_tokens) if max_draft_tokens and model.is_batch_invariant else None
+        self.sampler = Sampler(model, self.max_logits_rows)
+        self.lookup: PromptLookup | None = None
+        if max_draft_tokens and model.is_batch_invariant:
+            self.lookup = PromptLookup(max_draft_tokens, self.sampler.forced_token_ids)
         self.scheduler = Scheduler(config, allocator, self._drafter(draft_model))
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
-        self.sampler = Sampler(model, self.max_logits_rows)
         limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
         self.max_seq_len = min(limit for limit in limits if limit is not None)
         self._requests: dict[int, Request] = {}

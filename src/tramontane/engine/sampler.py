@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,19 @@ class Sampler:
         """The sequence has ended."""
         self._adjustments.pop(sequence_id, None)
 
+    def forced_token_ids(self, sequence: Sequence) -> list[int]:
+        """What its logits processors say must come next."""
+        if not sequence.request.params.logits_processors:
+            return []
+        forced = self._adjustment(sequence).forced_token_ids()
+        return forced if all(0 <= token_id < self.model.config.vocab_size for token_id in forced) else []
+
+    def _adjustment(self, sequence: Sequence) -> LogitsAdjustment:
+        adjustment = self._adjustments.get(sequence.sequence_id)
+        if adjustment is None:
+            adjustment = self._adjustments[sequence.sequence_id] = LogitsAdjustment(sequence)
+        return adjustment
+
     def _sample_block(self, chunks: SequenceOf[Chunk], scores: Scores) -> Iterator[list[Sample]]:
         row = 0
         for chunk in chunks:
@@ -94,9 +108,7 @@ class Sampler:
     def _draw(self, sequence: Sequence, params: SamplingParams, logits_V: NDArray[np.float32]) -> Sample:
         adjusted_V = logits_V
         if params.adjusts_logits:
-            adjustment = self._adjustments.get(sequence.sequence_id)
-            if adjustment is None:
-                adjustment = self._adjustments[sequence.sequence_id] = LogitsAdjustment(sequence)
+            adjustment = self._adjustment(sequence)
             try:
                 adjusted_V = adjustment.apply(logits_V)
             except Exception as error:  # a processor is the caller's code: its failure ends this answer, nothing else
@@ -181,6 +193,16 @@ class LogitsAdjustment:
             scores -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
             adjusted_V[ids] = scores
         return adjusted_V
+
+    def forced_token_ids(self) -> list[int]:
+        """Guesses of the first processor that has any; wrong ones cost time only, and a failure shows in `apply`."""
+        generated_token_ids = self.sequence.generated_token_ids
+        for processor in self.processors:
+            if hasattr(processor, "forced_token_ids"):
+                with suppress(Exception):
+                    if forced := processor.forced_token_ids(generated_token_ids):
+                        return [int(token_id) for token_id in forced]
+        return []
 
     def _count_new_tokens(self) -> None:
         sequence = self.sequence

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 LogitsProcessor = Callable[[Sequence[int], "torch.Tensor"], "torch.Tensor"]
 """Hook `(generated_token_ids, logits_V) -> logits_V`, float32 in and out, run before penalties and temperature.
 It must depend on nothing but its arguments and its own state for this sequence. A processor with a `clone()`
-method is cloned for each of the `n` answers."""
+method is cloned for each of the `n` answers. One with a method `forced_token_ids(generated_token_ids)` may say which
+tokens it will leave no choice but to draw next; they are computed together, which is much faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

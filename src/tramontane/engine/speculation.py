@@ -10,6 +10,7 @@ guesses after an equally long match were right in this sequence, the cost of row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
@@ -177,10 +178,12 @@ class Lookup:
 
 
 class PromptLookup:
-    """The Drafter that copies: from a prediction, or from where the text has been before."""
+    """The Drafter that copies: what must come, a prediction, or from where the text has been before."""
 
-    def __init__(self, max_draft_tokens: int) -> None:
+    def __init__(self, max_draft_tokens: int, forced_token_ids: Callable[[Sequence], list[int]] | None = None) -> None:
+        """`forced_token_ids(sequence)`: tokens that nothing else can be drawn for, or none."""
         self.max_draft_tokens = max_draft_tokens
+        self.forced_token_ids = forced_token_ids
         self.costs = StepCosts()
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
@@ -192,12 +195,17 @@ class PromptLookup:
             cost = self.costs.per_row(num_rows) * len(sequences)  # in units of what one sequence's token costs
             draft: list[int] = []
             if (1 + cost) * MIN_GAIN < 2 and limit > 0:  # even a sure guess must pay
-                if sequence.lookup is None:
-                    sequence.lookup = Lookup(sequence)
-                draft = sequence.lookup.draft(min(limit, self.max_draft_tokens), cost)
+                draft = self._draft(sequence, min(limit, self.max_draft_tokens), cost)
             drafts.append(draft)
             num_rows += len(draft)
         return drafts
+
+    def _draft(self, sequence: Sequence, limit: int, cost: float) -> list[int]:
+        if sequence.lookup is None:
+            sequence.lookup = Lookup(sequence)
+        sequence.lookup.last = None
+        forced = [] if self.forced_token_ids is None else self.forced_token_ids(sequence)
+        return forced[:limit] or sequence.lookup.draft(limit, cost)
 
     def verified(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         self.num_drafted_tokens += num_drafted

@@ -41,6 +41,13 @@ class GrammarProcessor:
         np.copyto(logits_V.numpy(), -np.inf, where=~allowed_V)
         return logits_V
 
+    def forced_token_ids(self, generated_token_ids: Sequence[int]) -> list[int]:
+        """Tokens that the grammar leaves no choice but, such as the keys of a JSON object."""
+        if self._start is None or len(generated_token_ids) <= self._start:
+            return []
+        self._follow(list(generated_token_ids[self._start :]))
+        return [] if self._matcher.is_error() else self._matcher.compute_ff_tokens()
+
     def _follow(self, token_ids: list[int]) -> None:
         common = len(self._consumed)
         if self._consumed != token_ids[:common]:
