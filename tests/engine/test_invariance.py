@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.answers import TOLERANCE, VOCAB_SIZE, Answer, Answers, assert_close, model, raw_logprobs, run
+from tests.engine.answers import TOLERANCE, VOCAB_SIZE, Answer, Answers, model, raw_logprobs, run
 from tests.engine.simulation import pages_to_fit
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
@@ -50,17 +50,8 @@ def random_prompts(rng: random.Random, count: int) -> list[tuple[int, ...]]:
 
 
 def assert_same(answer: Answer, expected: Answer) -> None:
-    assert answer.token_ids == expected.token_ids
-    assert answer.finish_reason == expected.finish_reason
-    assert_close(answer.logprobs, expected.logprobs)
-    if expected.prompt_logprobs is None:
-        assert answer.prompt_logprobs is None
-    else:
-        assert answer.prompt_logprobs is not None
-        assert answer.prompt_logprobs[0] is None
-        assert_close(
-            [entry for entry in answer.prompt_logprobs if entry], [entry for entry in expected.prompt_logprobs if entry]
-        )
+    """Bit for bit, log-probabilities included."""
+    assert answer == replace(expected, num_cached_tokens=answer.num_cached_tokens)
 
 
 @pytest.mark.parametrize("windows", WINDOWS)
