@@ -77,6 +77,13 @@ def test_forbidden_tokens_are_never_drawn() -> None:
         assert drawn == {7, 30}
 
 
+@pytest.mark.parametrize("top_p", [5e-324, 1e-320, 1e-300, 1e-16])
+def test_a_top_p_next_to_nothing_leaves_the_likeliest(top_p: float) -> None:
+    params = SamplingParams(temperature=1, top_p=top_p)
+    for logits in (np.arange(50, dtype=np.float32), np.full(49, 0.1, np.float32), np.zeros(3, np.float32)):
+        assert draw(logits, params, 0.7) == int(logits.argmax())
+
+
 def test_uniform_numbers_depend_on_all_three_and_fill_the_interval() -> None:
     numbers = [uniform(seed, index, position) for seed in range(20) for index in range(20) for position in range(20)]
     assert len(set(numbers)) == len(numbers)

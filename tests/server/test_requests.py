@@ -44,7 +44,7 @@ def refusal(answer: Any, status: int) -> Any:
         ({"n": 0}, ["body", "n"]),
         ({"n": 2**63}, ["body", "n"]),
         ({"top_p": 0}, ["body", "top_p"]),
-        ({"stop": [""]}, ["body", "stop", "list[constrained-str]", 0]),
+        ({"stop": [""]}, ["body", "stop", 0]),
         ({"random_seed": 1, "seed": 2}, ["body"]),
         ({"top_logprobs": 2}, ["body"]),
         ({"tool_choice": "any"}, ["body"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import socket
 import time
@@ -161,3 +162,36 @@ def test_a_reader_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
                 await asyncio.Event().wait()
 
     assert asyncio.run(asyncio.wait_for(play(events(), Stuck()), 5)) == [False]
+
+
+def test_no_answer_depends_on_or_holds_anything_of_another(server: LiveServer, http: httpx.Client) -> None:
+    """Sixty prompts alone, then all at once, with every fourth given up midway: not a token differs."""
+    draw = random.Random(5)
+    words = ("wind", "rain", "sea", "cold", "north", "hill", "snow", "cloud")
+    bodies = [
+        {"model": "chat", "prompt": f"{n:x} " + " ".join(draw.choices(words, k=draw.randrange(5, 150))),
+         "max_tokens": draw.randrange(5, 40), "seed": n, "temperature": (0, 0.7)[n % 2]}
+        for n in range(60)
+    ]  # fmt: skip
+    alone = [http.post("/v1/completions", json=body).json()["choices"][0]["text"] for body in bodies]
+
+    async def ask() -> list[str | None]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+
+            async def one(number: int) -> str | None:
+                patience = 0.02 * (number % 5 + 1) if number % 4 == 0 else None
+                try:
+                    answer = await asyncio.wait_for(client.post("/v1/completions", json=bodies[number]), patience)
+                except TimeoutError:
+                    return None
+                return str(answer.json()["choices"][0]["text"])
+
+            return await asyncio.gather(*map(one, range(len(bodies))))
+
+    together = asyncio.run(ask())
+    assert sum(text is not None for text in together) >= 45
+    assert [text for text in together if text is not None] == [
+        text for text, got in zip(alone, together, strict=True) if got is not None
+    ]
+    wait_until_free(http)

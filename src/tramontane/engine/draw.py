@@ -68,9 +68,11 @@ def top_ids(logits_V: NDArray[np.float32], k: int) -> NDArray[np.intp]:
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
     """Places, ascending, of the fewest weights that reach `top_p` of their sum, heaviest first."""
-    target = top_p * weights.sum()
+    total = weights.sum()
+    target = top_p * total
     # All weights below this bound together stay under (1 - top_p) of the sum, so the nucleus lies above it: mostly few.
-    candidates = weights[weights >= (1 - top_p) / top_p * target / len(weights)]
+    bound = (1 - top_p) * total / len(weights)
+    candidates = weights[weights >= min(bound, weights.max())]  # rounding must not put the bound above the heaviest
     heaviest_first = np.sort(candidates)[::-1]  # values, not places: several times faster than argsort
     count = min(int(np.searchsorted(np.cumsum(heaviest_first), target)) + 1, len(candidates))
     return _highest(weights, heaviest_first[count - 1], count)

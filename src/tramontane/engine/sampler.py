@@ -116,7 +116,10 @@ class Sampler:
             if not -np.inf < adjusted_V.max() < np.inf:
                 return Sample(None, error="logits processors and biases leave no token that could be drawn")
         number = uniform(sequence.request.seed, sequence.index, len(sequence.token_ids))
-        token_id = draw(adjusted_V, params, number)
+        try:
+            token_id = draw(adjusted_V, params, number)
+        except Exception as error:  # whatever is wrong with one request must not end all others
+            return Sample(None, error=f"no token could be drawn: {type(error).__name__}: {error}")
         logprobs = None if params.logprobs is None else token_logprobs(logits_V, token_id, params.logprobs)
         return Sample(token_id, logprobs)
 

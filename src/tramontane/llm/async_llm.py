@@ -112,6 +112,7 @@ class AsyncLLM:
         self.default_sampling = SamplingParams(**opened.checkpoint.sampling)  # where a call gives none
         self.tokenizer = opened.tokenizer
         self.max_seq_len = opened.engine.max_seq_len
+        self.device = opened.engine.model.device
         self.engine = AsyncEngine(opened.engine)
 
     async def generate(

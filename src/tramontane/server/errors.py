@@ -28,6 +28,9 @@ KINDS = {
 RETRY_AFTER_S = 1
 """For a full queue: places become free within steps."""
 
+_OF_A_UNION = frozenset("[(<")
+"""In pydantic's names of the branches of a union, which are no part of the body; tags such as a role are kept."""
+
 MAX_ECHO_CHARS = 100
 """A refused value is repeated in the refusal if it is no longer: enough to recognise it, too little to fill logs."""
 
@@ -100,7 +103,8 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
     """422 from pydantic's errors. The message names one field and how many more are wrong."""
     detail: list[dict[str, Any]] = []
     for error in errors:
-        entry = {"type": error["type"], "loc": [*prefix, *error["loc"]], "msg": error["msg"]}
+        loc = [part for part in error["loc"] if not (isinstance(part, str) and _OF_A_UNION & set(part))]
+        entry = {"type": error["type"], "loc": [*prefix, *loc], "msg": error["msg"]}
         value = error.get("input")
         if isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= MAX_ECHO_CHARS):
             entry["input"] = value

@@ -52,8 +52,9 @@ class ServerSettings:
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered 429.")] = 1024
     drain_s: Annotated[float, typer.Option(help="Seconds that running answers get to end after SIGTERM.")] = 30.0
     stall_s: Annotated[
-        float, typer.Option(help="Seconds without a step after which /health reports a stuck engine.")
-    ] = 60.0
+        float | None,
+        typer.Option(help="Seconds without a step until /health is red (default: by the model's size, at least 10)."),
+    ] = None
     price_per_hour: Annotated[
         float | None, typer.Option(help="What this machine costs per hour; token prices are worked out from it.")
     ] = None

@@ -35,8 +35,8 @@ def extract(spec: dict[str, Any]) -> dict[str, Any]:
                 definitions[name] = spec["components"]["schemas"][name]
                 pending.append(definitions[name])
     text = json.dumps({"answers": answers, "$defs": definitions}).replace("#/components/schemas/", "#/$defs/")
-    cut: dict[str, Any] = json.loads(text)
-    return without_prose(cut)
+    cut: dict[str, Any] = without_prose(json.loads(text))
+    return cut
 
 
 def names(schema: Any) -> set[str]:

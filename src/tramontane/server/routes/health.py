@@ -7,9 +7,22 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from tramontane.engine.engine_config import EngineConfig
+from tramontane.server.models import ServedModel
 from tramontane.server.services import ServicesDep
 
 router = APIRouter(tags=["server"])
+
+
+SLOWEST_FLOPS = {"cpu": 20e9, "cuda": 2e12}
+"""Operations per second that a machine of the kind surely does; one that is slower needs `--stall-s`."""
+LEAST_S = 10.0
+
+
+def longest_step_s(model: ServedModel) -> float:
+    """What a step of a full batch may take before the engine must be taken for stuck."""
+    operations = 2 * model.llm.checkpoint.num_parameters * EngineConfig().max_batch_tokens
+    return max(LEAST_S, operations / SLOWEST_FLOPS[model.llm.device.type])
 
 
 @router.get("/health", summary="Whether every model is alive and moving: 200, else 503")
@@ -17,7 +30,7 @@ async def health(services: ServicesDep) -> JSONResponse:
     models: dict[str, dict[str, Any]] = {}
     for model in services.registry:
         engine = model.llm.health()
-        is_stuck = engine.is_busy and engine.stalled_s > services.settings.stall_s
+        is_stuck = engine.is_busy and engine.stalled_s > (services.settings.stall_s or longest_step_s(model))
         status = "dead" if not engine.is_alive else "stuck" if is_stuck else "ok"
         models[model.name] = {"status": status, "steps": engine.num_turns, "stalled_s": round(engine.stalled_s, 3)}
     is_well = all(model["status"] == "ok" for model in models.values())
