@@ -49,6 +49,7 @@ class Call:
     cached_tokens: int = 0
     completion_tokens: int = 0
     first_token_s: float | None = None
+    failed_with: int | None = None  # status of what ended a stream midway
 
     def use(self, name: str) -> ServedModel:
         """The model a body names. Raises ApiError 400 if there is none."""
@@ -65,6 +66,14 @@ class Call:
     def saw_token(self) -> None:
         if self.first_token_s is None:
             self.first_token_s = time.perf_counter() - self.started
+
+    def fail(self, error: Exception) -> ApiError:
+        """What a stream that `error` ends midway says of it."""
+        failure = as_api_error(error)
+        self.failed_with = failure.status
+        if not isinstance(error, ApiError):
+            log.error("request %s to %s failed in mid-stream", self.request_id, self.endpoint, exc_info=error)
+        return failure
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -122,7 +131,9 @@ class Endpoint(Generic[Body]):
             if self.stream is not None and getattr(body, "stream", False):
                 events = await unless_disconnected(request, self.stream(call, body))
                 is_streaming = True
-                return EventStream(events, lambda whole: call.record(200 if whole else CLIENT_GONE), headers)
+                return EventStream(
+                    events, lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)), headers
+                )
             answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
             return JSONResponse(answer, headers=headers)

@@ -14,6 +14,7 @@ import uvicorn
 
 from tramontane.errors import ConfigError
 from tramontane.server.app import create_app
+from tramontane.server.http_protocol import HttpProtocol
 from tramontane.server.load import ProgressOf, load_registry, no_progress
 from tramontane.server.models import ModelRegistry
 from tramontane.server.settings import ServerSettings
@@ -68,6 +69,7 @@ async def _serve(
 ) -> int:
     config = uvicorn.Config(
         create_app(settings, registry),
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,  # who calls is who is connected, whatever a header says

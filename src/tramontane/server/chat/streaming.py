@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,11 +12,8 @@ from tramontane.server.chat.finish import finish_reason, require_sound
 from tramontane.server.chat.logprobs import logprobs_json
 from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.endpoint import Call
-from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.stream import DONE, event
 from tramontane.tokenizer import AssistantMessage
-
-log = logging.getLogger(__name__)
 
 
 async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGenerator[bytes]:
@@ -36,9 +32,7 @@ async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGene
             if plan.include_usage:
                 yield event({**chunks.chunk(None), "usage": call.usage})
         except Exception as error:
-            failure = as_api_error(error)
-            if not isinstance(error, ApiError):
-                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            failure = call.fail(error)
             ending = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
             yield event(chunks.chunk(ending) | {"error": failure.body()})
     yield DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ from tramontane.llm.async_llm import Stream
 from tramontane.server.chat.finish import require_sound
 from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.endpoint import Call
-from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.errors import ApiError
 from tramontane.server.responses.items import (
     call_item,
     ending,
@@ -27,7 +26,6 @@ from tramontane.server.schema.response_request import ResponseRequest
 from tramontane.server.stream import typed_event
 from tramontane.tokenizer import AssistantMessage, ToolCall
 
-log = logging.getLogger(__name__)
 Event = dict[str, Any]
 
 
@@ -48,9 +46,7 @@ async def response_events(
             for entry in builder.close():
                 yield typed_event(entry)
         except Exception as error:
-            failure = as_api_error(error)
-            if not isinstance(error, ApiError):
-                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            failure = call.fail(error)
             yield typed_event(builder.fail(failure))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -17,14 +16,13 @@ from tramontane.llm.prompt import Prompt, fim_prompt
 from tramontane.server.chat.finish import finish_reason, require_sound
 from tramontane.server.chat.logprobs import token_text
 from tramontane.server.endpoint import Call, Endpoint
-from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
 from tramontane.server.schema.answers import TextCompletion
 from tramontane.server.schema.fim import CompletionRequest
 from tramontane.server.stream import DONE, event
 from tramontane.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -84,9 +82,7 @@ async def _events(call: Call, request: CompletionRequest, model: ServedModel, st
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield event({**head, "choices": [], "usage": call.usage})
         except Exception as error:
-            failure = as_api_error(error)
-            if not isinstance(error, ApiError):
-                log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
+            failure = call.fail(error)
             ending = {"index": 0, "text": "", "finish_reason": "error", "logprobs": None}
             yield event({**head, "choices": [ending], "error": failure.body()})
     yield DONE

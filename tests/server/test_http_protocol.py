@@ -1,0 +1,79 @@
+"""What comes before the body: bounded, and refused in one shape."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.live import LiveServer
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def exchange(server: LiveServer, parts: Iterator[bytes] | list[bytes]) -> tuple[int, bytes]:
+    """Status and body of the first answer; stops sending when the server has closed."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        received = b""
+        try:
+            for part in parts:
+                connection.sendall(part)
+        except OSError:
+            pass  # closed already: the answer is still to be read
+        try:
+            while data := connection.recv(65536):
+                received += data
+        except OSError:
+            pass
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]) if head else 0, body
+
+
+def test_headers_of_common_size_pass(server: LiveServer) -> None:
+    status, body = exchange(server, [HEAD + b"X-A: " + b"a" * 20_000 + b"\r\nConnection: close\r\n\r\n"])
+    assert status == 200
+    assert b'"status":"ok"' in body
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [HEAD + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n"],
+        [HEAD, *([b"X-A: " + b"a" * 1000 + b"\r\n"] * 500)],
+        [HEAD + b"".join(b"X-%d: a\r\n" % number for number in range(1000)) + b"\r\n"],
+        [b"GET /" + b"a" * 500_000 + b" HTTP/1.1\r\n\r\n"],
+        [HEAD + b"X-A: ", *([b"a" * 65536] * 100)],
+    ],
+    ids=["one", "many", "numerous", "path", "endless"],
+)
+def test_headers_without_end_are_cut(server: LiveServer, parts: list[bytes]) -> None:
+    status, body = exchange(server, parts)
+    if status:  # what was sent after the refusal may have reset the connection before it was read
+        assert status == 431
+        assert json.loads(body)["raw_status_code"] == 431
+    assert exchange(server, [HEAD + b"Connection: close\r\n\r\n"])[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b" folded: x\r\n\r\n",
+        HEAD + b"X A: x\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabXX0\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_and_the_connection_closed(server: LiveServer, request_bytes: bytes) -> None:
+    status, body = exchange(server, [request_bytes])
+    assert status == 400, body
+    assert json.loads(body)["object"] == "error"
