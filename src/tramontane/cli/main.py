@@ -20,7 +20,7 @@ from tramontane.cli.options import HELP_SETTINGS, as_command
 from tramontane.errors import TramontaneError
 
 VERBS = (
-    *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench"),
+    *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
     *("pretrain", "finetune", "serve"),
 )
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
