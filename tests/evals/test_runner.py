@@ -45,6 +45,8 @@ class Counting:
     def answers(self, questions: Sequence[Question]) -> list[list[str]]:
         return self.target.answers(questions)
 
+    def close(self) -> None: ...
+
 
 def test_likelihoods_are_those_of_whole_prompts(llm: LLM) -> None:
     """Shared beginnings, endings that differ in their last token alone, and repeats, all in one call."""

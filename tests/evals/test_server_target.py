@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,11 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_a_server_scores_and_answers_as_the_model_does(server: LiveServer, target: EngineTarget) -> None:
-    served = ServerTarget(f"{server.url}/v1/")
+    with closing(ServerTarget(f"{server.url}/v1/")) as served:
+        require_equal(served, target)
+
+
+def require_equal(served: ServerTarget, target: EngineTarget) -> None:
     assert served.description["model"] == "tiny"
     pairs = [Pair("The wind", " blows"), Pair("The wind", " is cold today"), Pair("", "Whole text."), Pair("a ", "b")]
     for ours, theirs in zip(target.likelihoods(pairs), served.likelihoods(pairs), strict=True):
@@ -37,10 +42,10 @@ def test_a_server_scores_and_answers_as_the_model_does(server: LiveServer, targe
 
 
 def test_what_a_server_cannot_do_is_said(server: LiveServer) -> None:
-    served = ServerTarget(server.url)
-    with pytest.raises(RequestError, match="windows of tokens"):
-        served.text_scores(["text"])
-    with pytest.raises(RequestError, match=r"/v1/completions: 400"):
-        ServerTarget(server.url, "absent").answers([Question(prompt="x", max_tokens=1)])
+    with closing(ServerTarget(server.url, "absent")) as served:
+        with pytest.raises(RequestError, match="windows of tokens"):
+            served.text_scores(["text"])
+        with pytest.raises(RequestError, match=r"/v1/completions: 400"):
+            served.answers([Question(prompt="x", max_tokens=1)])
     with pytest.raises(ConfigError, match="no answer"):
         ServerTarget("http://127.0.0.1:9")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tramontane.cli.options import WEIGHT_FORMAT_HELP, Json, ModelOptions
-from tramontane.cli.terminal import files_bar, print_json, printable
+from tramontane.cli.terminal import bar, print_json, printable
 from tramontane.errors import RequestError
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def eval(
     if limit is not None and limit < 1:
         raise RequestError(f"limit={limit} must be at least 1")
     wanted = chosen_tasks(tasks, text or [], unisolated_code=unisolated_code)
+    folder = out or Path("evals") / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
     target: Target
     if re.match(r"https?://", model):
         from tramontane.evals.server_target import ServerTarget
@@ -88,14 +91,29 @@ def eval(
 
         options = ModelOptions(model=model, weight_format=weight_format, dtype=dtype, device=device, threads=threads)
         target = EngineTarget(options.load(), model, window=window, stride=stride, seed=seed)
-    folder = out or Path("evals") / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
-    with files_bar() as progress:
+    with closing(target), items_bar() as progress:
         results = evaluate(target, wanted, Sources(data), folder, RunOptions(limit=limit, seed=seed), progress=progress)
     write_report(folder, results)
     if as_json:
         print_json(results)
     else:
         show(results, folder)
+
+
+@contextmanager
+def items_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of several tasks: call what it yields with (task, items done, items in all)."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    with bar(MofNCompleteColumn(), TimeRemainingColumn()) as display:
+        shown: dict[str, Any] = {}
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in shown:
+                shown[task] = display.add_task(printable(task), total=total)
+            display.update(shown[task], completed=done)
+
+        yield report
 
 
 def chosen_tasks(names: str, texts: list[Path], *, unisolated_code: bool) -> list[Task]:

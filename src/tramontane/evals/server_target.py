@@ -39,6 +39,9 @@ class ServerTarget:
         self.model = model
         self.description: dict[str, Any] = {"model": model, "server": self.base}
 
+    def close(self) -> None:
+        self.client.close()
+
     def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         return _together(self._likelihood, pairs)
 

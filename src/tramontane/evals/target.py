@@ -24,6 +24,8 @@ class Target(Protocol):
 
     def answers(self, questions: Sequence[Question]) -> list[list[str]]: ...
 
+    def close(self) -> None: ...
+
 
 class EngineTarget:
     """A model in this process. Texts are scored in windows of `window` tokens that advance by `stride`."""
@@ -44,6 +46,9 @@ class EngineTarget:
             "stride": self.stride,
             "can_chat": llm.tokenizer.chat is not None,
         }
+
+    def close(self) -> None:
+        """Nothing: the model goes with its last reference."""
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         encoded = [encode_pair(self.llm.tokenizer, pair) for pair in pairs]
