@@ -6,6 +6,8 @@ same scores give the same token whatever else is in the batch.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,23 +42,38 @@ def draw(logits_V: NDArray[np.float32], params: SamplingParams, number: float) -
     if params.top_k is not None and params.top_k < len(logits_V):
         ids = top_ids(logits_V, params.top_k)
         logits_V = logits_V[ids]
-    scores = logits_V.astype(np.float64)
-    scores -= scores.max()
+    weights = np.subtract(logits_V, logits_V.max(), out=_scratch(0, len(logits_V)), dtype=np.float64)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the highest to -inf, as it should
-        scores /= params.temperature
-    weights = np.exp(scores)
+        weights /= params.temperature
+    np.exp(weights, out=weights)
     if params.top_p < 1:
         kept = _nucleus(weights, params.top_p)
         ids, weights = kept if ids is None else ids[kept], weights[kept]
     if params.min_p > 0:
         kept = np.flatnonzero(weights >= params.min_p)  # the likeliest weighs 1
         ids, weights = kept if ids is None else ids[kept], weights[kept]
-    cumulative = np.cumsum(weights)
+    cumulative = np.cumsum(weights, out=_scratch(1, len(weights)))
     total = cumulative[-1]
     place = int(np.searchsorted(cumulative, number * total, side="right"))
     # rounding can put number * total on total itself; then the last token of any weight is meant
     place = min(place, int(np.searchsorted(cumulative, total, side="left")))
     return place if ids is None else int(ids[place])
+
+
+class _Scratch(threading.local):
+    """Memory of each thread's draws: fresh pages for every row would take longer than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.arrays = [np.empty(0), np.empty(0)]
+
+
+_SCRATCH = _Scratch()
+
+
+def _scratch(which: int, length: int) -> NDArray[np.float64]:
+    if len(_SCRATCH.arrays[which]) < length:
+        _SCRATCH.arrays[which] = np.empty(length)
+    return _SCRATCH.arrays[which][:length]
 
 
 def top_ids(logits_V: NDArray[np.float32], k: int) -> NDArray[np.intp]:
@@ -90,7 +107,6 @@ def _highest(values: NDArray[np.floating], lowest: float, count: int) -> NDArray
 
 def logsumexp(logits_V: NDArray[np.float32]) -> float:
     """log(sum(exp(logits))) in float64."""
-    scores = logits_V.astype(np.float64)
-    highest = scores.max()
-    scores -= highest
+    highest = np.float64(logits_V.max())
+    scores = np.subtract(logits_V, highest, out=_scratch(0, len(logits_V)), dtype=np.float64)
     return float(highest + np.log(np.exp(scores, out=scores).sum()))
