@@ -18,7 +18,7 @@ def _identifier() -> LanguageIdentifier:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        raise DataError("`language` in a recipe needs the package py3langid; pip install py3langid") from None
+        raise DataError("telling languages apart needs the package py3langid; pip install py3langid") from None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
@@ -30,3 +30,8 @@ def is_language(text: str, language: str, min_confidence: float = 0.5) -> bool:
         return True
     found, confidence = _identifier().classify(sample)
     return bool(found == language or confidence < min_confidence)
+
+
+def language_of(text: str) -> str:
+    """The likeliest language of a text, as two letters (ISO 639-1)."""
+    return str(_identifier().classify(text)[0])

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 
 from tramontane.errors import DataError
 from tramontane.evals.choices import CHOICE_TASKS
+from tramontane.evals.instructions import IFEVAL
 from tramontane.evals.item import Task
+from tramontane.evals.questions import QUESTION_TASKS
 from tramontane.evals.texts import TEXT_TASKS
 
-TASKS: dict[str, Task] = {task.name: task for task in (*TEXT_TASKS, *CHOICE_TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*TEXT_TASKS, *CHOICE_TASKS, *QUESTION_TASKS, IFEVAL)}
 
 SUITES: dict[str, tuple[str, ...]] = {
     "small": ("wikitext2", "tinystories", "blimp", "lambada", "hellaswag", "arc_easy", "piqa"),
     "commonsense": (
         *("hellaswag", "winogrande", "piqa", "siqa", "openbookqa", "arc_easy", "arc_challenge", "commonsense_qa"),
     ),
+    "code": ("humaneval", "mbpp"),
+    "safety": ("xstest", "simple_safety_tests"),
 }
 
 
