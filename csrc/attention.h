@@ -202,6 +202,7 @@ inline void add_elementwise(Kernels& table) {
     table.swiglu = swiglu;
     table.add = add;
     table.add_scaled_row = add_scaled_row;
+    table.low_rank = low_rank;
     table.rotate = rotate;
     table.to_page = to_page;
     table.attention = attention;

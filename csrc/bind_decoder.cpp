@@ -30,6 +30,30 @@ DecoderLayer parse_layer(const LayerTuple& t) {
     return layer;
 }
 
+// (a, b, in_features, out_features, rank)
+using LowRankTuple = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int64_t>;
+// (wq, wk, wv, wo, [(w1, w2, w3) of each expert])
+using LayerAdapterTuple = std::tuple<LowRankTuple, LowRankTuple, LowRankTuple, LowRankTuple,
+                                     std::vector<std::tuple<LowRankTuple, LowRankTuple, LowRankTuple>>>;
+
+LowRank parse_low_rank(const LowRankTuple& t) {
+    return {pointer<const float>(std::get<0>(t)), pointer<const float>(std::get<1>(t)), std::get<2>(t), std::get<3>(t),
+            std::get<4>(t)};
+}
+
+LayerAdapter parse_layer_adapter(const LayerAdapterTuple& t) {
+    LayerAdapter layer{parse_low_rank(std::get<0>(t)), parse_low_rank(std::get<1>(t)), parse_low_rank(std::get<2>(t)),
+                       parse_low_rank(std::get<3>(t)), {}};
+    for (const auto& [w1, w2, w3] : std::get<4>(t))
+        layer.experts.push_back({parse_low_rank(w1), parse_low_rank(w2), parse_low_rank(w3)});
+    return layer;
+}
+
+struct BoundAdapter {
+    Adapter layers;
+    nb::object owner;  // keeps the weights alive
+};
+
 struct PagePool {
     std::vector<Pages> pages;
     std::vector<int64_t> group_of_layer;
@@ -54,6 +78,7 @@ void bind_decoder(nb::module_& m) {
                 new (self) PagePool{std::move(pages), std::move(group_of_layer), std::move(owner)};
             },
             nb::arg("layers"), nb::arg("group_of_layer"), nb::arg("owner"));
+    nb::class_<BoundAdapter>(m, "Adapter");
     nb::class_<BoundDecoder>(m, "Decoder")
         .def(
             "__init__",
@@ -68,9 +93,23 @@ void bind_decoder(nb::module_& m) {
             },
             nb::arg("config"), nb::arg("embeddings"), nb::arg("layers"), nb::arg("norm"), nb::arg("owner"))
         .def(
+            "adapter",
+            [](const BoundDecoder& self, const std::vector<LayerAdapterTuple>& layers, nb::object owner) {
+                Adapter parsed;
+                for (const LayerAdapterTuple& layer : layers) parsed.push_back(parse_layer_adapter(layer));
+                self.decoder.check_adapter(parsed);
+                return BoundAdapter{std::move(parsed), std::move(owner)};
+            },
+            nb::arg("layers"), nb::arg("owner"))
+        .def(
             "forward",
             [](BoundDecoder& self, int64_t num_rows, uintptr_t token_ids, uintptr_t cosine, uintptr_t sine,
-               const PagePool& pool, const std::vector<GroupTuple>& groups, uintptr_t hidden) {
+               const PagePool& pool, const std::vector<GroupTuple>& groups,
+               const std::vector<const BoundAdapter*>& adapters, uintptr_t adapter_of_row, uintptr_t hidden) {
+                std::vector<const Adapter*> of_index;
+                for (const BoundAdapter* adapter : adapters) of_index.push_back(&adapter->layers);
+                RowAdapters rows;
+                if (!of_index.empty()) rows = {&of_index, pointer<const int32_t>(adapter_of_row)};
                 std::vector<StepGroup> parsed;
                 for (const GroupTuple& group : groups)
                     parsed.push_back({pointer<const int64_t>(std::get<0>(group)), parse_sequences(std::get<1>(group)),
@@ -78,10 +117,10 @@ void bind_decoder(nb::module_& m) {
                 const nb::gil_scoped_release release;
                 self.decoder.forward({num_rows, pointer<const int64_t>(token_ids), pointer<const float>(cosine),
                                       pointer<const float>(sine), &pool.pages, &pool.group_of_layer, &parsed,
-                                      pointer<float>(hidden)});
+                                      pointer<float>(hidden), rows});
             },
             nb::arg("num_rows"), nb::arg("token_ids"), nb::arg("cosine"), nb::arg("sine"), nb::arg("pool"),
-            nb::arg("groups"), nb::arg("hidden"));
+            nb::arg("groups"), nb::arg("adapters"), nb::arg("adapter_of_row"), nb::arg("hidden"));
 }
 
 }  // namespace tramontane

@@ -24,6 +24,30 @@ void bind_layers(nb::module_& m) {
         },
         nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("num_rows"), nb::arg("num_heads"),
         nb::arg("head_dim"), nb::arg("out"), nb::call_guard<nb::gil_scoped_release>());
+    m.attr("max_rank") = max_rank;
+    m.def(
+        "add_low_rank",
+        [](uintptr_t x, int64_t in_features, int64_t num_rows, uintptr_t out, int64_t out_features,
+           const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& adapters, uintptr_t adapter_of_row) {
+            std::vector<LowRank> weights;
+            for (const auto& [a, b, rank] : adapters) {
+                if (rank < 0 || rank > max_rank) throw std::invalid_argument("rank " + std::to_string(rank));
+                weights.push_back({pointer<const float>(a), pointer<const float>(b), in_features, out_features, rank});
+            }
+            const nb::gil_scoped_release release;
+            std::vector<LowRankTask> tasks;
+            for (int64_t row = 0; row < num_rows; ++row) {
+                const int32_t adapter = pointer<const int32_t>(adapter_of_row)[row];
+                if (adapter >= static_cast<int32_t>(weights.size())) throw std::out_of_range("adapter of a row");
+                if (adapter >= 0 && weights[static_cast<size_t>(adapter)].rank > 0)
+                    tasks.push_back({&weights[static_cast<size_t>(adapter)],
+                                     pointer<const float>(x) + row * in_features,
+                                     pointer<float>(out) + row * out_features});
+            }
+            add_low_rank(tasks);
+        },
+        nb::arg("x"), nb::arg("in_features"), nb::arg("num_rows"), nb::arg("out"), nb::arg("out_features"),
+        nb::arg("adapters"), nb::arg("adapter_of_row"));
     m.def(
         "swiglu",
         [](uintptr_t gate, uintptr_t up, int64_t num_rows, int64_t hidden_dim, uintptr_t out) {

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "layers.h"
+#include "low_rank.h"
 #include "matmul.h"
 
 namespace tramontane {

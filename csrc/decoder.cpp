@@ -67,6 +67,11 @@ void Decoder::forward(const DecoderStep& step) {
         if (step.token_ids[row] < 0 || step.token_ids[row] >= embeddings_.out_features)
             throw std::out_of_range("token id " + std::to_string(step.token_ids[row]) + " of a vocabulary of " +
                                     std::to_string(embeddings_.out_features));
+    if (step.row_adapters.adapters != nullptr) {
+        const int64_t count = static_cast<int64_t>(step.row_adapters.adapters->size());
+        for (int64_t row = 0; row < step.num_rows; ++row)
+            if (step.row_adapters.adapter_of_row[row] >= count) throw std::out_of_range("adapter of a row");
+    }
     const int64_t num_rows = step.num_rows, dim = config_.dim;
     float* x = floats(x_, num_rows * dim);
     const auto embed = [&](int64_t row, int) {
@@ -81,17 +86,45 @@ void Decoder::forward(const DecoderStep& step) {
     for (size_t i = 0; i < layers_.size(); ++i) {
         const DecoderLayer& layer = layers_[i];
         rms_norm(x, layer.attention_norm, config_.norm_eps, num_rows, dim, normed);
-        attend(layer, step, (*step.pages)[i], (*step.groups)[static_cast<size_t>((*step.group_of_layer)[i])]);
+        attend(i, step);
         add(x, update, num_rows * dim, x);
         rms_norm(x, layer.ffn_norm, config_.norm_eps, num_rows, dim, normed);
-        feed_forward(layer, num_rows);
+        feed_forward(i, step);
         add(x, update, num_rows * dim, x);
     }
     rms_norm(x, norm_, config_.norm_eps, num_rows, dim, step.hidden);
 }
 
+void Decoder::check_adapter(const Adapter& adapter) const {
+    const auto require = [](const LowRank& low_rank, const Weight& weight) {
+        if (low_rank.rank == 0) return;
+        if (low_rank.rank < 0 || low_rank.rank > max_rank || low_rank.in_features != weight.in_features ||
+            low_rank.out_features != weight.out_features)
+            throw std::invalid_argument("an adapter of rank 1 to " + std::to_string(max_rank) + " for " +
+                                        std::to_string(weight.out_features) + " x " +
+                                        std::to_string(weight.in_features) + " weights is needed");
+    };
+    if (adapter.size() != layers_.size()) throw std::invalid_argument("an adapter of as many layers as the model has");
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const DecoderLayer& layer = layers_[i];
+        require(adapter[i].wq, layer.wq);
+        require(adapter[i].wk, layer.wk);
+        require(adapter[i].wv, layer.wv);
+        require(adapter[i].wo, layer.wo);
+        if (adapter[i].experts.size() != layer.experts.size()) throw std::invalid_argument("experts of an adapter");
+        for (size_t e = 0; e < layer.experts.size(); ++e) {
+            require(adapter[i].experts[e].w1, layer.experts[e].w1);
+            require(adapter[i].experts[e].w2, layer.experts[e].w2);
+            require(adapter[i].experts[e].w3, layer.experts[e].w3);
+        }
+    }
+}
+
 // normed_ -> update_
-void Decoder::attend(const DecoderLayer& layer, const DecoderStep& step, const Pages& pages, const StepGroup& group) {
+void Decoder::attend(size_t index, const DecoderStep& step) {
+    const DecoderLayer& layer = layers_[index];
+    const Pages& pages = (*step.pages)[index];
+    const StepGroup& group = (*step.groups)[static_cast<size_t>((*step.group_of_layer)[index])];
     const int64_t num_rows = step.num_rows, head_dim = config_.head_dim;
     const int64_t width = config_.num_heads * head_dim, kv_width = config_.num_kv_heads * head_dim;
     float* q = floats(q_, num_rows * width);
@@ -99,34 +132,53 @@ void Decoder::attend(const DecoderLayer& layer, const DecoderStep& step, const P
     float* v = floats(v_, num_rows * kv_width);
     const float* normed = floats(normed_, num_rows * config_.dim);
     matmul(normed, config_.dim, num_rows, {{layer.wq, q, width}, {layer.wk, k, kv_width}, {layer.wv, v, kv_width}});
+    adapt(step.row_adapters, num_rows, index, [&](const LayerAdapter& adapter, int64_t row) {
+        add_task(adapter.wq, normed, q, row);
+        add_task(adapter.wk, normed, k, row);
+        add_task(adapter.wv, normed, v, row);
+    });
     rotate({q, step.cosine, step.sine, num_rows, config_.num_heads, head_dim, width, width, q});
     rotate({k, step.cosine, step.sine, num_rows, config_.num_kv_heads, head_dim, kv_width, kv_width, k});
     store_kv(k, v, num_rows, kv_width, kv_width, group.slots, pages);
     float* heads = floats(heads_, num_rows * width);
     paged_attention(q, num_rows, width, config_.num_heads, pages, group.sequences, group.window, heads);
-    matmul(heads, width, num_rows, {{layer.wo, floats(update_, num_rows * config_.dim), config_.dim}});
+    float* update = floats(update_, num_rows * config_.dim);
+    matmul(heads, width, num_rows, {{layer.wo, update, config_.dim}});
+    adapt(step.row_adapters, num_rows, index,
+          [&](const LayerAdapter& adapter, int64_t row) { add_task(adapter.wo, heads, update, row); });
 }
 
 // normed_ -> update_
-void Decoder::feed_forward(const DecoderLayer& layer, int64_t num_rows) {
-    if (layer.experts.size() > 1)
-        mix_experts(layer, num_rows);
+void Decoder::feed_forward(size_t index, const DecoderStep& step) {
+    const int64_t count = step.num_rows * config_.dim;
+    if (layers_[index].experts.size() > 1)
+        mix_experts(index, step);
     else
-        feed_one(layer.experts[0], floats(normed_, num_rows * config_.dim), num_rows,
-                 floats(update_, num_rows * config_.dim));
+        feed_one(index, 0, floats(normed_, count), step.num_rows, step.row_adapters, floats(update_, count));
 }
 
-void Decoder::feed_one(const FeedForwardWeights& weights, const float* x, int64_t num_rows, float* out) {
+void Decoder::feed_one(size_t index, size_t expert, const float* x, int64_t num_rows, const RowAdapters& rows,
+                       float* out) {
+    const FeedForwardWeights& weights = layers_[index].experts[expert];
     const int64_t hidden_dim = weights.w1.out_features;
     float* gate = floats(gate_, num_rows * hidden_dim);
     float* up = floats(up_, num_rows * hidden_dim);
     matmul(x, config_.dim, num_rows, {{weights.w1, gate, hidden_dim}, {weights.w3, up, hidden_dim}});
+    adapt(rows, num_rows, index, [&](const LayerAdapter& adapter, int64_t row) {
+        add_task(adapter.experts[expert].w1, x, gate, row);
+        add_task(adapter.experts[expert].w3, x, up, row);
+    });
     swiglu(gate, up, num_rows, hidden_dim, gate);
     matmul(gate, hidden_dim, num_rows, {{weights.w2, out, config_.dim}});
+    adapt(rows, num_rows, index, [&](const LayerAdapter& adapter, int64_t row) {
+        add_task(adapter.experts[expert].w2, gate, out, row);
+    });
 }
 
 // Rows are grouped by expert, experts in ascending order: a row's sum is formed in the same order in any company.
-void Decoder::mix_experts(const DecoderLayer& layer, int64_t num_rows) {
+void Decoder::mix_experts(size_t index, const DecoderStep& step) {
+    const DecoderLayer& layer = layers_[index];
+    const int64_t num_rows = step.num_rows;
     const int64_t dim = config_.dim, num_experts = static_cast<int64_t>(layer.experts.size());
     const float* x = floats(normed_, num_rows * dim);
     float* logits = floats(logits_, num_rows * num_experts);
@@ -140,14 +192,23 @@ void Decoder::mix_experts(const DecoderLayer& layer, int64_t num_rows) {
     std::fill(out, out + num_rows * dim, 0.0f);
     float* gathered = floats(rows_, 2 * num_rows * dim);
     float* results = gathered + num_rows * dim;
+    RowAdapters rows = step.row_adapters;
+    int32_t* adapter_of_row = nullptr;  // of the gathered rows
+    if (rows.adapters != nullptr) {
+        adapters_.allocate(static_cast<size_t>(num_rows) * sizeof(int32_t));
+        rows.adapter_of_row = adapter_of_row = reinterpret_cast<int32_t*>(adapters_.data());
+    }
     const auto add_scaled_row = kernels().add_scaled_row;
     for (int64_t expert = 0; expert < num_experts; ++expert) {
         int64_t count = 0;
         for (int64_t i = 0; i < num_chosen; ++i)
-            if (experts[i] == expert)
-                std::memcpy(gathered + count++ * dim, x + i / layer.num_active * dim, static_cast<size_t>(dim) * sizeof(float));
+            if (experts[i] == expert) {
+                const int64_t row = i / layer.num_active;
+                if (adapter_of_row != nullptr) adapter_of_row[count] = step.row_adapters.adapter_of_row[row];
+                std::memcpy(gathered + count++ * dim, x + row * dim, static_cast<size_t>(dim) * sizeof(float));
+            }
         if (count == 0) continue;
-        feed_one(layer.experts[static_cast<size_t>(expert)], gathered, count, results);
+        feed_one(index, static_cast<size_t>(expert), gathered, count, rows, results);
         count = 0;
         for (int64_t i = 0; i < num_chosen; ++i)
             if (experts[i] == expert)

@@ -120,6 +120,17 @@ constexpr int attention_tile_rows = 64;  // num_queries * heads_per_kv of an Att
 constexpr size_t attention_scratch_bytes = sizeof(float) * ((2 * 32 + 2 * attention_tile_rows) * max_head_dim +
                                                             attention_tile_rows * (32 + 2));
 
+constexpr int64_t max_rank = 1024;
+
+// out += B (A x) for one row.
+struct LowRankCall {
+    const float* x;        // (in_features)
+    const float* a;        // (rank, in_features)
+    const float* b;        // (rank, out_features): the transposed B, scaled
+    int64_t in_features, out_features, rank;  // rank at most max_rank
+    float* out;            // (out_features)
+};
+
 struct Kernels {
     int row_tile[num_activation_forms];
     void (*prepare[num_activation_forms])(const PrepareCall&);
@@ -129,6 +140,7 @@ struct Kernels {
     void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*add_scaled_row)(const float* x, float scale, int64_t count, float* out);  // out += scale * x
+    void (*low_rank)(const LowRankCall&);
     void (*to_page)(const float* x, int64_t count, PageType type, void* out);
     void (*attention)(const AttentionCall&);
     void (*quantize_q4_k)(const float* x, BlockQ4_K& block);  // 256 values

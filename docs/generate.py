@@ -47,10 +47,11 @@ def help_of(*arguments: str) -> str:
 
 
 def cli_page() -> str:
-    from tramontane.cli.main import VERBS
+    from tramontane.cli.main import GROUPS, VERBS
 
     parts = [NOTE, "# Command line", f"```\n{help_of()}\n```"]
-    parts += [f"## tramontane {verb}\n\n```\n{help_of(verb)}\n```" for verb in VERBS]
+    lines = [words for verb in VERBS for words in ((verb,), *((verb, second) for second in GROUPS.get(verb, ())))]
+    parts += [f"## tramontane {' '.join(words)}\n\n```\n{help_of(*words)}\n```" for words in lines]
     return "\n\n".join(parts) + "\n"
 
 

@@ -36,12 +36,17 @@ def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {verb} " in out for verb in main.VERBS)
 
 
-@pytest.mark.parametrize("verb", main.VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run([verb, "--help"]) == 0
+WORDS = [
+    words for verb in main.VERBS for words in ([(verb, second) for second in main.GROUPS.get(verb, ())] or [(verb,)])
+]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*words, "--help"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"Usage: tramontane {verb} ")
-    assert "--json" in out
+    assert out.startswith(f"Usage: tramontane {' '.join(words)} ")
+    assert ("--json" in out) == (words != ("serve",))  # a server has no one result
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.trials import MIXTURE, STORED, WINDOWS, Trials, native_model
+from tests.engine.trials import MIXTURE, STORED, WINDOWS, Trials, native_model, random_adapter
 from tramontane.config import MoeConfig
 from tramontane.ops import _cpu
 
@@ -29,6 +29,17 @@ def test_every_answer_has_the_bits_it_has_alone(number: int, stored: str, moe: M
     trials = Trials(native_model(stored, WINDOWS[number % len(WINDOWS)], moe), random.Random(number))
     for _ in range(2):
         trials.run(10)
+
+
+@pytest.mark.parametrize(("stored", "moe"), [("F32", None), ("Q4_0", None), ("Q8_0", MIXTURE)])
+def test_adapters_of_the_same_batch_do_not_hear_each_other(stored: str, moe: MoeConfig | None) -> None:
+    model = native_model(stored, (None, 9), moe)
+    adapters = [random_adapter(model, 0), random_adapter(model, 1, ["wq", "w2"], rank=17), random_adapter(model, 2)]
+    trials = Trials(model, random.Random(3), adapters=[None, *adapters])
+    for _ in range(3):
+        trials.run(10)
+    said = {tuple(trials.alone((5, 6, 7), 0, adapter)[0].token_ids) for adapter in range(4)}
+    assert len(said) == 4
 
 
 def test_the_trials_meet_what_they_are_about() -> None:

@@ -23,6 +23,9 @@ from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.speculation import StepCosts
 from tramontane.loading.random_weights import random_tensors
+from tramontane.model.adapter import Adapter
+from tramontane.model.linear import Linear
+from tramontane.model.lora import ALL_LINEARS
 from tramontane.model.packed import finish, packable, set_packed
 from tramontane.model.transformer import Transformer
 from tramontane.ops import _cpu
@@ -30,6 +33,7 @@ from tramontane.ops.cpu import CpuOps
 from tramontane.ops.packed_weight import PackedWeight
 
 MAX_TOTAL_TOKENS = 72
+Arrival = tuple[tuple[int, ...], int, int]  # prompt, and index of its kind and adapter
 STORED = ("F32", "BF16", "F16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 WINDOWS = ((None, None), (7, 7), (None, 9))
 MIXTURE = MoeConfig(num_experts=4, num_experts_per_tok=2)
@@ -80,6 +84,20 @@ KINDS = (
 )
 
 
+def random_adapter(model: Transformer, seed: int, targets: Sequence[str] = ALL_LINEARS, rank: int = 3) -> Adapter:
+    """Weights large enough that answers differ from the bare model's."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: (
+            torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5,
+            torch.randn(module.out_features, rank, generator=generator),
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and name.rpartition(".")[2] in targets
+    }
+    return Adapter(model, weights, 0.5, f"digest {seed}")
+
+
 class FreeRows(StepCosts):
     """Rows that cost nothing, so that every guess is made."""
 
@@ -102,17 +120,19 @@ class Trials:
     num_cached_tokens: int = 0
     num_accepted_tokens: int = 0
     num_drafted_tokens: int = 0
-    _alone: dict[tuple[tuple[int, ...], int], list[Answer]] = field(default_factory=dict)
+    adapters: Sequence[Adapter | None] = (None,)  # each request carries one of them
+    _alone: dict[Arrival, list[Answer]] = field(default_factory=dict)
 
-    def alone(self, prompt: tuple[int, ...], kind: int) -> list[Answer]:
-        key = prompt, kind
+    def alone(self, prompt: tuple[int, ...], kind: int, adapter: int) -> list[Answer]:
+        key = prompt, kind, adapter
         if key not in self._alone:
             _cpu.set_num_threads(1)
             config = EngineConfig(max_batch_tokens=512, max_sequences=8, prefix_cache=False, max_draft_tokens=0)
             answers = []
             for index in range(KINDS[kind].n):
                 engine = Engine(self.model, config)
-                request_id = engine.add(prompt, replace(KINDS[kind], n=1), first_index=index)
+                params, carried = replace(KINDS[kind], n=1), self.adapters[adapter]
+                request_id = engine.add(prompt, params, first_index=index, adapter=carried)
                 answers.append(run(engine).of(request_id, index))
             self._alone[key] = answers
         return self._alone[key]
@@ -127,26 +147,30 @@ class Trials:
         if engine.lookup is not None:
             engine.lookup.costs = FreeRows()
         answers = Answers()
-        arrivals = [(self.rng.choice(prompts), self.rng.randrange(len(KINDS))) for _ in range(num_trials)]
-        wanted: dict[int, tuple[tuple[int, ...], int]] = {}
+        arrivals: list[Arrival] = [
+            (self.rng.choice(prompts), self.rng.randrange(len(KINDS)), self.rng.randrange(len(self.adapters)))
+            for _ in range(num_trials)
+        ]
+        wanted: dict[int, Arrival] = {}
         expected = {arrival: self.alone(*arrival) for arrival in arrivals}
         _cpu.set_num_threads(self.rng.choice([1, 1, 2, 3]))
         doomed: list[int] = []
         while arrivals or engine.has_work:
             while arrivals and self.rng.random() < 0.4:
-                prompt, kind = arrivals.pop()
-                params = replace(KINDS[kind], prediction=self._prediction(expected[prompt, kind][0].token_ids))
-                wanted[engine.add(prompt, params, priority=self.rng.randint(-1, 1))] = prompt, kind
+                prompt, kind, adapter = arrival = arrivals.pop()
+                params = replace(KINDS[kind], prediction=self._prediction(expected[arrival][0].token_ids))
+                priority, carried = self.rng.randint(-1, 1), self.adapters[adapter]
+                wanted[engine.add(prompt, params, priority=priority, adapter=carried)] = arrival
             if self.rng.random() < 0.1:
                 doomed.append(engine.add(self.rng.choice(prompts), self.rng.choice(KINDS)))
             if doomed and self.rng.random() < 0.3:
                 engine.abort(doomed.pop(self.rng.randrange(len(doomed))))
             answers.read(engine.step())
             engine.check_integrity()
-        for request_id, (prompt, kind) in wanted.items():
-            for index, answer in enumerate(expected[prompt, kind]):
+        for request_id, arrival in wanted.items():
+            for index, answer in enumerate(expected[arrival]):
                 found = replace(answers.of(request_id, index), num_cached_tokens=0)
-                assert found == answer, f"prompt {prompt}, kind {kind}, answer {index}, {engine.config}"
+                assert found == answer, f"prompt, kind and adapter {arrival}, answer {index}, {engine.config}"
         self._count(engine, num_trials)
 
     def _count(self, engine: Engine, num_trials: int) -> None:

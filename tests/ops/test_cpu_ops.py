@@ -11,12 +11,14 @@ from tests.ops.weight_cases import weight_case
 from tramontane.errors import ConfigError
 from tramontane.ops import _cpu, reference
 from tramontane.ops.cpu import CpuOps
+from tramontane.ops.low_rank import LowRank
 from tramontane.ops.packed_weight import linear
 from tramontane.ops.paged import PagedBatch
 from tramontane.ops.torch_ops import TorchOps
 
 OPS = CpuOps(threads=1)
 ROWS = (1, 3, 5, 33)
+CPU = torch.device("cpu")
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -45,6 +47,34 @@ def test_rotate_is_the_definition_bit_for_bit(head_dim: int, instruction_set: st
     for num_rows in ROWS:
         x, angles = _random(num_rows, 3, head_dim), _random(num_rows, head_dim // 2) * 100
         assert torch.equal(OPS.rotate(x, angles.cos(), angles.sin()), reference.rotate(x, angles.cos(), angles.sin()))
+
+
+@pytest.mark.parametrize(
+    ("in_features", "out_features", "rank"), [(1, 1, 1), (7, 100, 3), (384, 130, 16), (96, 64, 40)]
+)
+def test_add_low_rank(in_features: int, out_features: int, rank: int, instruction_set: str) -> None:
+    low_ranks = [
+        LowRank.of(_random(rank, in_features, seed=s), _random(out_features, rank, seed=s + 9), 0.3, torch.float32, CPU)
+        for s in range(2)
+    ]
+    index = torch.tensor([1, -1, 0, 2, 1, 0, 0], dtype=torch.int32)
+    x, y = _random(len(index), in_features), _random(len(index), out_features, seed=5)
+    arguments = [low_ranks[0], low_ranks[1], None]
+    out = OPS.add_low_rank(y, x, arguments, index)
+    expected = reference.add_low_rank(y.double(), x.double(), [_double(w) for w in arguments], index)
+    torch.testing.assert_close(out, expected.float(), rtol=1e-4, atol=1e-4 * in_features**0.5)
+    torch.testing.assert_close(TorchOps().add_low_rank(y, x, arguments, index), out, rtol=1e-4, atol=1e-3)
+    assert torch.equal(out[[1, 3]], y[[1, 3]])
+    _cpu.set_num_threads(2)
+    for row in range(len(index)):
+        one = slice(row, row + 1)
+        assert torch.equal(OPS.add_low_rank(y[one], x[one], arguments, index[one])[0], out[row])
+    with pytest.raises(IndexError):
+        OPS.add_low_rank(y, x, arguments[:1], index)
+
+
+def _double(low_rank: LowRank | None) -> LowRank | None:
+    return None if low_rank is None else LowRank(low_rank.a_RI.double(), low_rank.b_RO.double())
 
 
 @pytest.mark.parametrize("hidden_dim", [1, 9, 64, 1000])

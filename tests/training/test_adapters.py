@@ -13,15 +13,9 @@ from tests.parity.tiny_models import VOCAB_SIZE, build
 from tests.training.batches import microbatch_of, random_documents
 from tests.training.test_gradients_parity import relative_error, to_ours
 from tramontane.errors import CheckpointError, ConfigError
+from tramontane.loading.adapter_files import AdapterConfig, read_adapter, read_adapter_config, write_adapter
 from tramontane.model.lora import without_lora
-from tramontane.training.adapters import (
-    AdapterConfig,
-    adapter_tensors,
-    load_adapter,
-    read_adapter,
-    read_adapter_config,
-    write_adapter,
-)
+from tramontane.training.adapters import adapter_tensors, load_adapter
 from tramontane.training.model_setup import prepare
 from tramontane.training.recipe import LossRecipe
 from tramontane.training.tasks import TextTask

@@ -16,18 +16,20 @@ import typer
 from typer.core import TyperGroup
 
 import tramontane
-from tramontane.cli.options import HELP_SETTINGS, as_command
+from tramontane.cli.options import HELP_SETTINGS, as_command, as_group
 from tramontane.errors import TramontaneError
 
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
-    *("pretrain", "finetune", "serve"),
+    *("data", "tokenizer", "pretrain", "finetune", "merge", "serve"),
 )
+GROUPS = {"data": ("build",), "tokenizer": ("train",)}  # verbs of two words
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 class LazyGroup(TyperGroup):
-    """Verb `x` is the function `x` of the module `tramontane.cli.x`, imported when it is needed."""
+    """Verb `x` is the function `x` of the module `tramontane.cli.x`, imported when it is needed; the verb of two words
+    `x y` is its function `y`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
@@ -35,7 +37,11 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
-        return as_command(getattr(importlib.import_module(f"tramontane.cli.{cmd_name}"), cmd_name))
+        module = importlib.import_module(f"tramontane.cli.{cmd_name}")
+        if cmd_name not in GROUPS:
+            return as_command(getattr(module, cmd_name))
+        about = (module.__doc__ or "").partition(": ")[2]
+        return as_group(cmd_name, about, {verb: getattr(module, verb) for verb in GROUPS[cmd_name]})
 
 
 app = typer.Typer(

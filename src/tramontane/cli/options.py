@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 if TYPE_CHECKING:
@@ -123,6 +124,31 @@ def as_command(verb: Callable[..., None]) -> Any:
     single = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_SETTINGS)
     single.command(name=verb.__name__)(call)
     return get_command(single)
+
+
+def as_group(name: str, about: str, verbs: Mapping[str, Callable[..., None]]) -> Any:
+    """The command of a verb of two words, from the functions of the second."""
+
+    class Group(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(verbs)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            return as_command(verbs[cmd_name]) if cmd_name in verbs else None
+
+    grouped = typer.Typer(
+        name=name,
+        cls=Group,
+        rich_markup_mode=None,
+        add_completion=False,
+        context_settings=HELP_SETTINGS,
+    )
+
+    def describe() -> None:
+        pass
+
+    grouped.callback(help=f"{about[:1].upper()}{about[1:]}")(describe)
+    return get_command(grouped)
 
 
 def flags(group: Any) -> list[inspect.Parameter]:

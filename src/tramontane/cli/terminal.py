@@ -117,6 +117,22 @@ def counted_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def counted_lines(unit: str) -> Iterator[Callable[[str, int], None]]:
+    """Progress of parts whose size is not known before: call what it yields with (part, done)."""
+    from rich.progress import TextColumn
+
+    with bar(TextColumn("{task.completed:,.0f} " + unit)) as display:
+        tasks: dict[str, TaskID] = {}
+
+        def report(part: str, done: int) -> None:
+            if part not in tasks:
+                tasks[part] = display.add_task(printable(part), total=None)
+            display.update(tasks[part], completed=done)
+
+        yield report
+
+
+@contextmanager
 def files_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Progress of several files: call what it yields with (file, bytes present, bytes in all)."""
     from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn

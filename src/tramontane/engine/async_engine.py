@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 from tramontane.engine.engine import Engine
 from tramontane.engine.request import Collector, FinishReason, Output, SequenceId
 from tramontane.engine.sampling import SamplingParams
+from tramontane.model.adapter import Adapter
 
 Result = TypeVar("Result")
 
@@ -70,11 +71,14 @@ class AsyncEngine:
         priority: int = 0,
         salt: str | None = None,
         first_index: int = 0,
+        adapter: Adapter | None = None,
     ) -> AsyncGenerator[Output, None]:
         """Outputs of all answers as they come. Leaving the iterator early, or cancelling, frees the pages within a
         step. Raises RequestError and CapacityError as Engine.add does, EngineStoppedError if the engine ends."""
 
-        outputs = await self.start(token_ids, params, priority=priority, salt=salt, first_index=first_index)
+        outputs = await self.start(
+            token_ids, params, priority=priority, salt=salt, first_index=first_index, adapter=adapter
+        )
         async with contextlib.aclosing(outputs):
             async for output in outputs:
                 yield output
@@ -87,24 +91,33 @@ class AsyncEngine:
         priority: int = 0,
         salt: str | None = None,
         first_index: int = 0,
+        adapter: Adapter | None = None,
     ) -> AsyncGenerator[Output, None]:
         """As `generate`, but returns as soon as the request is queued: what Engine.add refuses is raised here, before
         anything is computed. The outputs must be read to the end or closed."""
 
         def add() -> int:
-            return self._engine.add(token_ids, params, priority=priority, salt=salt, first_index=first_index)
+            return self._engine.add(
+                token_ids, params, priority=priority, salt=salt, first_index=first_index, adapter=adapter
+            )
 
         outputs = self._follow(params.n, add)
         await anext(outputs)
         return cast("AsyncGenerator[Output, None]", outputs)
 
     async def collect(
-        self, token_ids: SequenceOf[int], collector: Collector, *, priority: int = 0, salt: str | None = None
+        self,
+        token_ids: SequenceOf[int],
+        collector: Collector,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Compute a prompt for `collector`, beside everything else; errors as in `generate`."""
 
         def add() -> int:
-            return self._engine.add_prompt(token_ids, collector, priority=priority, salt=salt)
+            return self._engine.add_prompt(token_ids, collector, priority=priority, salt=salt, adapter=adapter)
 
         async with contextlib.aclosing(self._follow(1, add)) as outputs:
             async for _ in outputs:

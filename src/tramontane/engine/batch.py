@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tramontane.engine.kv_cache import KvCache
 from tramontane.engine.scheduler import Chunk, StepPlan
+from tramontane.model.adapter import Adapter, RowAdapters
 from tramontane.model.forward_input import ForwardInput
+from tramontane.model.transformer import Transformer
 from tramontane.ops.interface import Ops
 from tramontane.ops.paged import PagedBatch, PagedStep
 
@@ -32,7 +34,7 @@ class PagedAttention:
         return self.ops.paged_attention(q_THK, k_pages_PSGK, v_pages_PSGK, self.batches[group], window)
 
 
-def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
+def build_batch(plan: StepPlan, model: Transformer, cache: KvCache) -> ForwardInput:
     """The plan's chunks end to end, with where each group's keys lie. Tensors live where the cache does."""
     chunks = plan.chunks
     num_chunks = len(chunks)
@@ -59,13 +61,27 @@ def build_batch(plan: StepPlan, ops: Ops, cache: KvCache) -> ForwardInput:
         slots.append(_tensor(pages_T * cache.page_size + offset_of_T, device))
         table = _tensor(page_table, device)
         batches.append(PagedBatch(cache.page_size, starts, firsts, table, _tensor(page_offsets, device)))
+    # a draft model computes the same requests, but guesses with its bare weights
+    of_chunk = [a if (a := c.sequence.request.adapter) is not None and a.model is model else None for c in chunks]
+    adapters = _adapters(of_chunk, row_of_T, device)
     end_position = max(chunk.end for chunk in chunks)
     return ForwardInput(
         _tensor(np.array(token_ids, np.int64), device),
         _tensor(positions_T, device),
-        PagedAttention(ops, cache, slots, batches),
+        PagedAttention(model.ops, cache, slots, batches),
+        adapters,
         PagedStep(cache.k_pages, cache.v_pages, cache.group_of_layer, cache.windows, slots, batches, end_position),
     )
+
+
+def _adapters(of_chunk: Sequence[Adapter | None], row_of_T: np.ndarray, device: torch.device) -> RowAdapters | None:
+    """None where every row is of the bare model."""
+    adapters = {id(adapter): adapter for adapter in of_chunk if adapter is not None}
+    if not adapters:
+        return None
+    index_of = {key: index for index, key in enumerate(adapters)}
+    index_N = np.array([index_of.get(id(adapter), -1) for adapter in of_chunk], np.int32)
+    return RowAdapters(tuple(adapters.values()), _tensor(index_N[row_of_T], device))
 
 
 def _page_table(chunks: Sequence[Chunk], group: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ class DraftModel:
         self.lookup = lookup
         self.model = model
         self.max_chunk = config.max_batch_tokens
+        if config.num_pages is not None and len(config.num_pages) != len(model.config.windows):
+            # given for the window groups of the model that is guessed for: none here gets less than its largest
+            config = replace(config, num_pages=(max(config.num_pages),) * len(model.config.windows))
         kv_dtype = resolve_kv_dtype("auto", model)
         num_pages = resolve_num_pages(model.config, config, kv_dtype, model.device)
         self.allocator = PageAllocator(config.page_size, model.config.windows, num_pages, prefix_cache=False)

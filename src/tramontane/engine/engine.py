@@ -24,6 +24,7 @@ from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
 from tramontane.engine.speculation import Drafter, PromptLookup
 from tramontane.errors import ConfigError, RequestError
+from tramontane.model.adapter import Adapter
 from tramontane.model.transformer import Transformer
 
 
@@ -101,22 +102,30 @@ class Engine:
         priority: int = 0,
         salt: str | None = None,
         first_index: int = 0,
+        adapter: Adapter | None = None,
     ) -> int:
         """Queue a request and return its id. Its answers are numbered from `first_index`; with a seed, answer i is the
-        same whether asked for alone or among others. Cached prefixes are reused only between equal salts.
+        same whether asked for alone or among others. Cached prefixes are reused only between equal salts and adapters.
+        `adapter` answers in place of the bare model; it stays in memory while anything here needs it.
 
         Raises RequestError if it can never be served, CapacityError if the queue is full.
         """
         collector = None
         if params.prompt_logprobs is not None:
             collector = PromptLogprobs(self.model, token_ids, params.prompt_logprobs, self.max_logits_rows)
-        return self._add(token_ids, params, priority, salt, first_index, collector)
+        return self._add(token_ids, params, priority, salt, first_index, collector, adapter)
 
     def add_prompt(
-        self, token_ids: SequenceOf[int], collector: Collector, *, priority: int = 0, salt: str | None = None
+        self,
+        token_ids: SequenceOf[int],
+        collector: Collector,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: Adapter | None = None,
     ) -> int:
         """Queue a prompt that is computed for `collector` alone and draws nothing; errors as in `add`."""
-        return self._add(token_ids, SamplingParams(max_tokens=0), priority, salt, 0, collector)
+        return self._add(token_ids, SamplingParams(max_tokens=0), priority, salt, 0, collector, adapter)
 
     def step(self) -> list[Output]:
         """Compute one batch; what it added to the answers. Should computing fail, the batch is put back untouched."""
@@ -176,26 +185,26 @@ class Engine:
             ),
         )
 
-    def score(self, token_ids: SequenceOf[int]) -> list[float | None]:
+    def score(self, token_ids: SequenceOf[int], *, adapter: Adapter | None = None) -> list[float | None]:
         """Log-probability of each token given those before it; None for the first."""
         collector = PromptLogprobs(self.model, token_ids, 0, self.max_logits_rows)
-        self._complete({self.add_prompt(token_ids, collector)})
+        self._complete({self.add_prompt(token_ids, collector, adapter=adapter)})
         return [None if entry is None else entry.logprob for entry in collector.logprobs]
 
-    def logits(self, token_ids: SequenceOf[int]) -> Tensor:
+    def logits(self, token_ids: SequenceOf[int], *, adapter: Adapter | None = None) -> Tensor:
         """Scores of the whole vocabulary after each token: (T, V) float32 on the CPU."""
         collector = Logits(self.model, len(token_ids), self.max_logits_rows)
-        self._complete({self.add_prompt(token_ids, collector)})
+        self._complete({self.add_prompt(token_ids, collector, adapter=adapter)})
         return collector.logits_TV
 
-    def embed(self, batch: SequenceOf[SequenceOf[int]]) -> Tensor:
+    def embed(self, batch: SequenceOf[SequenceOf[int]], *, adapter: Adapter | None = None) -> Tensor:
         """Mean over each text's final hidden states, not normalised: (N, D) float32 on the CPU."""
         collectors = [MeanHidden(self.model.config.dim) for _ in batch]
         pending: set[int] = set()
         for token_ids, collector in zip(batch, collectors, strict=True):
             if len(self.scheduler.waiting) >= self.config.max_waiting:
                 self._complete(pending)
-            pending.add(self.add_prompt(token_ids, collector))
+            pending.add(self.add_prompt(token_ids, collector, adapter=adapter))
         self._complete(pending)
         embeddings_ND = torch.empty(len(batch), self.model.config.dim)
         for row_D, collector in zip(embeddings_ND, collectors, strict=True):
@@ -225,7 +234,10 @@ class Engine:
         salt: str | None,
         first_index: int,
         collector: Collector | None,
+        adapter: Adapter | None,
     ) -> int:
+        if adapter is not None and adapter.model is not self.model:
+            raise ValueError("the adapter was made for another model")
         prompt = list(token_ids)
         self._check_token_ids(prompt, "prompt")
         self._check_token_ids(params.logit_bias, "logit_bias")
@@ -243,6 +255,7 @@ class Engine:
             salt=salt,
             first_index=first_index,
             collector=collector,
+            adapter=adapter,
         )
         self.scheduler.add(request)
         self._num_requests += 1

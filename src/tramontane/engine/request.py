@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tramontane.engine.prefix_cache import PrefixNode
     from tramontane.engine.sampling import SamplingParams
     from tramontane.engine.speculation import Lookup
+    from tramontane.model.adapter import Adapter
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -86,6 +87,7 @@ class Request:
     salt: str | None = None  # the prefix cache is shared only between requests of equal salt
     first_index: int = 0
     collector: Collector | None = None
+    adapter: Adapter | None = None  # what its rows carry; None: nothing, the bare model answers
     sequences: list[Sequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class Request:
     @property
     def prefix_salt(self) -> Hashable:
         """Computed pages are shared only between requests of equal salts: what else than tokens determines them."""
-        return self.salt
+        return self.salt if self.adapter is None else (self.salt, self.adapter.digest)
 
     def fork(self) -> list[Sequence]:
         """Create the other answers, which so far consist of the prompt; they hold no pages yet."""

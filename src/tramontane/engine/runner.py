@@ -26,7 +26,7 @@ class Runner:
         Collectors are handed the states they want.
         """
         self.cache.copy_pages(plan.copies)
-        hidden_TD: Tensor = self.model(build_batch(plan, self.model.ops, self.cache))
+        hidden_TD: Tensor = self.model(build_batch(plan, self.model, self.cache))
         if plan.is_decoding:
             return hidden_TD
         starts = list(accumulate((chunk.end - chunk.start for chunk in plan.chunks), initial=0))

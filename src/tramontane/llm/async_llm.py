@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from tramontane.llm.generation import Generation
 from tramontane.llm.open_model import open_model
 from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read_prompt, text_prompt
 from tramontane.loading import Progress
+from tramontane.model.adapter import Adapter
 
 EMBED_TOGETHER = 64  # texts of one `embed` in the queue at once
 LONG_TEXT_CHARS = 20_000  # a prompt that takes longer to encode than other tasks should wait: some 5 ms
@@ -74,6 +76,7 @@ class AsyncLLM:
     each other. Every method raises EngineStoppedError once the engine has failed or was shut down.
 
     `priority`: lower is served first. `salt`: cached prompts are shared only between requests of equal salt.
+    `adapter`: the name `load_adapter` gave.
     """
 
     def __init__(
@@ -114,6 +117,20 @@ class AsyncLLM:
         self.max_seq_len = opened.engine.max_seq_len
         self.device = opened.engine.model.device
         self.engine = AsyncEngine(opened.engine)
+        self.adapters = opened.adapters
+        self.default_adapter = opened.default_adapter  # where a call names none; None: the bare model
+
+    async def load_adapter(self, path: Path | str, name: str | None = None) -> str:
+        """Load a LoRA adapter in PEFT's format, while requests go on, and return the name that calls give it by
+        (`adapter=`): `name`, by default the folder's.
+
+        Raises ConfigError or CheckpointError for an adapter that does not fit this model.
+        """
+        return await asyncio.to_thread(self.adapters.load, Path(path), name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that use it go on. Raises RequestError if there is none of that name."""
+        self.adapters.unload(name)
 
     async def generate(
         self,
@@ -122,9 +139,10 @@ class AsyncLLM:
         *,
         priority: int = 0,
         salt: str | None = None,
+        adapter: str | None = None,
     ) -> Completion:
         """Continue a text or token ids."""
-        return await self._complete(text_prompt(self.tokenizer, prompt), sampling, priority, salt)
+        return await self._complete(text_prompt(self.tokenizer, prompt), sampling, priority, salt, adapter)
 
     async def chat(
         self,
@@ -134,9 +152,10 @@ class AsyncLLM:
         tools: Sequence[Message] | None = None,
         priority: int = 0,
         salt: str | None = None,
+        adapter: str | None = None,
     ) -> Completion:
         """Answer a conversation."""
-        return await self._complete(chat_prompt(self.tokenizer, messages, tools), sampling, priority, salt)
+        return await self._complete(chat_prompt(self.tokenizer, messages, tools), sampling, priority, salt, adapter)
 
     async def fill_in_middle(
         self,
@@ -146,9 +165,10 @@ class AsyncLLM:
         *,
         priority: int = 0,
         salt: str | None = None,
+        adapter: str | None = None,
     ) -> Completion:
         """The text between `prompt` and `suffix`."""
-        return await self._complete(fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, salt)
+        return await self._complete(fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, salt, adapter)
 
     async def stream(
         self,
@@ -158,21 +178,33 @@ class AsyncLLM:
         tools: Sequence[Message] | None = None,
         priority: int = 0,
         salt: str | None = None,
+        adapter: str | None = None,
     ) -> AsyncGenerator[Delta]:
         """Answers as they come: to a conversation where `prompt` is a list of messages, else continuing the prompt."""
         stream = await self.start(
-            await self.read_prompt(prompt, tools=tools), sampling or self.default_sampling, priority=priority, salt=salt
+            await self.read_prompt(prompt, tools=tools),
+            sampling or self.default_sampling,
+            priority=priority,
+            salt=salt,
+            adapter=adapter,
         )
         async with stream, contextlib.aclosing(aiter(stream)) as deltas:
             async for delta in deltas:
                 yield delta
 
     async def start(
-        self, prompt: Prompt, sampling: SamplingParams, *, priority: int = 0, salt: str | None = None
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: str | None = None,
     ) -> Stream:
         """Queue a prompt: RequestError and CapacityError are raised here, before anything is computed. The stream
         must be read to the end or closed."""
-        outputs = await self.engine.start(prompt.token_ids, sampling, priority=priority, salt=salt)
+        carried = await self._adapter(adapter)
+        outputs = await self.engine.start(prompt.token_ids, sampling, priority=priority, salt=salt, adapter=carried)
         return Stream(self.engine, Generation(prompt, sampling), outputs)
 
     async def read_prompt(
@@ -186,18 +218,23 @@ class AsyncLLM:
             return read_prompt(self.tokenizer, prompt, tools)
         return await asyncio.to_thread(read_prompt, self.tokenizer, prompt, tools)
 
-    async def embed(self, texts: Sequence[str | Sequence[int]], *, salt: str | None = None) -> Tensor:
+    async def embed(
+        self, texts: Sequence[str | Sequence[int]], *, salt: str | None = None, adapter: str | None = None
+    ) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
         batch = [(await self.read_prompt(text)).token_ids for text in texts]
-        return await self.embed_token_ids(batch, salt=salt)
+        return await self.embed_token_ids(batch, salt=salt, adapter=adapter)
 
-    async def embed_token_ids(self, batch: Sequence[Sequence[int]], *, salt: str | None = None) -> Tensor:
+    async def embed_token_ids(
+        self, batch: Sequence[Sequence[int]], *, salt: str | None = None, adapter: str | None = None
+    ) -> Tensor:
         """As `embed`, of encoded texts."""
+        carried = await self._adapter(adapter)
         collectors = [MeanHidden(self.checkpoint.config.dim) for _ in batch]
         for first in range(0, len(batch), EMBED_TOGETHER):
             some = slice(first, first + EMBED_TOGETHER)
             pairs = zip(batch[some], collectors[some], strict=True)
-            tasks = [asyncio.ensure_future(self.engine.collect(*pair, salt=salt)) for pair in pairs]
+            tasks = [asyncio.ensure_future(self.engine.collect(*pair, salt=salt, adapter=carried)) for pair in pairs]
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -205,9 +242,9 @@ class AsyncLLM:
                     task.cancel()
         return F.normalize(torch.stack([collector.mean for collector in collectors]), dim=-1)
 
-    async def score(self, token_ids: Sequence[int]) -> list[float | None]:
+    async def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:
         """Log-probability of each token given those before it; None for the first."""
-        completion = await self.generate(token_ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
+        completion = await self.generate(token_ids, SamplingParams(max_tokens=0, prompt_logprobs=0), adapter=adapter)
         return [None if entry is None else entry.logprob for entry in completion.prompt_logprobs or ()]
 
     def health(self) -> Health:
@@ -218,10 +255,16 @@ class AsyncLLM:
         """End the engine; requests still running end with EngineStoppedError."""
         self.engine.shutdown()
 
+    async def _adapter(self, name: str | None) -> Adapter | None:
+        """On another thread, since it may have to be read."""
+        name = name or self.default_adapter
+        return None if name is None else await asyncio.to_thread(self.adapters.get, name)
+
     async def _complete(
-        self, prompt: Prompt, sampling: SamplingParams | None, priority: int, salt: str | None
+        self, prompt: Prompt, sampling: SamplingParams | None, priority: int, salt: str | None, adapter: str | None
     ) -> Completion:
-        async with await self.start(prompt, sampling or self.default_sampling, priority=priority, salt=salt) as stream:
+        params = sampling or self.default_sampling
+        async with await self.start(prompt, params, priority=priority, salt=salt, adapter=adapter) as stream:
             async for _ in stream:
                 pass
             return stream.completion()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +16,7 @@ from tramontane.llm.generation import Generation
 from tramontane.llm.open_model import open_model
 from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read_prompt, text_prompt
 from tramontane.loading import Progress
+from tramontane.model.adapter import Adapter
 
 
 class LLM:
@@ -39,7 +41,7 @@ class LLM:
         draft_model: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Load `model`.
+        """Load `model`; of a LoRA adapter's folder its base, with the adapter as `default_adapter`.
 
         `weight_format`: how weights are held on a CPU, where native kernels compute with them in float32: `auto` as
         stored, or `f32`, `bf16`, `f16`, `q8_0`, `q4_0`, `q4_k`; `torch` holds plain tensors instead, computed by torch
@@ -66,6 +68,8 @@ class LLM:
         self.default_sampling = SamplingParams(**opened.checkpoint.sampling)  # where a call gives none
         self.tokenizer = opened.tokenizer
         self.engine: Engine = opened.engine
+        self.adapters = opened.adapters
+        self.default_adapter = opened.default_adapter  # where a call names none; None: the bare model
         self._generations: dict[int, Generation] = {}
 
     @property
@@ -73,15 +77,31 @@ class LLM:
         """Longest prompt and answer together, in tokens."""
         return self.engine.max_seq_len
 
+    def load_adapter(self, path: Path | str, name: str | None = None) -> str:
+        """Load a LoRA adapter in PEFT's format and return the name that calls give it by (`adapter=`): `name`, by
+        default the folder's. One batch may mix any adapters with the bare model; answers do not depend on it.
+
+        Raises ConfigError or CheckpointError for an adapter that does not fit this model.
+        """
+        return self.adapters.load(Path(path), name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises RequestError if there is none of that name."""
+        self.adapters.unload(name)
+
     def generate(
-        self, prompts: str | Sequence[str | Sequence[int]], sampling: SamplingParams | None = None
+        self,
+        prompts: str | Sequence[str | Sequence[int]],
+        sampling: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Continue each prompt (text or token ids), all of them in one batch; completions in the order of prompts.
 
         Raises RequestError for a prompt that can never be served; the others are then given up too.
         """
         wanted = [prompts] if isinstance(prompts, str) else prompts
-        return self._complete([text_prompt(self.tokenizer, prompt) for prompt in wanted], sampling)
+        return self._complete([text_prompt(self.tokenizer, prompt) for prompt in wanted], sampling, adapter)
 
     def chat(
         self,
@@ -89,16 +109,19 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
+        adapter: str | None = None,
     ) -> Completion:
         """Answer a conversation; `completion.message` has reasoning and tool calls apart from the text.
 
         Raises TokenizerError for a conversation this model's format cannot express.
         """
-        return self._complete([chat_prompt(self.tokenizer, messages, tools)], sampling)[0]
+        return self._complete([chat_prompt(self.tokenizer, messages, tools)], sampling, adapter)[0]
 
-    def fill_in_middle(self, prompt: str, suffix: str | None, sampling: SamplingParams | None = None) -> Completion:
+    def fill_in_middle(
+        self, prompt: str, suffix: str | None, sampling: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Completion:
         """The text between `prompt` and `suffix`, from a model trained to fill in (Codestral, Code Llama)."""
-        return self._complete([fim_prompt(self.tokenizer, prompt, suffix)], sampling)[0]
+        return self._complete([fim_prompt(self.tokenizer, prompt, suffix)], sampling, adapter)[0]
 
     def stream(
         self,
@@ -106,12 +129,13 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
+        adapter: str | None = None,
     ) -> Generator[str, None, None]:
         """Text as it comes: of a conversation where `prompt` is a list of messages, else continuing the prompt.
 
         Closing the iterator ends the answer. Of n answers, the first is streamed.
         """
-        for delta in self.stream_deltas(prompt, sampling, tools=tools):
+        for delta in self.stream_deltas(prompt, sampling, tools=tools, adapter=adapter):
             if delta.index == 0 and delta.text:
                 yield delta.text
 
@@ -121,13 +145,15 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
+        adapter: str | None = None,
     ) -> Generator[Delta, None, None]:
         """As `stream`, with token ids, reasoning, log-probabilities and the reason each answer ended.
 
         A step that adds nothing yet, such as a chunk of a long prompt, gives an empty Delta, so that a caller can
         stop between any two steps.
         """
-        request_id = self._add(read_prompt(self.tokenizer, prompt, tools), sampling or self.default_sampling)
+        params = sampling or self.default_sampling
+        request_id = self._add(read_prompt(self.tokenizer, prompt, tools), params, self._adapter(adapter))
         generation = self._generations[request_id]
         try:
             while not generation.is_finished:
@@ -139,26 +165,33 @@ class LLM:
         finally:
             self._drop(request_id)
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
+    def embed(self, texts: Sequence[str], *, adapter: str | None = None) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32.
 
         How well these stand for meaning depends on the model; a chat model's are only rough.
         """
-        return F.normalize(self.engine.embed([self.tokenizer.encode(text, bos=True) for text in texts]), dim=-1)
+        batch = [self.tokenizer.encode(text, bos=True) for text in texts]
+        return F.normalize(self.engine.embed(batch, adapter=self._adapter(adapter)), dim=-1)
 
-    def score(self, token_ids: Sequence[int]) -> list[float | None]:
+    def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:
         """Log-probability of each token given those before it; None for the first."""
-        return self.engine.score(token_ids)
+        return self.engine.score(token_ids, adapter=self._adapter(adapter))
 
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
+    def logits(self, token_ids: Sequence[int], *, adapter: str | None = None) -> Tensor:
         """Scores of the whole vocabulary after each token, (T, V) float32."""
-        return self.engine.logits(token_ids)
+        return self.engine.logits(token_ids, adapter=self._adapter(adapter))
 
-    def _complete(self, prompts: Sequence[Prompt], sampling: SamplingParams | None) -> list[Completion]:
-        params = sampling or self.default_sampling
+    def _adapter(self, name: str | None) -> Adapter | None:
+        name = name or self.default_adapter
+        return None if name is None else self.adapters.get(name)
+
+    def _complete(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams | None, adapter_name: str | None
+    ) -> list[Completion]:
+        params, adapter = sampling or self.default_sampling, self._adapter(adapter_name)
         request_ids: list[int] = []
         try:
-            request_ids.extend(self._add_waiting(prompt, params) for prompt in prompts)
+            request_ids.extend(self._add_waiting(prompt, params, adapter) for prompt in prompts)
             generations = [self._generations[request_id] for request_id in request_ids]
             while not all(generation.is_finished for generation in generations):
                 self._step()
@@ -167,18 +200,18 @@ class LLM:
             for request_id in request_ids:
                 self._drop(request_id)
 
-    def _add_waiting(self, prompt: Prompt, params: SamplingParams) -> int:
+    def _add_waiting(self, prompt: Prompt, params: SamplingParams, adapter: Adapter | None) -> int:
         """Queue a prompt, making room in the queue by computing first where it is full."""
         while True:
             try:
-                return self._add(prompt, params)
+                return self._add(prompt, params, adapter)
             except CapacityError:
                 if not self.engine.has_work:
                     raise
                 self._step()
 
-    def _add(self, prompt: Prompt, params: SamplingParams) -> int:
-        request_id = self.engine.add(prompt.token_ids, params)
+    def _add(self, prompt: Prompt, params: SamplingParams, adapter: Adapter | None) -> int:
+        request_id = self.engine.add(prompt.token_ids, params, adapter=adapter)
         self._generations[request_id] = Generation(prompt, params)
         return request_id
 

@@ -8,7 +8,9 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
 from tramontane.hub import resolve_model
+from tramontane.llm.adapters import AdapterStore
 from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
+from tramontane.loading.adapter_files import adapter_base, is_adapter
 from tramontane.model.transformer import Transformer
 from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
@@ -19,6 +21,8 @@ class OpenModel:
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     engine: Engine
+    adapters: AdapterStore
+    default_adapter: str | None  # set where the model's name was that of an adapter
 
 
 def open_model(
@@ -36,7 +40,8 @@ def open_model(
     max_waiting: int | None = None,
     progress: Progress | None = None,
 ) -> OpenModel:
-    """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`).
+    """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`); of a LoRA adapter's folder its
+    base, with the adapter beside it.
 
     Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it
     does not fit this machine.
@@ -44,7 +49,9 @@ def open_model(
     if kv_cache_gib is not None and not 0 < kv_cache_gib < 2**20:
         raise ConfigError(f"kv_cache_gib={kv_cache_gib} must be a size above 0")
     set_threads(threads)
-    checkpoint = open_checkpoint(resolve_model(model))
+    path = resolve_model(model)
+    adapter = path if is_adapter(path) else None
+    checkpoint = open_checkpoint(path if adapter is None else resolve_model(adapter_base(adapter)))
     tokenizer = open_tokenizer(checkpoint)
 
     def load(checkpoint: Checkpoint, progress: Progress | None) -> Transformer:
@@ -63,4 +70,7 @@ def open_model(
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
-    return OpenModel(checkpoint, tokenizer, Engine(transformer, config, draft_model=draft))
+    adapters = AdapterStore(transformer)
+    default_adapter = None if adapter is None else adapters.load(adapter)
+    engine = Engine(transformer, config, draft_model=draft)
+    return OpenModel(checkpoint, tokenizer, engine, adapters, default_adapter)

@@ -114,7 +114,7 @@ def convert(
         layout=layout,
         stored=stored,
         tokenizer=tokenizer,
-        files=_own_files(checkpoint, layout),
+        files=own_files(checkpoint, layout),
         overwrite=overwrite,
     )
 
@@ -168,7 +168,7 @@ def _hold_tokenizer(files: Mapping[str, Path | bytes], layout: Layout) -> bool:
     return "tokenizer.json" in files or (native and layout == "consolidated")
 
 
-def _own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]:
+def own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]:
     """Files of a checkpoint folder that belong into its copy in another folder."""
     if checkpoint.layout == "gguf" or layout == "gguf":
         return {}

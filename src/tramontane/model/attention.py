@@ -10,6 +10,7 @@ from tramontane.model.linear import Linear
 
 if TYPE_CHECKING:
     from tramontane.config import ModelConfig
+    from tramontane.model.adapter import RowAdapters
     from tramontane.model.forward_input import AttentionContext
     from tramontane.ops.interface import Ops
 
@@ -25,11 +26,18 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim, ops)
         self.wo = Linear(config.n_heads * config.head_dim, config.dim, ops)
 
-    def forward(self, x_TD: Tensor, cos_TC: Tensor, sin_TC: Tensor, context: AttentionContext) -> Tensor:
+    def forward(
+        self,
+        x_TD: Tensor,
+        cos_TC: Tensor,
+        sin_TC: Tensor,
+        context: AttentionContext,
+        adapters: RowAdapters | None = None,
+    ) -> Tensor:
         heads = (x_TD.shape[0], -1, self.head_dim)
-        q_THK = self.ops.rotate(self.wq(x_TD).view(heads), cos_TC, sin_TC)
-        k_TGK = self.ops.rotate(self.wk(x_TD).view(heads), cos_TC, sin_TC)
-        v_TGK = self.wv(x_TD).view(heads)
+        q_THK = self.ops.rotate(self.wq(x_TD, adapters).view(heads), cos_TC, sin_TC)
+        k_TGK = self.ops.rotate(self.wk(x_TD, adapters).view(heads), cos_TC, sin_TC)
+        v_TGK = self.wv(x_TD, adapters).view(heads)
         out_THK = context.attend(self.layer, q_THK, k_TGK, v_TGK)
-        out: Tensor = self.wo(out_THK.flatten(-2))
+        out: Tensor = self.wo(out_THK.flatten(-2), adapters)
         return out

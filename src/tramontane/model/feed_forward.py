@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tramontane.model.linear import Linear
 
 if TYPE_CHECKING:
+    from tramontane.model.adapter import RowAdapters
     from tramontane.ops.interface import Ops
 
 
@@ -20,6 +21,7 @@ class FeedForward(nn.Module):
         self.w2 = Linear(hidden_dim, dim, ops)  # down
         self.w3 = Linear(dim, hidden_dim, ops)  # up
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        out: Tensor = self.w2(self.ops.swiglu(self.w1(x_TD), self.w3(x_TD)))
+    def forward(self, x_TD: Tensor, adapters: RowAdapters | None = None) -> Tensor:
+        hidden_TF = self.ops.swiglu(self.w1(x_TD, adapters), self.w3(x_TD, adapters))
+        out: Tensor = self.w2(hidden_TF, adapters)
         return out

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tramontane.model.adapter import RowAdapters
     from tramontane.ops.paged import PagedStep
 
 
@@ -38,4 +39,5 @@ class ForwardInput:
     token_ids: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64, place of each token in its own sequence
     attention: AttentionContext
+    adapters: RowAdapters | None = None  # what some rows carry; None: all are of the bare model
     paged: PagedStep | None = None  # what `attention` does, as data, for a forward pass in one native call

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from tramontane.model.adapter import RowAdapters
     from tramontane.ops.interface import Ops
     from tramontane.ops.packed_weight import PackedWeight
 
@@ -36,6 +37,9 @@ class Linear(nn.Module):
     def device(self) -> torch.device:
         return self.weight.device if self.packed is None else self.packed.storage.device
 
-    def forward(self, x_TI: Tensor) -> Tensor:
+    def forward(self, x_TI: Tensor, adapters: RowAdapters | None = None) -> Tensor:
+        """`adapters`: what rows of x carry on their own, beside `lora`, which is part of the model."""
         y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else self.packed.multiply(x_TI)
+        if adapters is not None:
+            y_TO = adapters.add(self, x_TI, y_TO)
         return y_TO if self.lora is None else y_TO + self.lora(x_TI)

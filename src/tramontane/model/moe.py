@@ -15,6 +15,7 @@ from tramontane.model.linear import Linear
 
 if TYPE_CHECKING:
     from tramontane.config import MoeConfig
+    from tramontane.model.adapter import RowAdapters
     from tramontane.ops.interface import Ops
 
 
@@ -28,7 +29,7 @@ class MoeFeedForward(nn.Module):
         self.keep_router_logits = False
         self.router_logits_TE: Tensor | None = None  # of the last forward, for the training losses on the router
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, adapters: RowAdapters | None = None) -> Tensor:
         router_logits_TE = self.gate(x_TD)
         if self.keep_router_logits:
             self.router_logits_TE = router_logits_TE
@@ -37,6 +38,6 @@ class MoeFeedForward(nn.Module):
         # Experts in ascending order: a token's sum is formed in the same order whatever shares its batch.
         for expert_id in sorted(set(experts_TA.flatten().tolist())):
             rows, slots = torch.where(experts_TA == expert_id)
-            y_TD = self.experts[expert_id](x_TD[rows])
+            y_TD = self.experts[expert_id](x_TD[rows], None if adapters is None else adapters.take(rows))
             out_TD.index_add_(0, rows, (y_TD * weights_TA[rows, slots, None]).to(x_TD.dtype))
         return out_TD

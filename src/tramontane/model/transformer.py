@@ -21,6 +21,7 @@ from tramontane.model.rope import RotaryEmbedding
 
 if TYPE_CHECKING:
     from tramontane.config import ModelConfig
+    from tramontane.model.adapter import RowAdapters
     from tramontane.model.forward_input import AttentionContext, ForwardInput
     from tramontane.ops.decoder import Decoder
     from tramontane.ops.interface import Ops
@@ -42,9 +43,16 @@ class Layer(nn.Module):
             self.feed_forward = MoeFeedForward(config.dim, config.hidden_dim, config.moe, ops)
         self.ffn_norm = RmsNorm(config.dim, config.norm_eps, ops)
 
-    def forward(self, x_TD: Tensor, cos_TC: Tensor, sin_TC: Tensor, context: AttentionContext) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), cos_TC, sin_TC, context)
-        out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
+    def forward(
+        self,
+        x_TD: Tensor,
+        cos_TC: Tensor,
+        sin_TC: Tensor,
+        context: AttentionContext,
+        adapters: RowAdapters | None = None,
+    ) -> Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), cos_TC, sin_TC, context, adapters)
+        out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD), adapters)
         return out_TD
 
 
@@ -103,14 +111,15 @@ class Transformer(nn.Module):
 
     def forward(self, forward_input: ForwardInput) -> Tensor:
         """Hidden states (T, D) after the final norm, one row per token of the batch."""
-        paged = forward_input.paged
+        paged, adapters = forward_input.paged, forward_input.adapters
         if self.decoder is not None and paged is not None and not self._is_adapted():
             angles = self.rope.cached_cos_sin(forward_input.positions, paged.end_position)
-            return self.decoder.forward(forward_input.token_ids, *angles, paged)
+            natives, index_T = ([], None) if adapters is None else (adapters.natives, adapters.index_T)
+            return self.decoder.forward(forward_input.token_ids, *angles, paged, natives, index_T)
         cos_TC, sin_TC = self.rope.cos_sin(forward_input.positions)
         x_TD = self.tok_embeddings(forward_input.token_ids)
         for layer in self.layers:
-            x_TD = layer(x_TD, cos_TC, sin_TC, forward_input.attention)
+            x_TD = layer(x_TD, cos_TC, sin_TC, forward_input.attention, adapters)
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 

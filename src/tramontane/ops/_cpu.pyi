@@ -40,6 +40,7 @@ def linears(x: int, num_rows: int, matrices: list[PackedMatrix], outs: list[int]
 
 max_head_dim: int
 max_heads_per_kv: int
+max_rank: int
 
 # (k address, v address, "f32" | "bf16" | "f16", pages, page size, kv heads, head dim)
 Pages = tuple[int, int, str, int, int, int, int]
@@ -48,6 +49,17 @@ Sequences = tuple[int, int, int, int, int, int]
 
 def rms_norm(x: int, weight: int, eps: float, num_rows: int, dim: int, out: int) -> None: ...
 def rotate(x: int, cosine: int, sine: int, num_rows: int, num_heads: int, head_dim: int, out: int) -> None: ...
+def add_low_rank(
+    x: int,
+    in_features: int,
+    num_rows: int,
+    out: int,
+    out_features: int,
+    adapters: list[tuple[int, int, int]],  # (a, b, rank); rank 0: nothing
+    adapter_of_row: int,  # int32, negative: none
+) -> None:
+    """Adds to `out`. Raises IndexError for an adapter that does not exist."""
+
 def swiglu(gate: int, up: int, num_rows: int, hidden_dim: int, out: int) -> None: ...
 def route(logits: int, num_rows: int, num_experts: int, num_active: int, weights: int, experts: int) -> None: ...
 def store_kv(k: int, v: int, num_rows: int, slots: int, pages: Pages) -> None:
@@ -72,6 +84,13 @@ Layer = tuple[
 # (slots, sequences, window or 0)
 Group = tuple[int, Sequences, int]
 
+# (a, b, in_features, out_features, rank); rank 0: nothing
+LowRank = tuple[int, int, int, int, int]
+# (wq, wk, wv, wo, [(w1, w2, w3) of each expert])
+LayerAdapter = tuple[LowRank, LowRank, LowRank, LowRank, list[tuple[LowRank, LowRank, LowRank]]]
+
+class Adapter: ...
+
 class Decoder:
     def __init__(
         self,
@@ -83,7 +102,19 @@ class Decoder:
     ) -> None:
         """Raises ValueError if the weights do not fit together."""
 
+    def adapter(self, layers: list[LayerAdapter], owner: object) -> Adapter:
+        """`owner` is kept alive. Raises ValueError if it does not fit the weights."""
+
     def forward(
-        self, num_rows: int, token_ids: int, cosine: int, sine: int, pool: PagePool, groups: list[Group], hidden: int
+        self,
+        num_rows: int,
+        token_ids: int,
+        cosine: int,
+        sine: int,
+        pool: PagePool,
+        groups: list[Group],
+        adapters: list[Adapter],
+        adapter_of_row: int,  # int32, negative: none; not read where there are no adapters
+        hidden: int,
     ) -> None:
-        """Raises IndexError for token ids, slots or pages that do not exist."""
+        """Raises IndexError for token ids, slots, pages or adapters that do not exist."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tramontane.errors import ConfigError
 from tramontane.ops import _cpu, packed_weight
+from tramontane.ops.low_rank import LowRank
 from tramontane.ops.packed_weight import PackedWeight
 from tramontane.ops.paged import PagedBatch
 from tramontane.ops.torch_ops import TorchOps
@@ -48,6 +49,24 @@ class CpuOps:
     def linears(self, x_TI: Tensor, weights: Sequence[PackedWeight]) -> list[Tensor]:
         """`linear` of several packed weights that share x: its preparation is done once."""
         return packed_weight.linears(x_TI, weights)
+
+    def add_low_rank(self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor) -> Tensor:
+        weights = [part for low_rank in low_ranks if low_rank for part in (low_rank.a_RI, low_rank.b_RO)]
+        if not all(map(_is_native, (y_TO, x_TI, *weights))):
+            return self._torch.add_low_rank(y_TO, x_TI, low_ranks, index_T)
+        in_features, out_features = x_TI.shape[1], y_TO.shape[1]
+        for low_rank in low_ranks:
+            if low_rank and (low_rank.a_RI.shape[1] != in_features or low_rank.b_RO.shape[1] != out_features):
+                raise ValueError(f"an adapter's product does not fit one of {in_features} to {out_features}")
+        x_TI, index_T = x_TI.contiguous(), index_T.to(torch.int32).contiguous()
+        out_TO = y_TO.clone(memory_format=torch.contiguous_format)
+        if index_T.shape != x_TI.shape[:1] or y_TO.shape[0] != x_TI.shape[0]:
+            raise ValueError(f"{index_T.numel()} indices for rows {tuple(x_TI.shape)} and {tuple(y_TO.shape)}")
+        parts = [(w.a_RI.data_ptr(), w.b_RO.data_ptr(), w.rank) if w else (0, 0, 0) for w in low_ranks]
+        _cpu.add_low_rank(
+            x_TI.data_ptr(), in_features, len(x_TI), out_TO.data_ptr(), out_features, parts, index_T.data_ptr()
+        )
+        return out_TO
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         if not (_is_native(x_TD) and _is_native(weight_D)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tramontane.ops import _cpu
 from tramontane.ops.cpu import native_pages, native_sequences
+from tramontane.ops.low_rank import AdaptedLayer, LowRank
 from tramontane.ops.packed_weight import PackedWeight
 from tramontane.ops.paged import PagedStep
 
@@ -66,10 +67,27 @@ class Decoder:
         owner = (embeddings, self._layers, norm_D)
         self._native = _cpu.Decoder(config, embeddings.native, native_layers, norm_D.data_ptr(), owner)
 
-    def forward(self, token_ids_T: Tensor, cos_TC: Tensor, sin_TC: Tensor, step: PagedStep) -> Tensor:
-        """Hidden states (T, D) float32 after the final norm; the rows' keys and values are stored.
+    def adapter(self, layers: Sequence[AdaptedLayer]) -> _cpu.Adapter:
+        """An adapter as `forward` takes it. Raises ValueError if it does not fit the weights, or its rank is too
+        large for the kernels."""
+        weights = [low_rank for layer in layers for low_rank in layer.low_ranks if low_rank is not None]
+        if any(t.dtype != torch.float32 or not t.is_contiguous() for w in weights for t in (w.a_RI, w.b_RO)):
+            raise ValueError("an adapter's weights must be contiguous float32")
+        return self._native.adapter([_native_adapter(layer) for layer in layers], tuple(weights))
 
-        Raises IndexError for token ids, slots or pages that do not exist.
+    def forward(
+        self,
+        token_ids_T: Tensor,
+        cos_TC: Tensor,
+        sin_TC: Tensor,
+        step: PagedStep,
+        adapters: Sequence[_cpu.Adapter] = (),
+        index_T: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (T, D) float32 after the final norm; the rows' keys and values are stored. Where there are
+        adapters, `index_T` names that of each row (int32, negative: none).
+
+        Raises IndexError for token ids, slots, pages or adapters that do not exist.
         """
         num_rows = token_ids_T.shape[0]
         token_ids_T = _plain(token_ids_T, torch.int64)
@@ -77,6 +95,10 @@ class Decoder:
         if cos_TC.shape != angles or sin_TC.shape != angles:
             raise ValueError(f"{num_rows} rows need angles of {angles}, not {tuple(cos_TC.shape)}")
         cos_TC, sin_TC = _plain(cos_TC, torch.float32), _plain(sin_TC, torch.float32)
+        if index_T is not None:
+            index_T = _plain(index_T, torch.int32)
+        if adapters and (index_T is None or index_T.shape != (num_rows,)):
+            raise ValueError(f"{num_rows} rows need as many adapter indices")
         slots = [_plain(slots_T, torch.int64) for slots_T in step.slots]
         if any(slots_T.shape != (num_rows,) for slots_T in slots):
             raise ValueError(f"{num_rows} rows need as many slots in every window group")
@@ -92,6 +114,8 @@ class Decoder:
             sin_TC.data_ptr(),
             self._pages(step),
             groups,
+            list(adapters),
+            0 if index_T is None else index_T.data_ptr(),
             hidden_TD.data_ptr(),
         )
         return hidden_TD
@@ -121,3 +145,19 @@ def _native_layer(layer: PackedLayer) -> _cpu.Layer:
         None if layer.router is None else layer.router.native,
         layer.num_active,
     )
+
+
+def _native_adapter(layer: AdaptedLayer) -> _cpu.LayerAdapter:
+    wq, wk, wv, wo = map(_native_low_rank, layer.attention)
+    experts = []
+    for expert in layer.experts:
+        w1, w2, w3 = map(_native_low_rank, expert)
+        experts.append((w1, w2, w3))
+    return wq, wk, wv, wo, experts
+
+
+def _native_low_rank(low_rank: LowRank | None) -> _cpu.LowRank:
+    if low_rank is None:
+        return 0, 0, 0, 0, 0
+    a_RI, b_RO = low_rank.a_RI, low_rank.b_RO
+    return a_RI.data_ptr(), b_RO.data_ptr(), a_RI.shape[1], b_RO.shape[1], low_rank.rank

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from tramontane.ops.low_rank import LowRank
 from tramontane.ops.paged import PagedBatch
 
 
@@ -16,6 +17,10 @@ class Ops(Protocol):
     name: str
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor: ...
+
+    def add_low_rank(
+        self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor
+    ) -> Tensor: ...
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor: ...
 

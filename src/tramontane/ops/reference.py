@@ -5,12 +5,31 @@ Shapes: T tokens, S keys, D dim, H heads, G kv heads, K head_dim, F hidden_dim, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tramontane.ops.low_rank import LowRank
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
     return x_TI @ weight_OI.T
+
+
+def add_low_rank(y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor) -> Tensor:
+    """y plus, for each row t with index_T[t] >= 0, what the adapter of that index adds: B (A x) (arXiv:2106.09685).
+
+    None: the adapter leaves this product alone.
+    """
+    out_TO = y_TO.clone()
+    for t, index in enumerate(index_T.tolist()):
+        low_rank = low_ranks[index] if index >= 0 else None
+        if low_rank is not None:
+            out_TO[t] += low_rank.b_RO.T @ (low_rank.a_RI @ x_TI[t])
+    return out_TO
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:

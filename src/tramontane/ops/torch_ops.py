@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tramontane.ops import reference
+from tramontane.ops.low_rank import LowRank
 from tramontane.ops.paged import PagedBatch
 
 # Queries per attention call: a windowed prefill reads at most W + QUERY_CHUNK keys for each, and the mask stays small.
@@ -20,6 +21,13 @@ class TorchOps:
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
         return F.linear(x_TI, weight_OI)
+
+    def add_low_rank(self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor) -> Tensor:
+        for index, low_rank in enumerate(low_ranks):
+            if low_rank is not None:
+                rows_N = torch.where(index_T == index)[0]
+                y_TO = y_TO.index_add(0, rows_N, x_TI[rows_N] @ low_rank.a_RI.T @ low_rank.b_RO)
+        return y_TO
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return reference.rms_norm(x_TD, weight_D, eps)

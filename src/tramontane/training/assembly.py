@@ -10,10 +10,10 @@ import torch
 from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError, DataError
 from tramontane.loading import load_model, open_checkpoint
+from tramontane.loading.adapter_files import AdapterConfig
 from tramontane.model.lora import attach_lora
 from tramontane.model.transformer import Transformer
 from tramontane.ops.training_ops import TrainingOps
-from tramontane.training.adapters import AdapterConfig
 from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
@@ -136,9 +136,8 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         return model, None
     lora = recipe.lora
     attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
-    adapter = AdapterConfig(
-        rank=lora.rank, alpha=lora.alpha, targets=lora.targets, base=recipe.model.checkpoint, dropout=lora.dropout
-    )
+    base = str(Path(recipe.model.checkpoint).resolve()) if recipe.model.checkpoint else None  # from wherever it is used
+    adapter = AdapterConfig(rank=lora.rank, alpha=lora.alpha, targets=lora.targets, base=base, dropout=lora.dropout)
     return model, adapter
 
 

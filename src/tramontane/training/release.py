@@ -14,7 +14,7 @@ from torch import Tensor
 from tramontane.config import ModelConfig, to_hf_config, to_params_json
 from tramontane.errors import DataError
 from tramontane.formats.write import SHARD_BYTES, write_consolidated, write_hf, write_safetensors
-from tramontane.training.adapters import AdapterConfig, write_adapter
+from tramontane.loading.adapter_files import AdapterConfig, write_adapter
 from tramontane.training.recipe import CheckpointRecipe
 
 TOKENIZER_FILES = ("tekken.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
