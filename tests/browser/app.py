@@ -28,7 +28,7 @@ class App:
 
     def wait(self) -> None:
         """Until no answer is on its way."""
-        expect(self.page.locator('.message[aria-busy="true"]')).to_have_count(0, timeout=60_000)
+        expect(self.page.locator('.message[aria-busy="true"]')).to_have_count(0)
 
     def tool(self, message: Locator, name: str) -> Locator:
         """A button below a message; they show when it is pointed at."""

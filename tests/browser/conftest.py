@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
 
 from tests.browser.app import App
 from tests.server.live import LiveServer, start_server
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
+PATIENCE_MS = 30_000  # until something is taken never to come: machines that run tests may be slow
 ARGUMENTS = (
     "--no-sandbox",  # containers run the tests as root, where Chromium's sandbox does not start
     "--disable-gpu",
@@ -31,6 +32,7 @@ def browser() -> Iterator[Browser]:
     if executable is None:
         pytest.fail("no Chromium found: apt-get install chromium (.ci/run does)")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         yield browser
         browser.close()
@@ -59,7 +61,7 @@ def open_app(browser: Browser, server: LiveServer) -> Iterator[Callable[..., App
         context = browser.new_context(
             viewport={"width": width, "height": height}, permissions=["clipboard-read", "clipboard-write"], **options
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MS)
         watch = Watch(context, url)
         opened.append((context, watch))
         page = context.new_page()

@@ -51,14 +51,14 @@ def test_hundreds_of_payloads_in_answers_names_and_documents(open_app: Open, tmp
     app = open_app()
     app.page.get_by_label("File to import").set_input_files(file)
     app.page.locator(".conversation-row a").click()
-    expect(app.answers).to_have_count(len(texts), timeout=30_000)
+    expect(app.answers).to_have_count(len(texts))
     app.page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     assert app.page.evaluate(OFFENCES) == []
     assert app.page.evaluate("({}).polluted") is None
     for text in (ELEMENTS[0], BREAKOUTS[0]):
         expect(app.questions.filter(has_text=text).first).to_be_attached()  # shown, as the text it is
     app.page.reload()
-    expect(app.answers).to_have_count(len(texts), timeout=30_000)
+    expect(app.answers).to_have_count(len(texts))
     assert app.page.evaluate(OFFENCES) == []
 
 

@@ -19,7 +19,7 @@ def complete(app: App, prompt: str, *, seed: int = 3, tokens: int = 8) -> None:
     app.page.get_by_label("Seed").fill(str(seed))
     app.page.get_by_label("Most tokens").fill(str(tokens))
     app.page.get_by_role("button", name="Complete").click()
-    expect(app.page.get_by_role("button", name="Complete")).to_be_visible(timeout=30_000)
+    expect(app.page.get_by_role("button", name="Complete")).to_be_visible()
     expect(app.page.locator(".tokens .token").first).to_be_visible()
 
 
@@ -54,7 +54,7 @@ def test_another_token_leads_elsewhere(open_app: Open) -> None:
     label = (choice.get_attribute("aria-label") or "").rsplit(",", 1)[0]
     choice.click()
     expect(app.page.locator(".token.forced")).to_have_count(1)
-    expect(app.page.get_by_role("button", name="Complete")).to_be_visible(timeout=30_000)
+    expect(app.page.get_by_role("button", name="Complete")).to_be_visible()
     assert tokens.all_inner_texts()[:2] == kept
     assert bodies[0]["prompt"].startswith("The wind")
     assert bodies[0]["prompt"].replace(" ", "␣").replace("\n", "↵").endswith(label)

@@ -48,7 +48,7 @@ def test_figures_follow_while_the_page_is_open(open_app: Open) -> None:
     other.goto(app.url)
     App(other, app.url, app.expected_complaints).send("say: second")
     app.page.bring_to_front()
-    expect(app.page.locator(".tile dd").first).to_have_text(str(before + 1), timeout=15_000)
+    expect(app.page.locator(".tile dd").first).to_have_text(str(before + 1))
 
 
 def test_a_key_without_the_right_is_told_so(open_app: Open) -> None:

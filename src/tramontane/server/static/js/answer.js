@@ -28,6 +28,7 @@ export class Answer {
     this.conversation = conversation;
     this.message = message;
     this.onChange = onChange;
+    this.started = performance.now();
     this.progress = null; // {done, total} of a long document's parts
     this.controller = new AbortController();
     running.set(message.id, this);
@@ -41,7 +42,7 @@ export class Answer {
 
   async #run() {
     const { conversation, message } = this;
-    const started = performance.now();
+    const { started } = this;
     let lastSave = started;
     try {
       const events = await this.#events();

@@ -7,11 +7,14 @@ import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
 import { load, save } from "./storage.js";
 
+const MAX_FILE_MIB = 32; // what the server takes; said here, before a large file is sent in vain
 export const ACCEPTED =
   ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.log,.py,.js,.toml,.yaml,.yml,text/*,application/pdf";
 
-/** The stored document a file was read into: {id, name, num_tokens, num_chars}. Raises ApiError. */
+/** The stored document a file was read into: {id, name, num_tokens, num_chars}. Raises Error. */
 export async function readAttachment(file, model, signal) {
+  if (file.size > MAX_FILE_MIB * 2 ** 20)
+    throw new Error(`${file.name} is larger than ${MAX_FILE_MIB} MiB; split it first`);
   const form = new FormData();
   form.append("file", file);
   if (model) form.append("model", model);

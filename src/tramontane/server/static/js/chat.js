@@ -149,6 +149,7 @@ export class ChatPage {
 
   #answer(question, task) {
     const { conversation } = this;
+    runningIn(conversation)?.stop(); // what is asked now takes its place
     const model = this.model.value;
     const message = append(conversation, question.id, { role: "assistant", content: "", model, task });
     const speaker = new Speaker();

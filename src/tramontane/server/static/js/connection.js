@@ -24,6 +24,11 @@ export class Connection {
     this.#show("up", "Connected");
   }
 
+  /** The server answers, and wants a key. */
+  refused() {
+    this.#show("refused", "Key needed");
+  }
+
   #show(state, text) {
     this.element.dataset.state = state;
     this.label.textContent = text;

@@ -43,7 +43,7 @@ function route() {
   closeMenu();
   content.replaceChildren(current.element);
   head.replaceChildren(openSidebar, ...current.head);
-  current.show(decodeURIComponent(rest));
+  current.show(rest);
   mark();
 }
 
@@ -65,6 +65,7 @@ async function connect() {
 }
 
 document.addEventListener("key-needed", async () => {
+  connection.refused();
   if (!(await askForKey(currentKey() !== null)))
     return notify("Without a key this server answers nothing.", {
       kind: "error",

@@ -9,6 +9,7 @@ import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
 import { MarkdownView } from "./markdown_view.js";
 
+const SHOW_SECONDS_FROM = 3;
 const FINISHES = {
   stopped: "Stopped",
   length: "Cut off at its length",
@@ -71,11 +72,10 @@ export class MessageView {
     const { message } = this;
     if (message.thinking) this.#showThinking(answer !== null && !message.content);
     this.markdown.update(message.content);
-    if (!this.markdown.element.isConnected || this.markdown.element.parentNode !== this.body)
-      this.body.append(this.markdown.element);
+    if (this.markdown.element.parentNode !== this.body) this.body.append(this.markdown.element);
     this.body.querySelector(":scope > .waiting")?.remove();
     this.body.querySelector(":scope > .failure")?.remove();
-    if (answer && !message.content) this.body.append(waiting(answer.progress));
+    if (answer && !message.content) this.body.append(waiting(answer));
     this.element.classList.toggle("streaming", answer !== null && message.content !== "");
     if (message.passages && !this.body.querySelector(":scope > .sources")) this.body.append(sources(message.passages));
     if (message.error && !answer) this.body.append(this.#failure());
@@ -139,21 +139,28 @@ export class MessageView {
   }
 }
 
-function waiting(progress) {
-  if (!progress)
+/** Before the first word: what is being read, and for how long already. Long prompts take their time on small machines. */
+function waiting({ progress, started }) {
+  const seconds = h("span", { class: "seconds" });
+  const tick = () => {
+    const elapsed = Math.floor((performance.now() - started) / 1000);
+    if (elapsed >= SHOW_SECONDS_FROM) seconds.textContent = `${elapsed} s`;
+  };
+  const timer = setInterval(() => (seconds.isConnected ? tick() : clearInterval(timer)), 1000);
+  tick();
+  if (!progress) {
+    const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
     return h(
       "p",
       { class: "waiting" },
-      h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")),
+      dots,
       h("span", { class: "visually-hidden" }, "Waiting for the answer"),
+      seconds,
     );
+  }
   const label = `Reading part ${Math.min(progress.done + 1, progress.total)} of ${progress.total}`;
-  return h(
-    "p",
-    { class: "waiting reading" },
-    h("span", {}, label),
-    h("progress", { max: progress.total, value: progress.done, "aria-label": label }),
-  );
+  const bar = h("progress", { max: progress.total, value: progress.done, "aria-label": label });
+  return h("p", { class: "waiting reading" }, h("span", {}, label, " ", seconds), bar);
 }
 
 function sources(passages) {

@@ -47,7 +47,7 @@ export function listen(find, onEscape) {
   let prefix = "";
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing) return;
-    if (event.key === "Escape") return onEscape(event);
+    if (event.key === "Escape") return event.target.closest("dialog") ? null : onEscape(); // dialogs close themselves
     if (event.ctrlKey || event.metaKey || event.altKey || !preference("singleKeys")) return;
     if (event.target.closest("input, textarea, select, dialog, [role=menu]")) return;
     const key = prefix + event.key;
