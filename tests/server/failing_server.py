@@ -1,20 +1,25 @@
-"""`tramontane`, but the engine dies at the step that the environment names.
+"""`tramontane`, but steps take their time, and the engine dies once the file that the environment names exists.
 
-FAILS_AT=10 python -m tests.server.failing_server serve MODEL --port 0
+DIES_WHEN=/tmp/file python -m tests.server.failing_server serve MODEL --port 0
 """
 
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 from tramontane.cli.main import main
 from tramontane.engine.engine import Engine
 from tramontane.engine.request import Output
 
+STEP_S = 0.01
+
 
 def dying_step(engine: Engine) -> list[Output]:
-    if engine.scheduler.num_steps >= int(os.environ["FAILS_AT"]):
+    if Path(os.environ["DIES_WHEN"]).exists():
         raise MemoryError("the test ends this engine")
+    time.sleep(STEP_S)
     return whole_step(engine)
 
 

@@ -48,33 +48,44 @@ def test_sigterm_lets_running_answers_end(checkpoints: dict[str, Path], tmp_path
         httpx.get(f"{live.url}/health")
 
 
-def read_as_openai(url: str) -> str:
+def read_as_openai(url: str, begun: threading.Event) -> str:
     """The error a streaming client of OpenAI's raises."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         stream = client.chat.completions.create(**OPTIONS, stream=True)
+        next(stream)
+        begun.set()
         with pytest.raises(openai.APIError) as raised:
             list(stream)
     return raised.value.message
 
 
-def read_as_mistral(url: str) -> Any:
+def read_as_mistral(url: str, begun: threading.Event) -> Any:
     """The last chunk a streaming client of Mistral's gets."""
     with Mistral(api_key="none", server_url=url) as client:
-        return list(client.chat.stream(**OPTIONS))[-1].data
+        last = None
+        for event in client.chat.stream(**OPTIONS):
+            begun.set()
+            last = event.data
+    return last
 
 
 def test_a_dead_engine_ends_streams_with_errors_and_the_server_with_a_code_of_its_own(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAILS_AT", "300")
+    order = tmp_path / "die"
+    monkeypatch.setenv("DIES_WHEN", str(order))
     live = start_server(tmp_path, [checkpoints["chat"]], module="tests.server.failing_server")
     lines: list[str] = []
+    begun = [threading.Event() for _ in range(3)]
     with live.process, ThreadPoolExecutor() as pool:
-        ours = pool.submit(read_as_openai, live.url)
-        theirs = pool.submit(read_as_mistral, live.url)
-        read_stream(live.url, LONG, threading.Event(), lines)
+        ours = pool.submit(read_as_openai, live.url, begun[0])
+        theirs = pool.submit(read_as_mistral, live.url, begun[1])
+        raw = pool.submit(read_stream, live.url, LONG, begun[2], lines)
+        assert all(event.wait(20) for event in begun)
+        order.touch()
         assert ours.result(20).startswith("the model has stopped")
         assert theirs.result(20).choices[0].finish_reason == "error"
+        raw.result(20)
         assert live.process.wait(20) == 3
     assert lines[-2] == "data: [DONE]"
     last = json.loads(lines[-4].removeprefix("data: "))

@@ -25,8 +25,11 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
     """Every model in memory and under its names. Raises ConfigError, CheckpointError, TokenizerError or CapacityError
     for one that cannot be served; those loaded by then are let go again."""
     models: list[ServedModel] = []
+    named = named_models(settings)
+    if settings.draft_model is not None and len(named) > 1:
+        raise ConfigError(f"draft_model={settings.draft_model} guesses for one model; {len(named)} are to be served")
     try:
-        for name, source in named_models(settings):
+        for name, source in named:
             with progress_of(source) as progress:
                 llm = AsyncLLM(
                     source,
@@ -36,6 +39,8 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     threads=settings.threads,
                     max_seq_len=settings.max_seq_len,
                     kv_cache_gib=settings.kv_cache_gib,
+                    kv_dtype=settings.kv_dtype,
+                    draft_model=settings.draft_model,
                     max_sequences=settings.max_sequences,
                     max_waiting=settings.max_waiting,
                     progress=progress,

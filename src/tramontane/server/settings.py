@@ -48,6 +48,10 @@ class ServerSettings:
         int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
     ] = None
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values per model, in GiB.")] = None
+    kv_dtype: Annotated[str, typer.Option(help="Keep keys and values as auto, float32, bfloat16 or float16.")] = "auto"
+    draft_model: Annotated[
+        str | None, typer.Option(help="A small model of the same vocabulary that guesses ahead for a single MODEL.")
+    ] = None
     max_sequences: Annotated[int, typer.Option(help="Answers computed at once, per model.")] = 64
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered 429.")] = 1024
     drain_s: Annotated[float, typer.Option(help="Seconds that running answers get to end after SIGTERM.")] = 30.0
