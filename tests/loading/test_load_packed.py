@@ -79,6 +79,17 @@ def test_float_weights_are_quantised_as_they_come(
                 assert torch.equal(weight.dequantise(), quantised(weights[name], expected.upper())), name
 
 
+def test_super_blocks_are_quantised_as_they_come_where_rows_hold_them(tmp_path: Path) -> None:
+    config = replace(WIDE, tied_embeddings=True)
+    weights = random_weights(config)
+    held = packed(load_model(open_checkpoint(write(tmp_path, config, "hf", weights)), weight_format="q4_k"))
+    assert {weight.format for weight in held.values()} == {"q4_k", "q8_0"}  # the output matrix is tied
+    for name, weight in held.items():
+        if weight.format == "q4_k":
+            error = (weight.dequantise() - weights[name]).norm() / weights[name].norm()
+            assert error < 0.09, name  # 4.5 bits of a normal distribution
+
+
 def test_blocks_of_other_types_are_held_with_more_bits(tmp_path: Path) -> None:
     weights = random_weights(TIED)
     checkpoint = open_checkpoint(write(tmp_path, TIED, "gguf", weights, "Q5_1"))

@@ -190,14 +190,16 @@ class PromptLookup:
 
     def draft(self, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> list[list[int]]:
         num_rows = len(sequences)
-        drafts: list[list[int]] = []
-        for sequence, limit in zip(sequences, limits, strict=True):
-            cost = self.costs.per_row(num_rows) * len(sequences)  # in units of what one sequence's token costs
-            draft: list[int] = []
-            if (1 + cost) * MIN_GAIN < 2 and limit > 0:  # even a sure guess must pay
-                draft = self._draft(sequence, min(limit, self.max_draft_tokens), cost)
-            drafts.append(draft)
-            num_rows += len(draft)
+        cost = self.costs.per_row(num_rows) * num_rows  # in units of what one sequence's token costs
+        drafts: list[list[int]] = [[] for _ in sequences]
+        for n, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
+            if (1 + cost) * MIN_GAIN >= 2:
+                break  # even a sure guess would not pay
+            if limit > 0:
+                drafts[n] = self._draft(sequence, min(limit, self.max_draft_tokens), cost)
+            if drafts[n]:
+                num_rows += len(drafts[n])
+                cost = self.costs.per_row(num_rows) * len(sequences)
         return drafts
 
     def _draft(self, sequence: Sequence, limit: int, cost: float) -> list[int]:
