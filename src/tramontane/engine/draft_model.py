@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tramontane.engine.draw import draw, uniform
 from tramontane.engine.engine_config import EngineConfig
-from tramontane.engine.kv_cache import KvCache, resolve_kv_dtype, resolve_num_pages
+from tramontane.engine.kv_cache import DEFAULT_CPU_BYTES, KvCache, resolve_kv_dtype, resolve_num_pages
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Sequence
 from tramontane.engine.runner import Runner
@@ -24,6 +24,7 @@ from tramontane.engine.scheduler import Chunk, StepPlan
 from tramontane.engine.speculation import Acceptance, PromptLookup
 from tramontane.model.transformer import Transformer
 
+KV_SHARE = 4  # its keys and values may take this part of what those of the large model may
 # of the n-th guess in a row, by bucket of n
 AFTER_GUESSES = (0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7)
 
@@ -48,7 +49,9 @@ class DraftModel:
             # given for the window groups of the model that is guessed for: none here gets less than its largest
             config = replace(config, num_pages=(max(config.num_pages),) * len(model.config.windows))
         kv_dtype = resolve_kv_dtype("auto", model)
-        num_pages = resolve_num_pages(model.config, config, kv_dtype, model.device)
+        kv_cache_bytes = (config.kv_cache_bytes or DEFAULT_CPU_BYTES) // KV_SHARE
+        sizes = replace(config, num_pages=None, kv_cache_bytes=kv_cache_bytes)
+        num_pages = resolve_num_pages(model.config, sizes, kv_dtype, model.device)
         self.allocator = PageAllocator(config.page_size, model.config.windows, num_pages, prefix_cache=False)
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, kv_dtype, model.device))
         self._followers: dict[Sequence, Follower] = {}
