@@ -13,7 +13,7 @@ import pytest
 from tests.evals.sample_data import BLIMP, write_rows
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import DataError, RequestError
-from tramontane.evals.item import Likelihood, Pair, Question, TextScore
+from tramontane.evals.item import Likelihood, Pair, Question, Text, TextScore
 from tramontane.evals.likelihood import TokenPair, text_windows, token_likelihoods
 from tramontane.evals.report import write_report
 from tramontane.evals.runner import RunOptions, evaluate
@@ -39,7 +39,7 @@ class Counting:
             raise KeyboardInterrupt
         return self.target.likelihoods(pairs)
 
-    def text_scores(self, texts: Sequence[str]) -> list[TextScore]:
+    def text_scores(self, texts: Sequence[Text]) -> list[TextScore]:
         return self.target.text_scores(texts)
 
     def answers(self, questions: Sequence[Question]) -> list[list[str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.live import LiveServer, start_server
 from tramontane.errors import ConfigError, RequestError
-from tramontane.evals.item import Pair, Question
+from tramontane.evals.item import Pair, Question, Text
 from tramontane.evals.server_target import ServerTarget
 from tramontane.evals.target import EngineTarget
 
@@ -44,7 +44,7 @@ def require_equal(served: ServerTarget, target: EngineTarget) -> None:
 def test_what_a_server_cannot_do_is_said(server: LiveServer) -> None:
     with closing(ServerTarget(server.url, "absent")) as served:
         with pytest.raises(RequestError, match="windows of tokens"):
-            served.text_scores(["text"])
+            served.text_scores([Text("text")])
         with pytest.raises(RequestError, match=r"/v1/completions: 400"):
             served.answers([Question(prompt="x", max_tokens=1)])
     with pytest.raises(ConfigError, match="no answer"):

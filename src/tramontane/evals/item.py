@@ -42,9 +42,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The answer is the TextScore of one document."""
+    """The answer is the TextScore of one document; with `messages`, of the assistant's turns of that conversation,
+    whose words `text` then holds."""
 
     text: str
+    messages: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

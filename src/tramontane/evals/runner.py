@@ -109,7 +109,7 @@ def ask(target: Target, works: Sequence[Pairs | Question | Text]) -> list[Answer
         flat = iter(target.likelihoods([pair for work in works if isinstance(work, Pairs) for pair in work.pairs]))
         return [[next(flat) for _ in work.pairs] for work in works if isinstance(work, Pairs)]
     if isinstance(works[0], Text):
-        return list(target.text_scores([work.text for work in works if isinstance(work, Text)]))
+        return list(target.text_scores([work for work in works if isinstance(work, Text)]))
     return list(target.answers([work for work in works if isinstance(work, Question)]))
 
 

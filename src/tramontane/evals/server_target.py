@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from tramontane.errors import CapacityError, ConfigError, RequestError
-from tramontane.evals.item import Likelihood, Pair, Question, TextScore
+from tramontane.evals.item import Likelihood, Pair, Question, Text, TextScore
 
 NUM_PARALLEL = 16
 TIMEOUT_S = 600.0
@@ -45,7 +45,7 @@ class ServerTarget:
     def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         return _together(self._likelihood, pairs)
 
-    def text_scores(self, texts: Sequence[str]) -> list[TextScore]:
+    def text_scores(self, texts: Sequence[Text]) -> list[TextScore]:
         raise RequestError(
             "bits per byte over long texts need windows of tokens, which a server does not give; name the model's files"
         )

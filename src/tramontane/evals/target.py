@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import RequestError, TokenizerError
-from tramontane.evals.item import Likelihood, Pair, Question, TextScore
+from tramontane.evals.item import Likelihood, Pair, Question, Text, TextScore
 from tramontane.evals.likelihood import TokenPair, text_windows, token_likelihoods
 from tramontane.llm import LLM
 from tramontane.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ class Target(Protocol):
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]: ...
 
-    def text_scores(self, texts: Sequence[str]) -> list[TextScore]: ...
+    def text_scores(self, texts: Sequence[Text]) -> list[TextScore]: ...
 
     def answers(self, questions: Sequence[Question]) -> list[list[str]]: ...
 
@@ -54,9 +54,8 @@ class EngineTarget:
         encoded = [encode_pair(self.llm.tokenizer, pair) for pair in pairs]
         return token_likelihoods(self.llm.engine, encoded)
 
-    def text_scores(self, texts: Sequence[str]) -> list[TextScore]:
-        tokenizer = self.llm.tokenizer
-        windows = [text_windows(tokenizer.encode(t), tokenizer.bos_id, self.window, self.stride) for t in texts]
+    def text_scores(self, texts: Sequence[Text]) -> list[TextScore]:
+        windows = [text_pairs(self.llm.tokenizer, text, self.window, self.stride) for text in texts]
         flat = iter(token_likelihoods(self.llm.engine, [pair for pairs in windows for pair in pairs]))
         scores = []
         for pairs in windows:
@@ -115,3 +114,18 @@ def encode_pair(tokenizer: Tokenizer, pair: Pair) -> TokenPair:
     if not token_pair.continuation:
         raise TokenizerError(f"the continuation {continuation[:60]!r} has no token of its own after its context")
     return token_pair
+
+
+def text_pairs(tokenizer: Tokenizer, text: Text, window: int, stride: int) -> list[TokenPair]:
+    """Pairs that score each token once: windows of a text, or the assistant's turns of a conversation, each after all
+    that was said before, end of sequence included. Raises TokenizerError for a conversation that this model's format
+    cannot express."""
+    if not text.messages:
+        return text_windows(tokenizer.encode(text.text), tokenizer.bos_id, window, stride)
+    pairs: list[TokenPair] = []
+    said: tuple[int, ...] = ()
+    for turn in tokenizer.require_chat().encode_turns(list(text.messages)):
+        if turn.role == "assistant" and said and turn.token_ids:
+            pairs.append(TokenPair(said, tuple(turn.token_ids)))
+        said += tuple(turn.token_ids)
+    return pairs

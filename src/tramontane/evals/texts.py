@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tramontane.errors import DataError
 from tramontane.evals.item import Item, Scores, Task, Text, TextScore
@@ -67,23 +68,20 @@ def load_tinystories(sources: Sources) -> list[Item]:
 
 
 def file_task(path: Path) -> Task:
-    """A task of the user's own text: JSON lines with `text`, or plain text, whose documents end at <|endoftext|>.
+    """A task of the user's own text: JSON lines with `text` or `messages` (of which the assistant's are measured), or
+    plain text, whose documents end at <|endoftext|>.
 
     Raises DataError where there is nothing to measure.
     """
 
     def load(_sources: Sources) -> list[Item]:
         if path.suffix in (".jsonl", ".parquet"):
-            texts = [row.get("text") for row in read_rows(path)]
-            if not all(isinstance(text, str) for text in texts):
-                raise DataError(f"{path}: every record needs a text in its field text")
-            documents = [str(text) for text in texts]
+            items = [_record_item(path, number, row) for number, row in enumerate(read_rows(path))]
         else:
             try:
-                documents = split_stories(path.read_text(encoding="utf-8-sig"))
+                items = text_items(path.stem, split_stories(path.read_text(encoding="utf-8-sig")))
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-        items = text_items(path.stem, documents)
         if not items:
             raise DataError(f"{path}: holds no text")
         return items
@@ -91,6 +89,18 @@ def file_task(path: Path) -> Task:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return text_task(f"text:{path.stem}", f"{path.name}", load)
+
+
+def _record_item(path: Path, number: int, row: dict[str, Any]) -> Item:
+    messages = row.get("messages")
+    if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+        said = [message.get("content") for message in messages if message.get("role") == "assistant"]
+        text = "".join(content for content in said if isinstance(content, str))
+        if text:
+            return Item(id=f"{path.stem}/{number}", work=Text(text, tuple(messages)), group=str(row.get("source", "")))
+    elif isinstance(row.get("text"), str) and row["text"].strip():
+        return Item(id=f"{path.stem}/{number}", work=Text(row["text"]), group=str(row.get("source", "")))
+    raise DataError(f"{path}: record {number} needs `text`, or `messages` with something said by the assistant")
 
 
 TEXT_TASKS = (
