@@ -30,16 +30,9 @@ DecoderLayer parse_layer(const LayerTuple& t) {
     return layer;
 }
 
-// (a, b, in_features, out_features, rank)
-using LowRankTuple = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int64_t>;
 // (wq, wk, wv, wo, [(w1, w2, w3) of each expert])
 using LayerAdapterTuple = std::tuple<LowRankTuple, LowRankTuple, LowRankTuple, LowRankTuple,
                                      std::vector<std::tuple<LowRankTuple, LowRankTuple, LowRankTuple>>>;
-
-LowRank parse_low_rank(const LowRankTuple& t) {
-    return {pointer<const float>(std::get<0>(t)), pointer<const float>(std::get<1>(t)), std::get<2>(t), std::get<3>(t),
-            std::get<4>(t)};
-}
 
 LayerAdapter parse_layer_adapter(const LayerAdapterTuple& t) {
     LayerAdapter layer{parse_low_rank(std::get<0>(t)), parse_low_rank(std::get<1>(t)), parse_low_rank(std::get<2>(t)),

@@ -25,14 +25,19 @@ void bind_layers(nb::module_& m) {
         nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("num_rows"), nb::arg("num_heads"),
         nb::arg("head_dim"), nb::arg("out"), nb::call_guard<nb::gil_scoped_release>());
     m.attr("max_rank") = max_rank;
+    m.attr("low_rank_panel") = low_rank_panel;
     m.def(
         "add_low_rank",
         [](uintptr_t x, int64_t in_features, int64_t num_rows, uintptr_t out, int64_t out_features,
-           const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& adapters, uintptr_t adapter_of_row) {
+           const std::vector<LowRankTuple>& adapters, uintptr_t adapter_of_row) {
             std::vector<LowRank> weights;
-            for (const auto& [a, b, rank] : adapters) {
-                if (rank < 0 || rank > max_rank) throw std::invalid_argument("rank " + std::to_string(rank));
-                weights.push_back({pointer<const float>(a), pointer<const float>(b), in_features, out_features, rank});
+            for (const LowRankTuple& adapter : adapters) {
+                weights.push_back(parse_low_rank(adapter));
+                const LowRank& w = weights.back();
+                if (w.rank < 0 || w.rank > max_rank) throw std::invalid_argument("rank " + std::to_string(w.rank));
+                if (w.rank > 0 && (w.in_features != in_features || w.out_features != out_features))
+                    throw std::invalid_argument("an adapter of " + std::to_string(in_features) + " to " +
+                                                std::to_string(out_features) + " features is needed");
             }
             const nb::gil_scoped_release release;
             std::vector<LowRankTask> tasks;

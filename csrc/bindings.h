@@ -49,6 +49,13 @@ inline PagedSequences parse_sequences(const SequencesTuple& t) {
             pointer<const int32_t>(std::get<3>(t)), std::get<4>(t), pointer<const int32_t>(std::get<5>(t))};
 }
 
+// (a, b, float16, scale, in_features, out_features, rank)
+using LowRankTuple = std::tuple<uintptr_t, uintptr_t, bool, float, int64_t, int64_t, int64_t>;
+inline LowRank parse_low_rank(const LowRankTuple& t) {
+    return {pointer<const void>(std::get<0>(t)), pointer<const void>(std::get<1>(t)), std::get<2>(t), std::get<3>(t),
+            std::get<4>(t), std::get<5>(t), std::get<6>(t)};
+}
+
 void bind_weights(nb::module_& m);  // packing, quantisation, products
 void bind_layers(nb::module_& m);   // what lies between the products
 void bind_decoder(nb::module_& m);  // whole forward passes

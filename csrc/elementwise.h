@@ -91,37 +91,56 @@ inline void add_scaled_row(const float* x, float scale, int64_t count, float* ou
     }
 }
 
-inline void low_rank(const LowRankCall& call) {
+inline Vec load_element(const float* p) { return vload(p); }
+inline Vec load_element(const uint16_t* p) { return vload_f16(p); }
+
+template <class Element>
+inline Vec load_element_part(const Element* p, int64_t n) {
+    if (n >= Vec::width) return load_element(p);
+    alignas(64) Element lanes[Vec::width] = {};
+    for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+    return load_element(lanes);
+}
+
+template <class Element>
+inline void add_low_rank(const LowRankCall& call) {
     float hidden[max_rank];
     for (int64_t r = 0; r < call.rank; ++r) {
-        const float* a = call.a + r * call.in_features;
+        const Element* a = static_cast<const Element*>(call.a) + r * call.in_features;
         Vec sums[4] = {vset1(0.0f), vset1(0.0f), vset1(0.0f), vset1(0.0f)};
         int64_t i = 0;
         for (; i + 4 * Vec::width <= call.in_features; i += 4 * Vec::width)
             for (int j = 0; j < 4; ++j)
-                sums[j] = vfma(vload(call.x + i + j * Vec::width), vload(a + i + j * Vec::width), sums[j]);
+                sums[j] = vfma(vload(call.x + i + j * Vec::width), load_element(a + i + j * Vec::width), sums[j]);
         for (; i < call.in_features; i += Vec::width) {
             const int64_t left = call.in_features - i;
-            sums[0] = vfma(load_part(call.x + i, left), load_part(a + i, left), sums[0]);
+            sums[0] = vfma(load_part(call.x + i, left), load_element_part(a + i, left), sums[0]);
         }
-        hidden[r] = vsum(vadd(vadd(sums[0], sums[1]), vadd(sums[2], sums[3])));
+        hidden[r] = call.scale * vsum(vadd(vadd(sums[0], sums[1]), vadd(sums[2], sums[3])));
     }
-    for (int64_t i = 0; i < call.out_features; i += 4 * Vec::width) {
-        const int64_t left = call.out_features - i;
-        const int num_vecs = left >= 4 * Vec::width ? 4 : static_cast<int>((left + Vec::width - 1) / Vec::width);
-        Vec sums[4] = {vset1(0.0f), vset1(0.0f), vset1(0.0f), vset1(0.0f)};
-        for (int64_t r = 0; r < call.rank; ++r) {
+    constexpr int vecs = static_cast<int>(low_rank_panel / Vec::width);
+    const Element* b = static_cast<const Element*>(call.b);
+    for (int64_t i = 0; i < call.out_features; i += low_rank_panel) {
+        Vec sums[vecs];
+        for (int j = 0; j < vecs; ++j) sums[j] = vset1(0.0f);
+        for (int64_t r = 0; r < call.rank; ++r, b += low_rank_panel) {
             const Vec h = vset1(hidden[r]);
-            const float* b = call.b + r * call.out_features + i;
-            for (int j = 0; j < num_vecs; ++j)
-                sums[j] = vfma(load_part(b + j * Vec::width, left - j * Vec::width), h, sums[j]);
+            for (int j = 0; j < vecs; ++j) sums[j] = vfma(load_element(b + j * Vec::width), h, sums[j]);
         }
-        for (int j = 0; j < num_vecs; ++j) {
-            const int64_t rest = left - j * Vec::width;
+        for (int j = 0; j < vecs; ++j) {
+            const int64_t left = call.out_features - i - j * Vec::width;
+            if (left <= 0) break;
             float* out = call.out + i + j * Vec::width;
-            store_part(out, rest, vadd(load_part(out, rest), sums[j]));
+            store_part(out, left, vadd(load_part(out, left), sums[j]));
         }
     }
+}
+
+inline void low_rank(const LowRankCall& call) {
+    if (call.is_half)
+        add_low_rank<uint16_t>(call);
+    else
+        add_low_rank<float>(call);
 }
 
 inline void rotate(const RotateCall& call) {

@@ -121,12 +121,15 @@ constexpr size_t attention_scratch_bytes = sizeof(float) * ((2 * 32 + 2 * attent
                                                             attention_tile_rows * (32 + 2));
 
 constexpr int64_t max_rank = 1024;
+constexpr int64_t low_rank_panel = 64;  // columns of B that lie together
 
-// out += B (A x) for one row.
+// out += B (scale A x) for one row. A lies by rows, B in panels of 64 outputs, so that both are read from end to end.
 struct LowRankCall {
     const float* x;        // (in_features)
-    const float* a;        // (rank, in_features)
-    const float* b;        // (rank, out_features): the transposed B, scaled
+    const void* a;         // (rank, in_features)
+    const void* b;         // (panels, rank, 64): the transposed B, padded
+    bool is_half;          // float16, else float32
+    float scale;
     int64_t in_features, out_features, rank;  // rank at most max_rank
     float* out;            // (out_features)
 };

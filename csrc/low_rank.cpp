@@ -14,7 +14,7 @@ void add_low_rank(const std::vector<LowRankTask>& tasks) {
     const auto body = [&](int64_t i, int) {
         const LowRankTask& task = tasks[static_cast<size_t>(i)];
         const LowRank& w = *task.weights;
-        low_rank({task.x, w.a, w.b, w.in_features, w.out_features, w.rank, task.out});
+        low_rank({task.x, w.a, w.b, w.is_half, w.scale, w.in_features, w.out_features, w.rank, task.out});
     };
     int64_t work = 0;
     for (const LowRankTask& task : tasks)

@@ -8,7 +8,9 @@ namespace tramontane {
 
 // An adapter's share of one weight; the memory belongs to the caller. Rank 0: none.
 struct LowRank {
-    const float *a = nullptr, *b = nullptr;  // as in LowRankCall
+    const void *a = nullptr, *b = nullptr;  // as in LowRankCall
+    bool is_half = false;
+    float scale = 0.0f;
     int64_t in_features = 0, out_features = 0, rank = 0;
 };
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ from tramontane.ops import _cpu
 BOTH = pytest.mark.parametrize("config", [DENSE, MIXTURE], ids=["dense", "mixture"])
 
 
-def answers(model: Transformer, adapters: list[Adapter | None], **changes: int) -> list[Answer]:
+def answers(model: Transformer, adapters: list[Adapter | None], **changes: Any) -> list[Answer]:
     """To each prompt, with the adapter of the same index."""
     engine = Engine(model, EngineConfig(page_size=8, max_sequences=4, **changes))
     pairs = zip(PROMPTS, adapters, strict=True)

@@ -52,18 +52,21 @@ def test_rotate_is_the_definition_bit_for_bit(head_dim: int, instruction_set: st
 @pytest.mark.parametrize(
     ("in_features", "out_features", "rank"), [(1, 1, 1), (7, 100, 3), (384, 130, 16), (96, 64, 40)]
 )
-def test_add_low_rank(in_features: int, out_features: int, rank: int, instruction_set: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_add_low_rank(in_features: int, out_features: int, rank: int, dtype: torch.dtype, instruction_set: str) -> None:
     low_ranks = [
-        LowRank.of(_random(rank, in_features, seed=s), _random(out_features, rank, seed=s + 9), 0.3, torch.float32, CPU)
+        LowRank.of(_random(rank, in_features, seed=s), _random(out_features, rank, seed=s + 9), 0.3, dtype, CPU)
         for s in range(2)
     ]
+    assert all(low_rank.b_PRN.shape == (-(-out_features // 64), rank, _cpu.low_rank_panel) for low_rank in low_ranks)
     index = torch.tensor([1, -1, 0, 2, 1, 0, 0], dtype=torch.int32)
     x, y = _random(len(index), in_features), _random(len(index), out_features, seed=5)
-    arguments = [low_ranks[0], low_ranks[1], None]
+    arguments = [*low_ranks, None]
     out = OPS.add_low_rank(y, x, arguments, index)
-    expected = reference.add_low_rank(y.double(), x.double(), [_double(w) for w in arguments], index)
-    torch.testing.assert_close(out, expected.float(), rtol=1e-4, atol=1e-4 * in_features**0.5)
-    torch.testing.assert_close(TorchOps().add_low_rank(y, x, arguments, index), out, rtol=1e-4, atol=1e-3)
+    expected = reference.add_low_rank(y.double(), x.double(), arguments, index).float()
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    coarse = 1e-3 if dtype == torch.float32 else 2e-3 * (in_features * rank) ** 0.5
+    torch.testing.assert_close(TorchOps().add_low_rank(y, x, arguments, index), expected, rtol=1e-3, atol=coarse)
     assert torch.equal(out[[1, 3]], y[[1, 3]])
     _cpu.set_num_threads(2)
     for row in range(len(index)):
@@ -71,10 +74,9 @@ def test_add_low_rank(in_features: int, out_features: int, rank: int, instructio
         assert torch.equal(OPS.add_low_rank(y[one], x[one], arguments, index[one])[0], out[row])
     with pytest.raises(IndexError):
         OPS.add_low_rank(y, x, arguments[:1], index)
-
-
-def _double(low_rank: LowRank | None) -> LowRank | None:
-    return None if low_rank is None else LowRank(low_rank.a_RI.double(), low_rank.b_RO.double())
+    bad = LowRank.of(_random(rank, in_features), _random(out_features, rank), 1.0, torch.bfloat16, CPU)
+    with pytest.raises(ValueError, match="cannot be used by the CPU kernels"):
+        OPS.add_low_rank(y, x, [bad], torch.zeros(len(index), dtype=torch.int32))
 
 
 @pytest.mark.parametrize("hidden_dim", [1, 9, 64, 1000])

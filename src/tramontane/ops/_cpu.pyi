@@ -41,11 +41,15 @@ def linears(x: int, num_rows: int, matrices: list[PackedMatrix], outs: list[int]
 max_head_dim: int
 max_heads_per_kv: int
 max_rank: int
+low_rank_panel: int
 
 # (k address, v address, "f32" | "bf16" | "f16", pages, page size, kv heads, head dim)
 Pages = tuple[int, int, str, int, int, int, int]
 # PagedBatch: (sequences, query_starts, first_positions, page_table, table width, page_offsets)
 Sequences = tuple[int, int, int, int, int, int]
+
+# (a, b, float16, scale, in_features, out_features, rank); rank 0: nothing
+LowRank = tuple[int, int, bool, float, int, int, int]
 
 def rms_norm(x: int, weight: int, eps: float, num_rows: int, dim: int, out: int) -> None: ...
 def rotate(x: int, cosine: int, sine: int, num_rows: int, num_heads: int, head_dim: int, out: int) -> None: ...
@@ -55,7 +59,7 @@ def add_low_rank(
     num_rows: int,
     out: int,
     out_features: int,
-    adapters: list[tuple[int, int, int]],  # (a, b, rank); rank 0: nothing
+    adapters: list[LowRank],
     adapter_of_row: int,  # int32, negative: none
 ) -> None:
     """Adds to `out`. Raises IndexError for an adapter that does not exist."""
@@ -84,8 +88,6 @@ Layer = tuple[
 # (slots, sequences, window or 0)
 Group = tuple[int, Sequences, int]
 
-# (a, b, in_features, out_features, rank); rank 0: nothing
-LowRank = tuple[int, int, int, int, int]
 # (wq, wk, wv, wo, [(w1, w2, w3) of each expert])
 LayerAdapter = tuple[LowRank, LowRank, LowRank, LowRank, list[tuple[LowRank, LowRank, LowRank]]]
 

@@ -51,18 +51,14 @@ class CpuOps:
         return packed_weight.linears(x_TI, weights)
 
     def add_low_rank(self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor) -> Tensor:
-        weights = [part for low_rank in low_ranks if low_rank for part in (low_rank.a_RI, low_rank.b_RO)]
-        if not all(map(_is_native, (y_TO, x_TI, *weights))):
+        if not (_is_native(y_TO) and _is_native(x_TI)):
             return self._torch.add_low_rank(y_TO, x_TI, low_ranks, index_T)
         in_features, out_features = x_TI.shape[1], y_TO.shape[1]
-        for low_rank in low_ranks:
-            if low_rank and (low_rank.a_RI.shape[1] != in_features or low_rank.b_RO.shape[1] != out_features):
-                raise ValueError(f"an adapter's product does not fit one of {in_features} to {out_features}")
         x_TI, index_T = x_TI.contiguous(), index_T.to(torch.int32).contiguous()
         out_TO = y_TO.clone(memory_format=torch.contiguous_format)
         if index_T.shape != x_TI.shape[:1] or y_TO.shape[0] != x_TI.shape[0]:
             raise ValueError(f"{index_T.numel()} indices for rows {tuple(x_TI.shape)} and {tuple(y_TO.shape)}")
-        parts = [(w.a_RI.data_ptr(), w.b_RO.data_ptr(), w.rank) if w else (0, 0, 0) for w in low_ranks]
+        parts = [native_low_rank(low_rank) for low_rank in low_ranks]
         _cpu.add_low_rank(
             x_TI.data_ptr(), in_features, len(x_TI), out_TO.data_ptr(), out_features, parts, index_T.data_ptr()
         )
@@ -155,6 +151,18 @@ class CpuOps:
 def _is_native(tensor: Tensor) -> bool:
     is_differentiated = tensor.requires_grad and torch.is_grad_enabled()
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and not is_differentiated
+
+
+def native_low_rank(low_rank: LowRank | None) -> _cpu.LowRank:
+    """Raises ValueError for weights of another dtype or device than the kernels read."""
+    if low_rank is None:
+        return 0, 0, False, 0.0, 0, 0, 0
+    a_RI, b_PRN = low_rank.a_RI, low_rank.b_PRN
+    is_half = a_RI.dtype == torch.float16
+    if a_RI.dtype not in (torch.float16, torch.float32) or b_PRN.dtype != a_RI.dtype or not a_RI.is_cpu:
+        raise ValueError(f"adapters of {a_RI.dtype} on {a_RI.device} cannot be used by the CPU kernels")
+    features = low_rank.in_features, low_rank.out_features
+    return a_RI.data_ptr(), b_PRN.data_ptr(), is_half, low_rank.scale, *features, low_rank.rank
 
 
 def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:

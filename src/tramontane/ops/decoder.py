@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tramontane.ops import _cpu
-from tramontane.ops.cpu import native_pages, native_sequences
-from tramontane.ops.low_rank import AdaptedLayer, LowRank
+from tramontane.ops.cpu import native_low_rank, native_pages, native_sequences
+from tramontane.ops.low_rank import AdaptedLayer
 from tramontane.ops.packed_weight import PackedWeight
 from tramontane.ops.paged import PagedStep
 
@@ -71,8 +71,6 @@ class Decoder:
         """An adapter as `forward` takes it. Raises ValueError if it does not fit the weights, or its rank is too
         large for the kernels."""
         weights = [low_rank for layer in layers for low_rank in layer.low_ranks if low_rank is not None]
-        if any(t.dtype != torch.float32 or not t.is_contiguous() for w in weights for t in (w.a_RI, w.b_RO)):
-            raise ValueError("an adapter's weights must be contiguous float32")
         return self._native.adapter([_native_adapter(layer) for layer in layers], tuple(weights))
 
     def forward(
@@ -148,16 +146,9 @@ def _native_layer(layer: PackedLayer) -> _cpu.Layer:
 
 
 def _native_adapter(layer: AdaptedLayer) -> _cpu.LayerAdapter:
-    wq, wk, wv, wo = map(_native_low_rank, layer.attention)
+    wq, wk, wv, wo = map(native_low_rank, layer.attention)
     experts = []
     for expert in layer.experts:
-        w1, w2, w3 = map(_native_low_rank, expert)
+        w1, w2, w3 = map(native_low_rank, expert)
         experts.append((w1, w2, w3))
     return wq, wk, wv, wo, experts
-
-
-def _native_low_rank(low_rank: LowRank | None) -> _cpu.LowRank:
-    if low_rank is None:
-        return 0, 0, 0, 0, 0
-    a_RI, b_RO = low_rank.a_RI, low_rank.b_RO
-    return a_RI.data_ptr(), b_RO.data_ptr(), a_RI.shape[1], b_RO.shape[1], low_rank.rank

@@ -28,7 +28,8 @@ def add_low_rank(y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None]
     for t, index in enumerate(index_T.tolist()):
         low_rank = low_ranks[index] if index >= 0 else None
         if low_rank is not None:
-            out_TO[t] += low_rank.b_RO.T @ (low_rank.a_RI @ x_TI[t])
+            b_OR = low_rank.b_PRN.mT.flatten(0, 1)[: low_rank.out_features].to(x_TI.dtype)
+            out_TO[t] += b_OR @ (low_rank.scale * (low_rank.a_RI.to(x_TI.dtype) @ x_TI[t]))
     return out_TO
 
 

@@ -26,7 +26,7 @@ class TorchOps:
         for index, low_rank in enumerate(low_ranks):
             if low_rank is not None:
                 rows_N = torch.where(index_T == index)[0]
-                y_TO = y_TO.index_add(0, rows_N, x_TI[rows_N] @ low_rank.a_RI.T @ low_rank.b_RO)
+                y_TO = y_TO.index_add(0, rows_N, low_rank.product(x_TI[rows_N]).to(y_TO.dtype))
         return y_TO
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,222 @@
+"""The model card of a run: what it learned from, what it cost, how well it does and where it will fail, gathered from
+the run's own files and written as Markdown with the front matter that model hubs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tramontane
+from tramontane.config import ModelConfig
+from tramontane.data.shards import Manifest, read_manifest
+from tramontane.errors import DataError
+from tramontane.loading import open_checkpoint
+from tramontane.training.metrics import read_rows
+from tramontane.training.plan import USEFUL_EPOCHS, optimal_parameters_for_tokens
+from tramontane.training.recipe import Recipe, read_recipe
+
+UNKNOWN = "not recorded"
+
+
+def card_facts(
+    run: Path, *, results: Sequence[Path] = (), watts: float | None = None, price_per_hour: float | None = None
+) -> dict[str, Any]:
+    """Everything the card says, as JSON. `results` are files of `tramontane eval`.
+
+    Raises DataError for a folder that is no run, data that is gone, or a file that holds no results.
+    """
+    recipe = read_recipe(run / "recipe.toml")
+    rows = read_rows(run / "metrics.jsonl")
+    updates = [row for row in rows if row["kind"] == "train"]
+    if not updates:
+        raise DataError(f"{run / 'metrics.jsonl'} holds no training yet; a card describes a run that has begun")
+    manifests = [read_manifest(Path(folder)) for folder in recipe.data.train]
+    config = _config(recipe, manifests)
+    hours = _hours(updates)
+    num_tokens = int(updates[-1]["tokens"])
+    return {
+        "name": run.resolve().name,
+        "version": tramontane.__version__,
+        "base": recipe.model.checkpoint,
+        "method": "LoRA adapter" if recipe.lora is not None else "all weights",
+        "task": recipe.task.kind if recipe.task.kind != "preference" else recipe.task.loss,
+        "model": _model_facts(config),
+        "data": [source for manifest in manifests for source in _sources(manifest)],
+        "training": {
+            "steps": int(updates[-1]["step"]),
+            "num_steps": recipe.schedule.num_steps,
+            "tokens": num_tokens,
+            "final_loss": updates[-1]["loss"],
+            "skipped_updates": int(updates[-1].get("num_skipped", 0)),
+            "hours": hours,
+            "share_of_peak": _mean([row["share_of_peak"] for row in updates]),
+            "machine": next((str(row["text"]) for row in rows if row["kind"] == "event"), UNKNOWN),
+            "kwh": None if watts is None else watts * hours / 1000,
+            "price": None if price_per_hour is None else price_per_hour * hours,
+        },
+        "held_out": _held_out(rows),
+        "evaluations": [entry for path in results for entry in _evaluation(path)],
+        "seed": recipe.seed,
+        "tokenizer_sha256": manifests[0].tokenizer_sha256,
+        "limits": _limits(recipe, config, manifests, num_tokens, has_results=bool(results)),
+        "recipe": (run / "recipe.toml").read_text("utf-8"),
+    }
+
+
+def card(facts: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    model, training = facts["model"], facts["training"]
+    licences = sorted({each["licence"] for each in facts["data"] if each["licence"]})
+    lines = ["---", "library_name: tramontane", "pipeline_tag: text-generation"]
+    lines += [f"base_model: {json.dumps(facts['base'])}"] if facts["base"] else []
+    lines += ["---", "", f"# {facts['name']}", ""]
+    lines += [
+        f"A language model of {model['num_parameters']:,} weights ({model['n_layers']} layers, dimension "
+        f"{model['dim']}, vocabulary {model['vocab_size']:,}) for up to {model['max_seq_len']:,} tokens, made with "
+        f"Tramontane {facts['version']}.",
+        "",
+    ]
+    if facts["base"]:
+        lines += [
+            f"It starts from `{facts['base']}`; trained were: {facts['method']}, on the task {facts['task']}.",
+            "",
+        ]
+    lines += ["## Data", "", "| source | tokens | epochs | where it is from | licence |", "|---|--:|--:|---|---|"]
+    lines += [
+        f"| {_cell(each['name'])} | {each['num_tokens']:,} | {each['epochs']:g} | "
+        f"{_cell(each['provenance'] or UNKNOWN)} | {_cell(each['licence'] or UNKNOWN)} |"
+        for each in facts["data"]
+    ]
+    lines += ["", f"Licences of the data: {'; '.join(licences) or UNKNOWN}.", "", "## Training", ""]
+    lines += [
+        f"- {training['steps']:,} of {training['num_steps']:,} updates, {training['tokens']:,} tokens",
+        f"- {training['hours']:.2f} hours of updates (evaluation and saving not counted), at "
+        f"{training['share_of_peak']:.0%} of the machine's matrix products",
+        f"- machine: {training['machine']}",
+        f"- energy: {UNKNOWN if training['kwh'] is None else format(training['kwh'], '.3f') + ' kWh'}",
+        *([] if training["price"] is None else [f"- price: {training['price']:.2f}"]),
+        f"- loss at the end: {training['final_loss']:.4f} nats per token",
+        *([f"- {training['skipped_updates']} updates were skipped"] if training["skipped_updates"] else []),
+        "",
+        "## Results",
+        "",
+    ]
+    if facts["held_out"]:
+        lines += ["Held-out text of the data:", "", "| source | loss | accuracy | bits per byte |", "|---|--:|--:|--:|"]
+        lines += [
+            f"| {_cell(each['source'])} | {each['loss']:.4f} | {each['accuracy']:.3f} | "
+            f"{'' if each['bits_per_byte'] is None else format(each['bits_per_byte'], '.4f')} |"
+            for each in facts["held_out"]
+        ]
+        lines.append("")
+    if facts["evaluations"]:
+        lines += ["| task | metric | value | 95 % interval | items |", "|---|---|--:|---|--:|"]
+        lines += [
+            f"| {_cell(each['task'])} | {_cell(each['metric'])} | {each['value']:.4f} | {each['low']:.4f} to "
+            f"{each['high']:.4f} | {each['num_items']:,} |"
+            for each in facts["evaluations"]
+        ]
+        lines.append("")
+    lines += ["## Limits", "", *(f"- {each}" for each in facts["limits"]), "", "## Made again", ""]
+    lines += [
+        f"Seed {facts['seed']}; tokenizer sha256 `{facts['tokenizer_sha256']}`. The whole recipe:",
+        "",
+        "```toml",
+        facts["recipe"].rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _config(recipe: Recipe, manifests: Sequence[Manifest]) -> ModelConfig:
+    if recipe.model.checkpoint is None:
+        return recipe.model.config(manifests[0].vocab_size)
+    return open_checkpoint(Path(recipe.model.checkpoint)).config
+
+
+def _model_facts(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "num_parameters": config.num_parameters(),
+        "n_layers": config.n_layers,
+        "dim": config.dim,
+        "vocab_size": config.vocab_size,
+        "max_seq_len": config.max_seq_len,
+    }
+
+
+def _sources(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": source.name,
+            "num_tokens": source.num_token_ids,
+            "epochs": source.epochs,
+            "provenance": source.provenance,
+            "licence": source.licence,
+        }
+        for source in manifest.sources
+    ]
+
+
+def _hours(updates: Sequence[Mapping[str, Any]]) -> float:
+    """Time of the updates: each row says how many tokens a second went by since the one before."""
+    seconds, before = 0.0, 0
+    for row in updates:
+        seconds += (row["tokens"] - before) / row["tokens_per_second"]
+        before = row["tokens"]
+    return seconds / 3600
+
+
+def _held_out(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The last measurement of each source."""
+    newest = {row["source"]: row for row in rows if row["kind"] == "held_out" and row["loss"] is not None}
+    keys = ("source", "loss", "accuracy", "bits_per_byte")
+    return [{key: row[key] for key in keys} for row in newest.values()]
+
+
+def _evaluation(path: Path) -> list[dict[str, Any]]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        return [
+            {"task": task, "metric": metric, **{key: each[key] for key in ("value", "low", "high", "num_items")}}
+            for task, summary in document["results"].items()
+            for metric, each in summary["metrics"].items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: holds no results of tramontane eval ({type(error).__name__}: {error})") from None
+
+
+def _limits(
+    recipe: Recipe, config: ModelConfig, manifests: Sequence[Manifest], num_tokens: int, *, has_results: bool
+) -> list[str]:
+    """What follows from how it was made; nothing is claimed that was not measured."""
+    limits = ["What it says is likely, not checked: names, numbers and facts may be made up."]
+    sources = [source for manifest in manifests for source in manifest.sources]
+    is_chat = any(manifest.kind == "chat" for manifest in manifests)
+    if recipe.model.checkpoint is None:
+        limits.append("It knows only the sources above, and languages other than theirs hardly at all.")
+        if not is_chat:
+            limits.append("It continues text; it was not taught to answer or to follow instructions.")
+        best = optimal_parameters_for_tokens(num_tokens)
+        if config.num_parameters() > 2 * best:
+            limits.append(f"It is large for its {num_tokens:,} tokens: compute-optimal were {best:,.0f} weights.")
+    elif recipe.task.kind == "text":
+        limits.append("It was fine-tuned on few samples: outside their kind it behaves as its base, or worse.")
+    if repeated := [source.name for source in sources if source.epochs > USEFUL_EPOCHS]:
+        limits.append(f"Seen more than {USEFUL_EPOCHS} times, and perhaps learned by heart: {', '.join(repeated)}.")
+    if unknown := [source.name for source in sources if not source.licence]:
+        limits.append(f"The licence of some data was not recorded: {', '.join(unknown)}.")
+    if not has_results:
+        limits.append("It has not been evaluated beyond the held-out text above.")
+    limits.append("Nothing was done to keep it from harmful or biased answers beyond the choice of the data.")
+    return limits
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
