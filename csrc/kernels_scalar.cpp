@@ -126,7 +126,8 @@ template <class Quant>
 struct IntFormat {
     using Unpacked = Chunk;
     static constexpr WeightFormat format = Quant::format;
-    static constexpr int row_tile = 1, direct_rows = 1, tile_k = block_size(format), panels_per_group = 1;
+    static constexpr int row_tile = 1, direct_rows = 1, tile_k = block_size(format);
+    static constexpr int panels_per_group = 1, panels_together = 1;
     static constexpr size_t tile_bytes = sizeof(typename Quant::Tile);
     static constexpr bool has_min = format == WeightFormat::q4_k || format == WeightFormat::q5_k;
 
@@ -144,12 +145,14 @@ struct IntFormat {
         for (int64_t tile = 0; tile < num_tiles; tile += per_chunk) {
             const int tiles = static_cast<int>(at_most(num_tiles - tile, per_chunk));
             unpack(panel + tile * static_cast<int64_t>(tile_bytes), tiles, u);
-            accumulate<1>(u, tiles, x.at(tile / per_chunk, row), out);
+            accumulate<1, 1>(&u, tiles, x.at(tile / per_chunk, row), out);
         }
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* panel, int num_tiles, const Rows& x, float* out) {
+        static_assert(NP == 1, "one panel at a time");
+        const Unpacked& u = *panel;
         const int8_t* q = reinterpret_cast<const int8_t*>(x.q);
         for (int b = 0; b < num_tiles; ++b) {
             int32_t total[panel_rows] = {}, offset[panel_rows] = {};

@@ -7,7 +7,9 @@
 //                                     tile of rows while the panel stays in the cache (where unpacking once does not pay)
 //   Unpacked, unpack(tiles, n, u)     a chunk of a panel made ready for many rows
 //   direct<NT>(panel, k, x, row, acc) the whole panel for the NT rows from `row` on
-//   accumulate<NT>(u, n, x, acc)      one chunk for NT rows; acc[row][16] is read and written
+//   accumulate<NT, NP>(u, n, x, acc)  one chunk of NP panels for NT rows; acc[row][panels_per_group][16] is read and
+//                                     written
+//   panels_together                   the largest NP: what one activation is multiplied with once it is loaded
 // Both must form every element by the same sequence of float operations.
 #pragma once
 #include "kernels.h"
@@ -50,14 +52,14 @@ struct Prepared {
 
 inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
-inline void store_panel(const float* acc, int64_t num_rows, const MatmulCall& call, int64_t panel) {
+inline void store_panel(const float* acc, int64_t acc_stride, int64_t num_rows, const MatmulCall& call, int64_t panel) {
     const int64_t width = at_most(call.out_features - panel * panel_rows, panel_rows);
     for (int64_t row = 0; row < num_rows; ++row) {
         float* out = call.out + (call.row_begin + row) * call.out_stride + panel * panel_rows;
         if (width == panel_rows) {
-            __builtin_memcpy(out, acc + row * panel_rows, panel_rows * sizeof(float));
+            __builtin_memcpy(out, acc + row * acc_stride, panel_rows * sizeof(float));
         } else {
-            for (int64_t r = 0; r < width; ++r) out[r] = acc[row * panel_rows + r];
+            for (int64_t r = 0; r < width; ++r) out[r] = acc[row * acc_stride + r];
         }
     }
 }
@@ -70,17 +72,19 @@ struct ForRows {
         else
             ForRows<F, NT - 1>::direct(num_rows, panel, k, x, row, acc);
     }
-    static void accumulate(int num_rows, const typename F::Unpacked& u, int num_tiles, const Rows& x, float* acc) {
+    template <int NP>
+    static void accumulate(int num_rows, const typename F::Unpacked* u, int num_tiles, const Rows& x, float* acc) {
         if (num_rows == NT)
-            F::template accumulate<NT>(u, num_tiles, x, acc);
+            F::template accumulate<NT, NP>(u, num_tiles, x, acc);
         else
-            ForRows<F, NT - 1>::accumulate(num_rows, u, num_tiles, x, acc);
+            ForRows<F, NT - 1>::template accumulate<NP>(num_rows, u, num_tiles, x, acc);
     }
 };
 template <class F>
 struct ForRows<F, 0> {
     static void direct(int, const uint8_t*, int64_t, const Prepared&, int64_t, float*) {}
-    static void accumulate(int, const typename F::Unpacked&, int, const Rows&, float*) {}
+    template <int NP>
+    static void accumulate(int, const typename F::Unpacked*, int, const Rows&, float*) {}
 };
 
 template <class F>
@@ -94,7 +98,7 @@ void matmul_direct(const MatmulCall& call, const Prepared& x) {
             const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
             ForRows<F, F::row_tile>::direct(rows, panel, call.in_features, x, call.row_begin + row, acc + row * panel_rows);
         }
-        store_panel(acc, num_rows, call, p);
+        store_panel(acc, panel_rows, num_rows, call, p);
     }
 }
 
@@ -111,7 +115,7 @@ void matmul_blocked(const MatmulCall& call, const Prepared& x) {
     const int64_t num_tiles = (call.in_features + F::tile_k - 1) / F::tile_k;
     for (int64_t first = call.panel_begin; first < call.panel_end; first += group) {
         const int panels = static_cast<int>(at_most(call.panel_end - first, group));
-        __builtin_memset(acc, 0, static_cast<size_t>(panels * num_rows * panel_rows) * sizeof(float));
+        __builtin_memset(acc, 0, static_cast<size_t>(num_rows * group * panel_rows) * sizeof(float));
         for (int64_t tile = 0, chunk = 0; tile < num_tiles; tile += tiles_per_chunk, ++chunk) {
             const int tiles = static_cast<int>(at_most(num_tiles - tile, tiles_per_chunk));
             for (int p = 0; p < panels; ++p) {
@@ -121,12 +125,16 @@ void matmul_blocked(const MatmulCall& call, const Prepared& x) {
             for (int64_t row = 0; row < num_rows; row += F::row_tile) {
                 const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
                 const Rows tile_x = x.at(chunk, call.row_begin + row);
-                for (int p = 0; p < panels; ++p)
-                    ForRows<F, F::row_tile>::accumulate(rows, unpacked[p], tiles, tile_x,
-                                                        acc + (p * num_rows + row) * panel_rows);
+                int p = 0;
+                const auto panel_acc = [&] { return acc + (row * group + p) * panel_rows; };
+                for (; p + F::panels_together <= panels; p += F::panels_together)
+                    ForRows<F, F::row_tile>::template accumulate<F::panels_together>(rows, unpacked + p, tiles, tile_x,
+                                                                                     panel_acc());
+                for (; p < panels; ++p)
+                    ForRows<F, F::row_tile>::template accumulate<1>(rows, unpacked + p, tiles, tile_x, panel_acc());
             }
         }
-        for (int p = 0; p < panels; ++p) store_panel(acc + p * num_rows * panel_rows, num_rows, call, first + p);
+        for (int p = 0; p < panels; ++p) store_panel(acc + p * panel_rows, group * panel_rows, num_rows, call, first + p);
     }
 }
 

@@ -34,7 +34,7 @@ struct WeightF16 {
 template <class Weight>
 struct FloatFormat {
     static constexpr WeightFormat format = Weight::format;
-    static constexpr int row_tile = float_row_tile, panels_per_group = 2;
+    static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1;
     // f32 loads feed the multiply-adds for nothing, f16 conversions nearly so; bf16 shifts and masks compete with 8-wide
     // multiply-adds, and unpacking once is faster from 12 rows on (77 against 105 GFLOP/s at 128 rows on Zen 4).
     static constexpr int direct_rows = format == WeightFormat::bf16 && Vec::width == 8 ? 12 : max_rows_per_call;
@@ -81,15 +81,16 @@ struct FloatFormat {
             for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panel_rows + v * Vec::width, acc[t][v]);
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* u, int num_tiles, const Rows& x, float* out) {
+        static_assert(NP == 1, "one panel fills the registers");
         Vec acc[NT][panel_vecs];
         for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vload(out + t * panel_rows + v * Vec::width);
-        add<NT, WeightF32, 1>(reinterpret_cast<const uint8_t*>(u.w), sizeof u.w[0], num_tiles * tile_k,
+            for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vload(out + t * panels_per_group * panel_rows + v * Vec::width);
+        add<NT, WeightF32, 1>(reinterpret_cast<const uint8_t*>(u->w), sizeof u->w[0], num_tiles * tile_k,
                               reinterpret_cast<const float*>(x.q), acc);
         for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panel_rows + v * Vec::width, acc[t][v]);
+            for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panels_per_group * panel_rows + v * Vec::width, acc[t][v]);
     }
 };
 

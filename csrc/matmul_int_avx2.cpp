@@ -24,18 +24,18 @@ inline __m256 load_f16(const uint16_t* p) {
 }
 
 template <int NT>
-inline void load_acc(const float* from, Acc (&acc)[NT]) {
+inline void load_acc(const float* from, int stride, Acc (&acc)[NT]) {
     for (int t = 0; t < NT; ++t)
-        for (int h = 0; h < 2; ++h) acc[t][h] = _mm256_load_ps(from + t * panel_rows + h * 8);
+        for (int h = 0; h < 2; ++h) acc[t][h] = _mm256_load_ps(from + t * stride + h * 8);
 }
 template <int NT>
 inline void zero_acc(Acc (&acc)[NT]) {
     for (int t = 0; t < NT; ++t) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
 }
 template <int NT>
-inline void store_acc(float* to, const Acc (&acc)[NT]) {
+inline void store_acc(float* to, int stride, const Acc (&acc)[NT]) {
     for (int t = 0; t < NT; ++t)
-        for (int h = 0; h < 2; ++h) _mm256_store_ps(to + t * panel_rows + h * 8, acc[t][h]);
+        for (int h = 0; h < 2; ++h) _mm256_store_ps(to + t * stride + h * 8, acc[t][h]);
 }
 
 // acc += float(sum) * (weight scale * activation scale)
@@ -72,7 +72,8 @@ inline void add_block_u4(const W& w, const uint8_t* q, const float* x_d, const i
 
 struct Q4_0 {
     static constexpr WeightFormat format = WeightFormat::q4_0;
-    static constexpr int row_tile = 4, direct_rows = 24, tile_k = 32, panels_per_group = 4;
+    static constexpr int row_tile = 4, direct_rows = 24, tile_k = 32, panels_per_group = 4, panels_together = 1;
+    static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(TileQ4_0);
 
     struct Packed {
@@ -118,22 +119,25 @@ struct Q4_0 {
                 add_block_u4<NT>(Packed{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, panel_rows, acc);
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* panel, int num_tiles, const Rows& x, float* out) {
+        static_assert(NP == 1, "one panel fills the registers");
+        const Unpacked& u = *panel;
         Acc acc[NT];
-        load_acc<NT>(out, acc);
+        load_acc<NT>(out, acc_stride, acc);
         for (int b = 0; b < num_tiles; ++b)
             add_block_u4<NT>(Chunk{u, b}, x.q + b * NT * 32, x.d + b * NT, x.offset + b * NT, acc);
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, acc_stride, acc);
     }
 };
 
 struct Q8_0 {
     static constexpr WeightFormat format = WeightFormat::q8_0;
-    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2;
+    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2, panels_together = 1;
+    static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(TileQ8_0);
 
     // Few rows: |w| * (x with the sign of w) from the packed bytes; a pair of products is at most 2 * 128 * 127 and fits
@@ -175,7 +179,7 @@ struct Q8_0 {
                 add_block<NT>(tiles[b], at.q + i * 32, at.d + i, acc);
             }
         }
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, panel_rows, acc);
     }
 
     // Many rows: both sides widened to 16 bits once, in pairs (k, k + 2) and (k + 1, k + 3) of every four k, which
@@ -202,10 +206,12 @@ struct Q8_0 {
         }
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* panel, int num_tiles, const Rows& x, float* out) {
+        static_assert(NP == 1, "one panel fills the registers");
+        const Unpacked& u = *panel;
         Acc acc[NT];
-        load_acc<NT>(out, acc);
+        load_acc<NT>(out, acc_stride, acc);
         alignas(32) int32_t pairs[8 * NT][2][8];  // the chunk's groups of four k, eight at a time
         for (int i = 0; i < num_tiles * NT; ++i) {
             const __m256i v = load(x.q + i * 32);
@@ -234,7 +240,7 @@ struct Q8_0 {
                 for (int t = 0; t < NT; ++t) acc[t][h] = add_scaled(acc[t][h], sum[t][h], d, x.d[b * NT + t]);
             }
         }
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, acc_stride, acc);
     }
 };
 
@@ -343,7 +349,8 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, Acc (&a
 template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
-    static constexpr int row_tile = 4, tile_k = 256, panels_per_group = 4;
+    static constexpr int row_tile = 4, tile_k = 256, panels_per_group = 4, panels_together = 1;
+    static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {
@@ -381,15 +388,17 @@ struct KFormat : Quant {
             Quant::unpack_scales(tile, scales);
             add_super_block<Quant, NT>(Packed{tile}, scales, x.at(b, row), acc);
         }
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, panel_rows, acc);
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int, const Rows& x, float* out) {
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* panel, int, const Rows& x, float* out) {
+        static_assert(NP == 1, "one panel fills the registers");
+        const Unpacked& u = *panel;
         Acc acc[NT];
-        load_acc<NT>(out, acc);
+        load_acc<NT>(out, acc_stride, acc);
         add_super_block<Quant, NT>(u, u.scales, x, acc);
-        store_acc<NT>(out, acc);
+        store_acc<NT>(out, acc_stride, acc);
     }
 };
 

@@ -20,10 +20,6 @@ inline __m512 load_f16(const uint16_t* p) {
 }
 
 template <int NT>
-inline void load_acc(const float* from, __m512 (&acc)[NT]) {
-    for (int t = 0; t < NT; ++t) acc[t] = _mm512_load_ps(from + t * panel_rows);
-}
-template <int NT>
 inline void zero_acc(__m512 (&acc)[NT]) {
     for (int t = 0; t < NT; ++t) acc[t] = _mm512_setzero_ps();
 }
@@ -78,20 +74,14 @@ template <class Access>
 struct Format32 {
     using Tile = typename Access::Tile;
     static constexpr WeightFormat format = Access::format;
-    static constexpr int row_tile = 8, direct_rows = 64, tile_k = 32, panels_per_group = 4;
+    static constexpr int row_tile = 8, direct_rows = 64, tile_k = 32, panels_per_group = 4,
+                         panels_together = 2;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct alignas(64) Unpacked {
         uint8_t w[8][8][16][4];
         float d[8][16];
     };
-    struct Chunk {
-        const Unpacked& u;
-        int b;
-        __m512i group(int g) const { return load(u.w[b][g]); }
-        __m512 scale() const { return _mm512_load_ps(u.d[b]); }
-    };
-
     static void unpack(const uint8_t* tiles, int num_tiles, Unpacked& u) {
         for (int b = 0; b < num_tiles; ++b) {
             const Access packed{reinterpret_cast<const Tile*>(tiles) + b};
@@ -116,13 +106,42 @@ struct Format32 {
         store_acc<NT>(out, acc);
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int num_tiles, const Rows& x, float* out) {
-        __m512 acc[NT];
-        load_acc<NT>(out, acc);
-        for (int b = 0; b < num_tiles; ++b)
-            add_block<NT, Access::offset_shift>(Chunk{u, b}, x.q + b * NT * 32, x.d + b * NT, x.offset + b * NT, acc);
-        store_acc<NT>(out, acc);
+    // add_block's operations on NP panels, whose integer sums fill the registers.
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* u, int num_tiles, const Rows& x, float* out) {
+        alignas(64) float acc[NT][NP][panel_rows];
+        for (int t = 0; t < NT; ++t)
+            for (int p = 0; p < NP; ++p)
+                _mm512_store_ps(acc[t][p], _mm512_load_ps(out + (t * panels_per_group + p) * panel_rows));
+        for (int b = 0; b < num_tiles; ++b) {
+            const uint8_t* q = x.q + b * NT * 32;
+            __m512i sum[NP][NT];
+            for (int t = 0; t < NT; ++t) {
+                const __m512i offset = _mm512_slli_epi32(broadcast_32(x.offset + b * NT + t), Access::offset_shift);
+                for (int p = 0; p < NP; ++p) sum[p][t] = offset;
+            }
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; ++g) {
+                __m512i w[NP];
+                for (int p = 0; p < NP; ++p) w[p] = load(u[p].w[b][g]);
+#pragma GCC unroll 8
+                for (int t = 0; t < NT; ++t) {
+                    const __m512i xt = broadcast_32(q + (g * NT + t) * 4);
+                    for (int p = 0; p < NP; ++p) sum[p][t] = _mm512_dpbusd_epi32(sum[p][t], w[p], xt);
+                }
+            }
+            for (int t = 0; t < NT; ++t) {
+                const __m512 x_d = _mm512_set1_ps(x.d[b * NT + t]);
+                for (int p = 0; p < NP; ++p) {
+                    const __m512 scale = _mm512_mul_ps(_mm512_load_ps(u[p].d[b]), x_d);
+                    _mm512_store_ps(acc[t][p], _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][t]), scale,
+                                                               _mm512_load_ps(acc[t][p])));
+                }
+            }
+        }
+        for (int t = 0; t < NT; ++t)
+            for (int p = 0; p < NP; ++p)
+                _mm512_store_ps(out + (t * panels_per_group + p) * panel_rows, _mm512_load_ps(acc[t][p]));
     }
 };
 
@@ -166,6 +185,14 @@ inline void unpack_scales_q6(const TileQ6_K& tile, KScales& out) {
     }
 }
 
+// acc - dmin * x_d * (the integer minima times the sums of row t's activations)
+template <int NT>
+inline __m512 subtract_min(const KScales& s, const Rows& x, int t, __m512 x_d, __m512 acc) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < 4; ++i) sum = _mm512_dpwssd_epi32(sum, load(s.min[i]), broadcast_32(x.sums + i * NT + t));
+    return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_load_ps(s.dmin), x_d), acc);
+}
+
 // One super-block of 64 groups of four k; W::group(part, g) is group g of part `part` of W::parts equal parts.
 template <class F, int NT, class W>
 inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 (&acc)[NT]) {
@@ -190,15 +217,10 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
             for (int t = 0; t < NT; ++t) total[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), scale, total[t]);
         }
     }
-    for (int t = 0; t < NT; ++t) acc[t] = _mm512_fmadd_ps(total[t], _mm512_set1_ps(x.d[t]), acc[t]);
-    if (F::has_min) {
-        const __m512 dmin = _mm512_load_ps(s.dmin);
-        for (int t = 0; t < NT; ++t) {
-            __m512i sum = _mm512_setzero_si512();
-            for (int i = 0; i < 4; ++i) sum = _mm512_dpwssd_epi32(sum, load(s.min[i]), broadcast_32(x.sums + i * NT + t));
-            const __m512 scaled = _mm512_mul_ps(dmin, _mm512_set1_ps(x.d[t]));
-            acc[t] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), scaled, acc[t]);
-        }
+    for (int t = 0; t < NT; ++t) {
+        const __m512 x_d = _mm512_set1_ps(x.d[t]);
+        acc[t] = _mm512_fmadd_ps(total[t], x_d, acc[t]);
+        if (F::has_min) acc[t] = subtract_min<NT>(s, x, t, x_d, acc[t]);
     }
 }
 
@@ -206,7 +228,8 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
 template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
-    static constexpr int row_tile = 8, direct_rows = 32, tile_k = 256, panels_per_group = 4;
+    static constexpr int row_tile = 8, direct_rows = 32, tile_k = 256, panels_per_group = 4,
+                         panels_together = 2;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {
@@ -215,10 +238,8 @@ struct KFormat : Quant {
         __m512i group(int part, int g) const { return Quant::group(tile, part, g); }
     };
     struct alignas(64) Unpacked {
-        static constexpr int parts = 64 / Quant::groups_per_scale;
         uint8_t w[64][16][4];
         KScales scales;
-        __m512i group(int part, int g) const { return load(w[part * Quant::groups_per_scale + g]); }
     };
 
     static void unpack(const uint8_t* bytes, int, Unpacked& u) {
@@ -244,12 +265,45 @@ struct KFormat : Quant {
         store_acc<NT>(out, acc);
     }
 
-    template <int NT>
-    static void accumulate(const Unpacked& u, int, const Rows& x, float* out) {
-        __m512 acc[NT];
-        load_acc<NT>(out, acc);
-        add_super_block<Quant, NT>(u, u.scales, x, acc);
-        store_acc<NT>(out, acc);
+    // add_super_block's operations on NP panels; the integer sums fill the registers.
+    template <int NT, int NP>
+    static void accumulate(const Unpacked* u, int, const Rows& x, float* out) {
+        constexpr int groups = Quant::groups_per_scale;
+        alignas(64) float total[NP][NT][panel_rows];
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t) _mm512_store_ps(total[p][t], _mm512_setzero_ps());
+        for (int i = 0; i < 64 / groups; ++i) {
+            const uint8_t* q = x.q + i * groups * NT * 4;
+            __m512i sum[NP][NT];
+            for (int t = 0; t < NT; ++t) {
+                const __m512i offset = Quant::has_offset ? broadcast_32(x.offset + i * NT + t) : _mm512_setzero_si512();
+                for (int p = 0; p < NP; ++p) sum[p][t] = offset;
+            }
+#pragma GCC unroll 8
+            for (int g = 0; g < groups; ++g) {
+                __m512i w[NP];
+                for (int p = 0; p < NP; ++p) w[p] = load(u[p].w[i * groups + g]);
+#pragma GCC unroll 8
+                for (int t = 0; t < NT; ++t) {
+                    const __m512i xt = broadcast_32(q + (g * NT + t) * 4);
+                    for (int p = 0; p < NP; ++p) sum[p][t] = _mm512_dpbusd_epi32(sum[p][t], w[p], xt);
+                }
+            }
+            for (int p = 0; p < NP; ++p) {
+                const __m512 scale = _mm512_load_ps(u[p].scales.scale[i]);
+                for (int t = 0; t < NT; ++t)
+                    _mm512_store_ps(total[p][t], _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][t]), scale,
+                                                                 _mm512_load_ps(total[p][t])));
+            }
+        }
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t) {
+                float* to = out + (t * panels_per_group + p) * panel_rows;
+                const __m512 x_d = _mm512_set1_ps(x.d[t]);
+                __m512 acc = _mm512_fmadd_ps(_mm512_load_ps(total[p][t]), x_d, _mm512_load_ps(to));
+                if (Quant::has_min) acc = subtract_min<NT>(u[p].scales, x, t, x_d, acc);
+                _mm512_store_ps(to, acc);
+            }
     }
 };
 

@@ -1,0 +1,165 @@
+"""Decoding and prefill beside llama.cpp on the same GGUF files, taking turns in one process, and beside the machine.
+
+What is timed is the engine's whole step, drawing included. Beside each round the bandwidth of reading memory with all
+threads is measured: one stream decoded reads every weight once per token.
+
+    python -m benchmarks.beside_llama_cpp [--shape mistral-7b] [--layers 4] [--folder FOLDER] [--rounds 5] [TYPE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._llama_cpp import LlamaCpp
+from benchmarks._results import record, spread
+from tramontane.engine.engine import Engine
+from tramontane.engine.engine_config import EngineConfig
+from tramontane.engine.sampling import SamplingParams
+from tramontane.loading import load_model, named_shape, open_checkpoint, synthesise
+
+PROMPT = 512
+STREAMS = 8
+SHORT = 32  # tokens of context where decoding starts
+PAUSE_S = 0.1  # lets the threads of the one side fall asleep before the other begins
+TYPES = ("Q4_0", "Q4_K", "Q8_0")
+
+
+def read_bandwidth(buffer: torch.Tensor) -> float:
+    """Bytes per second of reading `buffer` with all threads, the best of three."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        buffer.amax()
+        seconds.append(time.perf_counter() - started)
+    return buffer.numel() * buffer.element_size() / min(seconds)
+
+
+class Ours:
+    """The engine, its guesses and its prefix cache switched off."""
+
+    def __init__(self, path: Path) -> None:
+        checkpoint = open_checkpoint(path)
+        model = load_model(checkpoint, weight_format="auto")
+        self.vocab_size = checkpoint.config.vocab_size
+        embeddings = model.tok_embeddings.packed
+        is_read_by_row = embeddings is not None and not checkpoint.config.tied_embeddings
+        self.step_bytes = model.weights_bytes - (embeddings.storage.nbytes if is_read_by_row and embeddings else 0)
+        self.engine = Engine(model, EngineConfig(prefix_cache=False, max_draft_tokens=0))
+
+    def prefill(self, token_ids: list[int]) -> float:
+        self.engine.add(token_ids, SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
+        started = time.perf_counter()
+        while self.engine.has_work:
+            self.engine.step()
+        return time.perf_counter() - started
+
+    def decode(self, prompts: list[list[int]], num_tokens: int) -> float:
+        for prompt in prompts:
+            self.engine.add(prompt, SamplingParams(max_tokens=num_tokens + 1, temperature=0.0, ignore_eos=True))
+        self.engine.step()
+        started = time.perf_counter()
+        while self.engine.has_work:
+            self.engine.step()
+        return time.perf_counter() - started
+
+
+class Theirs:
+    def __init__(self, path: Path, threads: int) -> None:
+        self.llama = LlamaCpp(path, threads=threads, max_tokens=2048, max_sequences=STREAMS)
+
+    def prefill(self, token_ids: list[int]) -> float:
+        self.llama.clear()
+        started = time.perf_counter()
+        self.llama.prefill(token_ids)
+        return time.perf_counter() - started
+
+    def decode(self, prompts: list[list[int]], num_tokens: int) -> float:
+        self.llama.clear()
+        token_ids = [self.llama.prefill(prompt, sequence) for sequence, prompt in enumerate(prompts)]
+        started = time.perf_counter()
+        for i in range(num_tokens):
+            token_ids = self.llama.step(token_ids, len(prompts[0]) + i)
+        return time.perf_counter() - started
+
+
+def measure(path: Path, what: str, rounds: int, num_tokens: int) -> list[dict[str, Any]]:
+    threads = torch.get_num_threads()
+    ours, theirs = Ours(path), Theirs(path, threads)
+    buffer = torch.ones(2**28)
+    rng = random.Random(0)
+
+    def prompt(length: int) -> list[int]:
+        return [rng.randrange(10, ours.vocab_size) for _ in range(length)]
+
+    works: dict[str, tuple[int, Callable[[Ours | Theirs], float]]] = {
+        "decode": (num_tokens, lambda side: side.decode([prompt(SHORT)], num_tokens)),
+        f"decode of {STREAMS} streams": (
+            num_tokens * STREAMS,
+            lambda side: side.decode([prompt(SHORT) for _ in range(STREAMS)], num_tokens),
+        ),
+        f"prefill of {PROMPT}": (PROMPT, lambda side: side.prefill(prompt(PROMPT))),
+    }
+    rows = []
+    for name, (tokens, work) in works.items():
+        speeds: dict[str, list[float]] = {"ours": [], "llama_cpp": []}
+        bandwidths = []
+        for turn in range(rounds + 1):
+            bandwidths.append(read_bandwidth(buffer))
+            for side, key in ((ours, "ours"), (theirs, "llama_cpp")):
+                time.sleep(PAUSE_S)
+                seconds = work(side)
+                if turn:  # the first round warms both
+                    speeds[key].append(tokens / seconds)
+        row: dict[str, Any] = {
+            "model": what,
+            "work": name,
+            "tokens_per_s": spread(speeds["ours"]),
+            "llama_cpp_tokens_per_s": spread(speeds["llama_cpp"]),
+            "ratio": statistics.median(a / b for a, b in zip(*speeds.values(), strict=True)),
+        }
+        if name == "decode":
+            bandwidth = statistics.median(bandwidths[1:])
+            row |= {
+                "read_gb_per_s": bandwidth / 1e9,
+                "share_of_bandwidth": statistics.median(speeds["ours"]) * ours.step_bytes / bandwidth,
+                "llama_cpp_share": statistics.median(speeds["llama_cpp"]) * ours.step_bytes / bandwidth,
+            }
+        rows.append(row)
+    theirs.llama.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", default=TYPES, metavar="TYPE", help="of GGUF, such as Q4_0")
+    parser.add_argument("--shape", default="mistral-7b")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--folder", type=Path, help="keeps the files for the next run")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=16, help="decoded per stream")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        os.environ["TRAMONTANE_HOME"] = str(folder / "home")
+        for stored in options.types:
+            path = folder / f"{options.shape}-{options.layers}-{stored}.gguf"
+            if not path.exists():
+                synthesise(path, named_shape(options.shape, n_layers=options.layers), layout="gguf", stored=stored)
+            what = f"{options.shape}, {options.layers} layers, {stored}"
+            record("beside_llama_cpp", measure(path, what, options.rounds, options.tokens))
+            if options.folder is None:
+                path.unlink()
+
+
+if __name__ == "__main__":
+    main()
