@@ -102,6 +102,12 @@ void matmul_direct(const MatmulCall& call, const Prepared& x) {
     }
 }
 
+// Asks for the part-th of `parts` equal shares of some bytes, so that they are near when they are read.
+inline void prefetch_share(const uint8_t* bytes, size_t size, int64_t part, int64_t parts) {
+    const int64_t lines = static_cast<int64_t>(size + 63) / 64;
+    for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
+}
+
 template <class F>
 void matmul_blocked(const MatmulCall& call, const Prepared& x) {
     using Unpacked = typename F::Unpacked;
@@ -122,9 +128,18 @@ void matmul_blocked(const MatmulCall& call, const Prepared& x) {
                 const uint8_t* panel = call.panels + static_cast<size_t>(first + p) * bytes;
                 F::unpack(panel + static_cast<size_t>(tile) * F::tile_bytes, tiles, unpacked[p]);
             }
+            // Chunks are read in bursts with much work between: no hardware stream lives that long.
+            const bool is_last = tile + tiles_per_chunk >= num_tiles;
+            const int64_t next_first = is_last ? first + group : first, next_tile = is_last ? 0 : tile + tiles_per_chunk;
+            const int64_t next_panels = at_most(call.panel_end - next_first, group);
+            const size_t next_bytes = static_cast<size_t>(at_most(num_tiles - next_tile, tiles_per_chunk)) * F::tile_bytes;
             for (int64_t row = 0; row < num_rows; row += F::row_tile) {
                 const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
                 const Rows tile_x = x.at(chunk, call.row_begin + row);
+                for (int64_t i = 0; i < next_panels; ++i)
+                    prefetch_share(call.panels + static_cast<size_t>(next_first + i) * bytes +
+                                       static_cast<size_t>(next_tile) * F::tile_bytes,
+                                   next_bytes, row / F::row_tile, (num_rows + F::row_tile - 1) / F::row_tile);
                 int p = 0;
                 const auto panel_acc = [&] { return acc + (row * group + p) * panel_rows; };
                 for (; p + F::panels_together <= panels; p += F::panels_together)
