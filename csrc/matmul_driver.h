@@ -52,6 +52,15 @@ struct Prepared {
 
 inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
+// A product of few rows waits for its weights: it asks for those some way ahead, in this panel or the next ones. Not all
+// of a tile at once: part-th of `parts` shares.
+template <size_t tile_bytes>
+inline void prefetch_ahead(const void* tile, size_t part = 0, size_t parts = 1) {
+    constexpr size_t distance = 3072, lines = (tile_bytes + 63) / 64;
+    for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i)
+        __builtin_prefetch(static_cast<const uint8_t*>(tile) + distance + i * 64, 0, 3);
+}
+
 inline void store_panel(const float* acc, int64_t acc_stride, int64_t num_rows, const MatmulCall& call, int64_t panel) {
     const int64_t width = at_most(call.out_features - panel * panel_rows, panel_rows);
     for (int64_t row = 0; row < num_rows; ++row) {

@@ -53,6 +53,7 @@ struct AccessQ4_0 {
     using Tile = TileQ4_0;
     static constexpr WeightFormat format = WeightFormat::q4_0;
     static constexpr int offset_shift = 0;
+    static constexpr bool prefetches_alone = false;  // whether one row gains by it: the hardware's streams keep up
     const Tile* tile;
     __m512i group(int g) const {
         const __m512i pair = load(tile->q[g % 4]);
@@ -65,6 +66,7 @@ struct AccessQ8_0 {
     using Tile = TileQ8_0;
     static constexpr WeightFormat format = WeightFormat::q8_0;
     static constexpr int offset_shift = 4;
+    static constexpr bool prefetches_alone = true;
     const Tile* tile;
     __m512i group(int g) const { return _mm512_xor_si512(load(tile->q[g]), _mm512_set1_epi8(-128)); }
     __m512 scale() const { return load_f16(tile->d); }
@@ -100,6 +102,7 @@ struct Format32 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
+                if (NT > 1 || Access::prefetches_alone) prefetch_ahead<tile_bytes>(tiles + b);
                 add_block<NT, Access::offset_shift>(Access{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
@@ -204,6 +207,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
 #pragma GCC unroll 16
         for (int i = 0; i < scales_per_part; ++i) {
             const int index = part * scales_per_part + i;
+            if (NT > 1) prefetch_ahead<sizeof(typename F::Tile)>(&w.tile, static_cast<size_t>(index), 64 / groups);
             __m512i sum[NT];
             for (int t = 0; t < NT; ++t)
                 sum[t] = F::has_offset ? broadcast_32(x.offset + index * NT + t) : _mm512_setzero_si512();
