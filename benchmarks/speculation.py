@@ -5,6 +5,7 @@ the same, so that what can be guessed is what that text really repeats. Document
 library and the licence of this project. Plain decoding and guessing take turns.
 
     python -m benchmarks.speculation [FOLDER]
+    python -m benchmarks.speculation --model MODEL    # what a trained model answers, greedy and sampled
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,42 +75,63 @@ def measure(engine: Engine, prompt: list[int], params: SamplingParams) -> tuple[
     return time.perf_counter() - started, token_ids
 
 
+def compare(llm: LLM, name: str, prompt: str, params: SamplingParams) -> dict[str, Any]:
+    """Plain decoding and guessing in turns; ends the program if their answers differ."""
+    prompt_ids = llm.tokenizer.encode(prompt, bos=True)[: llm.max_seq_len - MAX_TOKENS - 1]
+    plain, guessing = (Engine(llm.engine.model, EngineConfig(max_draft_tokens=n)) for n in (0, 16))
+    ratios = []
+    for _ in range(ROUNDS):
+        plain_s, expected = measure(plain, prompt_ids, params)
+        guessing_s, found = measure(guessing, prompt_ids, params)
+        if expected != found:
+            raise SystemExit(f"{name}: guessing changed the answer")
+        ratios.append(plain_s / guessing_s)
+    stats = guessing.stats()
+    return {
+        "case": name,
+        "speed_up": spread(ratios),
+        "plain_tokens_per_s": (len(expected) - 1) / plain_s,
+        "tokens": len(expected),
+        "guessed_per_answer": stats.num_drafted_tokens / ROUNDS,
+        "right_per_answer": stats.num_accepted_tokens / ROUNDS,
+        "row_cost": guessing.lookup.costs.per_row(1) if guessing.lookup else None,
+    }
+
+
+def said(llm: LLM) -> list[dict[str, Any]]:
+    """Given texts, said by a model of random weights."""
+    rows = []
+    for name, (prompt, answer, prediction) in cases().items():
+        answer_ids = llm.tokenizer.encode(answer)[:MAX_TOKENS]
+        params = SamplingParams(
+            max_tokens=len(answer_ids),
+            ignore_eos=True,
+            logits_processors=(Say(answer_ids),),
+            prediction=tuple(llm.tokenizer.encode(prediction)) if prediction else (),
+        )
+        rows.append(compare(llm, name, prompt, params))
+    return rows
+
+
+def written(llm: LLM) -> list[dict[str, Any]]:
+    """What a trained model has to say to the same prompts."""
+    rows = []
+    for name, (prompt, _, _) in cases().items():
+        for temperature in (0.0, 0.7):
+            params = SamplingParams(max_tokens=MAX_TOKENS, ignore_eos=True, temperature=temperature, seed=1)
+            rows.append(compare(llm, f"{name}, temperature {temperature}", prompt, params))
+    return rows
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--model"]:
+        rows = written(LLM(sys.argv[2]))
+        record("speculation", [{"model": Path(sys.argv[2]).name} | row for row in rows])
+        return
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         path = Path(folder) / "model.gguf"
         synthesise(path, named_shape("mistral-7b", n_layers=LAYERS), layout="gguf", stored="Q4_0")
-        llm = LLM(str(path))
-        rows = []
-        for name, (prompt, answer, prediction) in cases().items():
-            prompt_ids = llm.tokenizer.encode(prompt, bos=True)
-            answer_ids = llm.tokenizer.encode(answer)[:MAX_TOKENS]
-            params = SamplingParams(
-                max_tokens=len(answer_ids),
-                ignore_eos=True,
-                logits_processors=(Say(answer_ids),),
-                prediction=tuple(llm.tokenizer.encode(prediction)) if prediction else (),
-            )
-            plain, guessing = (Engine(llm.engine.model, EngineConfig(max_draft_tokens=n)) for n in (0, 16))
-            ratios = []
-            for _ in range(ROUNDS):
-                plain_s, expected = measure(plain, prompt_ids, params)
-                guessing_s, found = measure(guessing, prompt_ids, params)
-                if not expected == found == answer_ids:
-                    raise SystemExit(f"{name}: guessing changed the answer")
-                ratios.append(plain_s / guessing_s)
-            stats = guessing.stats()
-            rows.append(
-                {
-                    "case": name,
-                    "speed_up": spread(ratios),
-                    "plain_tokens_per_s": (len(answer_ids) - 1) / plain_s,
-                    "tokens": len(answer_ids),
-                    "guessed_per_answer": stats.num_drafted_tokens / ROUNDS,
-                    "right_per_answer": stats.num_accepted_tokens / ROUNDS,
-                    "row_cost": guessing.lookup.costs.per_row(1) if guessing.lookup else None,
-                }
-            )
-    record("speculation", rows)
+        record("speculation", said(LLM(str(path))))
 
 
 if __name__ == "__main__":
