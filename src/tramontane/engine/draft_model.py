@@ -45,9 +45,6 @@ class DraftModel:
         self.lookup = lookup
         self.model = model
         self.max_chunk = config.max_batch_tokens
-        if config.num_pages is not None and len(config.num_pages) != len(model.config.windows):
-            # given for the window groups of the model that is guessed for: none here gets less than its largest
-            config = replace(config, num_pages=(max(config.num_pages),) * len(model.config.windows))
         kv_dtype = resolve_kv_dtype("auto", model)
         kv_cache_bytes = (config.kv_cache_bytes or DEFAULT_CPU_BYTES) // KV_SHARE
         sizes = replace(config, num_pages=None, kv_cache_bytes=kv_cache_bytes)
