@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,7 +213,29 @@ def test_a_full_disk_or_a_fault_of_the_checkpoint_leaves_no_entry(
     edit_json(path / "config.json", tie_word_embeddings=True)
     with pytest.raises(CheckpointError, match="differ, but the configuration ties them"):
         load(path)
-    assert list(cache.iterdir()) == [cache / "files"]
+    assert sorted(path.suffix for path in cache.iterdir()) == ["", ".lock", ".lock"]
+
+
+_LOAD = """
+import sys
+from tramontane.loading import load_model, open_checkpoint
+import tramontane.loading.load_packed as module
+module.CACHED_FROM_BYTES = 0
+real, packed = module._pack, []
+module._pack = lambda *arguments: packed.append(1) or real(*arguments)
+load_model(open_checkpoint(sys.argv[1]), weight_format="q8_0")
+print(len(packed))
+"""
+
+
+def test_of_processes_that_start_together_one_packs(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, EXPERTS, "hf")
+    command = [sys.executable, "-c", _LOAD, str(path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    num_packed = [int(process.communicate(timeout=120)[0]) for process in started]
+    assert sorted(num_packed)[:2] == [0, 0]
+    assert max(num_packed) > 0
+    assert len(entries(cache)) == 1
 
 
 def test_a_size_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,14 +72,15 @@ def _cached(
     """Every tensor as bytes of a mapped file, written first where it is not there; None where that cannot be."""
     sizes = _sizes(checkpoint.config, formats)
     key = cache.key(source, checkpoint.config, formats)
-    tensors = cache.find(key, sizes)
-    if tensors is None:
-        # a fault of the checkpoint itself comes up again, and is reported, when it is packed without the cache
-        with suppress(CapacityError, CheckpointError):
-            cache.store(key, sizes, _packed_tensors(source, checkpoint, formats, progress))
-            tensors = cache.find(key, sizes)
-    elif progress is not None:
-        progress(checkpoint.size_bytes, checkpoint.size_bytes)
+    with cache.locked(key):
+        tensors = cache.find(key, sizes)
+        if tensors is None:
+            # a fault of the checkpoint itself comes up again, and is reported, when it is packed without the cache
+            with suppress(CapacityError, CheckpointError):
+                cache.store(key, sizes, _packed_tensors(source, checkpoint, formats, progress))
+                tensors = cache.find(key, sizes)
+        elif progress is not None:
+            progress(checkpoint.size_bytes, checkpoint.size_bytes)
     return tensors
 
 

@@ -13,8 +13,8 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,17 @@ class PackedCache:
         layouts = {name: layout_digest(name) for name in sorted(set(formats.values()))}
         return hashlib.sha256(repr((config, sorted(formats.items()), layouts, contents)).encode()).hexdigest()
 
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Nobody else looks at this entry or writes it inside the block; who comes second finds it made."""
+        from filelock import FileLock
+
+        lock = FileLock(self.folder / f"{key}.lock")
+        with ExitStack() as held:
+            with suppress(OSError):  # where nothing can be written nobody writes
+                held.enter_context(lock)
+            yield
+
     def find(self, key: str, sizes: Mapping[str, int]) -> dict[str, Tensor] | None:
         """The entry's tensors by name, uint8 views of the mapped file of at least `sizes` bytes; None if there is no
         such entry or it cannot be trusted, in which case it is removed."""
@@ -85,9 +96,12 @@ class PackedCache:
         self._make_room(sum(map(_padded, sizes.values())))
         specs = {name: (torch.uint8, (_padded(size),)) for name, size in sizes.items()}
         write_safetensors(path, specs, ((name, _pad(tensor)) for name, tensor in tensors), metadata={}, overwrite=True)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        write_record(record, stamp_of(path), digest.hexdigest())
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+            write_record(record, stamp_of(path), digest.hexdigest())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read back: {error.strerror}") from None
 
     def _create(self) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
