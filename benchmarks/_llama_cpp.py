@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _silent(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     """llama.cpp's messages, dropped."""
 

@@ -40,7 +40,13 @@ class Dictated:
 
 class ScriptedLLM(AsyncLLM):
     async def start(
-        self, prompt: Prompt, sampling: SamplingParams, *, priority: int = 0, salt: str | None = None
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: str | None = None,
     ) -> Stream:
         whole = self.tokenizer.decode(prompt.token_ids, keep_control=True)
         asked, _, begun = (part.strip() for part in whole.rpartition("[INST]")[2].partition("[/INST]"))
@@ -50,7 +56,7 @@ class ScriptedLLM(AsyncLLM):
             token_ids = self.tokenizer.encode(text.removeprefix(begun))
             dictated = Dictated(token_ids, self.tokenizer.eos_id, 0.0 if said else COUNT_PAUSE_S)
             sampling = dataclasses.replace(sampling, logits_processors=(dictated,))
-        return await super().start(prompt, sampling, priority=priority, salt=salt)
+        return await super().start(prompt, sampling, priority=priority, salt=salt, adapter=adapter)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ class Slow:
             for n in range(1, ORDER + 1)
         ]
         self.counts: list[dict[tuple[int, ...], int]] = []
-        for n, counts in enumerate(raw, start=1):
+        for n, occurrences in enumerate(raw, start=1):
             preceded = Counter(longer[1:] for longer in raw[n]) if n < ORDER else Counter()
-            self.counts.append({g: c if n == ORDER or g[0] == 0 else preceded[g] for g, c in counts.items()})
+            self.counts.append({g: c if n == ORDER or g[0] == 0 else preceded[g] for g, c in occurrences.items()})
         self.discounts: list[tuple[float, ...]] = []
         for counts in self.counts:
             n1, n2, n3, n4 = (sum(c == k for c in counts.values()) for k in (1, 2, 3, 4))

@@ -94,7 +94,8 @@ class KneserNey:
             weight = np.where(known, level.backoff[np.where(known, contexts, 0)], 1.0)
             probabilities = mass + weight * probabilities
             contexts = np.concatenate([[-1], np.where(found, places, -1)[:-1]])
-        return np.log(probabilities)
+        log_probabilities: NDArray[np.float64] = np.log(probabilities)
+        return log_probabilities
 
 
 def _level(keys: Ids, counts: Ids, vocab_size: int, num_contexts: int) -> _Level:

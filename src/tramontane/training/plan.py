@@ -63,7 +63,7 @@ class OverTrained:
 
 def predicted_loss(num_parameters: float, num_tokens: float) -> float:
     """Nats per token."""
-    return E + A / num_parameters**ALPHA + B / num_tokens**BETA
+    return float(E + A / num_parameters**ALPHA + B / num_tokens**BETA)
 
 
 def tokens_for_loss(num_parameters: float, loss: float) -> float | None:
