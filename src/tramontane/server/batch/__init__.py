@@ -1,1 +1,0 @@
-"""Batches: many requests handed over at once, answered when there is room."""
