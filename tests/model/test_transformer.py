@@ -71,7 +71,7 @@ def test_inactive_experts_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         rows_per_expert: dict[int, int] = {}
         for expert_id, expert in enumerate(layer.experts):
 
-            def count(x: torch.Tensor, _id: int = expert_id) -> torch.Tensor:
+            def count(x: torch.Tensor, *_: object, _id: int = expert_id) -> torch.Tensor:
                 rows_per_expert[_id] = x.shape[0]
                 return x
 
