@@ -216,7 +216,7 @@ def test_a_real_model_talks_and_survives_interruptions(tmp_path: Path, tiny_chec
         for _ in range(3):
             terminal.send("Tell me about the wind.")
             terminal.wait_for("the wind.\r")
-            terminal.wait_for_more(100)
+            terminal.wait_for_more(10)
             terminal.interrupt()
             terminal.wait_for("[stopped]")
             terminal.wait_for("tokens/s]")
