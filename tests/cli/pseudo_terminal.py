@@ -52,6 +52,19 @@ class PseudoTerminal:
     def interrupt(self) -> None:
         self.type("\x03")
 
+    def interrupt_until_over(self, timeout_s: float = 30.0) -> int:
+        """Ctrl-C again and again: signals that reach a program before it had its turn count as one."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            time.sleep(0.5)
+            try:
+                self.interrupt()
+            except OSError:  # the other side of the terminal is gone
+                return self.exit_code()
+            if not self.read():
+                return self.exit_code()
+            assert time.monotonic() < deadline, f"still running: {self.output[self.read_up_to :]!r}"
+
     def wait_for(self, text: str, timeout_s: float = 30.0) -> str:
         """Read until `text` appears after what was waited for before; what came up to its end."""
         deadline = time.monotonic() + timeout_s

@@ -62,13 +62,13 @@ export class Answer {
       else [message.finish, message.error] = ["error", { message: error.message, status: error.status ?? null }];
     }
     message.durationMs = performance.now() - started;
-    running.delete(message.id);
     conversation.updated = Date.now();
     try {
       await this.#save();
     } catch (error) {
       message.error ??= { message: `The browser could not store this conversation: ${error.message}`, status: null };
     }
+    running.delete(message.id); // not before it is stored: a page that shows it as finished may be closed
     library.release(conversation);
     this.onChange(this);
   }

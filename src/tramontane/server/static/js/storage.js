@@ -47,14 +47,24 @@ export function loadIds(kind) {
 
 export async function save(kind, record) {
   if (!database) inMemory[kind].set(record.id, structuredClone(record));
-  else await finish(database.transaction(kind, "readwrite").objectStore(kind).put(record));
+  else await change(kind, (records) => records.put(record));
   channel?.postMessage({ kind, id: record.id });
 }
 
 export async function remove(kind, id) {
   if (!database) inMemory[kind].delete(id);
-  else await finish(database.transaction(kind, "readwrite").objectStore(kind).delete(id));
+  else await change(kind, (records) => records.delete(id));
   channel?.postMessage({ kind, id });
+}
+
+/** Waits for the end of the transaction: only then does the change outlast the page. */
+function change(kind, make) {
+  return new Promise((resolve, reject) => {
+    const transaction = database.transaction(kind, "readwrite");
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+    make(transaction.objectStore(kind));
+  });
 }
 
 function finish(request) {
