@@ -10,7 +10,7 @@ from tramontane.errors import ConfigError
 from tramontane.llm import AsyncLLM
 from tramontane.loading import Progress
 from tramontane.server.aliases import default_aliases, read_aliases
-from tramontane.server.models import ModelRegistry, ServedModel, serve_model
+from tramontane.server.models import ModelRegistry, ServedModel, serve_adapter, serve_model
 from tramontane.server.settings import ServerSettings
 
 ProgressOf = Callable[[str], contextlib.AbstractContextManager[Progress | None]]
@@ -46,6 +46,7 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     progress=progress,
                 )
             models.append(serve_model(name, llm))
+        adapters = [serve_adapter(models[0], *named_adapter(given)) for given in settings.adapter or ()]
         aliases = default_aliases(models)
         if settings.aliases is not None:
             aliases |= read_aliases(settings.aliases, [model.name for model in models])
@@ -57,7 +58,17 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
     for model in models:
         model.aliases += [alias for alias, name in aliases.items() if name == model.name]
         registry.add(model)
+    for model in adapters:
+        registry.add(model)
     return registry
+
+
+def named_adapter(given: str) -> tuple[str, Path]:
+    """Raises ConfigError for anything but NAME=FOLDER."""
+    name, _, folder = given.partition("=")
+    if not name or not folder:
+        raise ConfigError(f"adapter {given!r}: write NAME=FOLDER")
+    return name, Path(folder)
 
 
 def named_models(settings: ServerSettings) -> list[tuple[str, str]]:

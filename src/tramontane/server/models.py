@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import AsyncLLM
+from tramontane.llm.async_llm import Stream
+from tramontane.llm.prompt import Prompt
 from tramontane.server.errors import ApiError
 from tramontane.server.structured.compiler import GrammarCompiler
 from tramontane.tokenizer.chat import MistralChat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_TEMPERATURE = 0.7
 """For models whose makers advise none."""
@@ -36,7 +43,7 @@ class Capabilities:
 
 @dataclass(slots=True, eq=False)
 class ServedModel:
-    """A name that requests may give. Several may share one AsyncLLM."""
+    """A name that requests may give. Several may share one AsyncLLM: a base and its adapters."""
 
     name: str
     llm: AsyncLLM
@@ -48,7 +55,16 @@ class ServedModel:
     description: str | None = None
     root: str | None = None  # of a fine-tuned model: its base
     job: str | None = None  # of a fine-tuned model: the job that made it
+    adapter: str | None = None  # its name in the AsyncLLM
     archived: bool = False
+
+    async def start(self, prompt: Prompt, sampling: SamplingParams, *, salt: str) -> Stream:
+        """As AsyncLLM.start, with this model's adapter."""
+        return await self.llm.start(prompt, sampling, salt=salt, adapter=self.adapter)
+
+    async def embed(self, batch: Sequence[Sequence[int]], *, salt: str) -> Tensor:
+        """As AsyncLLM.embed_token_ids, with this model's adapter."""
+        return await self.llm.embed_token_ids(batch, salt=salt, adapter=self.adapter)
 
 
 def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
@@ -67,6 +83,15 @@ def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
     grammars = GrammarCompiler(tokenizer, llm.checkpoint.config.vocab_size)
     advised: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, **llm.checkpoint.sampling}
     return ServedModel(name, llm, grammars, capabilities, SamplingParams(**advised), **card)
+
+
+def serve_adapter(base: ServedModel, name: str, folder: Path, **card: Any) -> ServedModel:
+    """A fine-tuned model beside its base, in the same engine; to be added to the registry, at any time. Raises
+    ConfigError or CheckpointError for an adapter that does not fit the base."""
+    adapter = base.llm.adapters.load(folder, name)
+    return dataclasses.replace(
+        base, name=name, adapter=adapter, root=base.name, aliases=[], created=int(time.time()), **card
+    )
 
 
 class ModelRegistry:
@@ -91,6 +116,8 @@ class ModelRegistry:
         """Serve no new request with it; those running end by themselves. Raises ApiError 404."""
         model = self._models.pop(self.get(name).name)
         self._aliases = {alias: target for alias, target in self._aliases.items() if target != model.name}
+        if model.adapter is not None:
+            model.llm.unload_adapter(model.adapter)
         return model
 
     def find(self, name: str) -> ServedModel | None:

@@ -23,6 +23,10 @@ class ServerSettings:
             help="Folders, .gguf files, hub ids or 'default'; NAME=MODEL serves one under a name of yours.",
         ),
     ] = None
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER: serve a LoRA adapter of the first MODEL under a name (may be repeated)."),
+    ] = None
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000
     aliases: Annotated[

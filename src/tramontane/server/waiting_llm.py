@@ -21,11 +21,14 @@ THREADS = ThreadPoolExecutor(4, thread_name_prefix="tramontane-documents")
 class WaitingLLM:
     """`generate` blocks; `close`, from the event loop, ends it and every later one with CancelledError."""
 
-    def __init__(self, llm: AsyncLLM, *, salt: str, on_completion: Callable[[Completion], None]) -> None:
+    def __init__(
+        self, llm: AsyncLLM, *, salt: str, on_completion: Callable[[Completion], None], adapter: str | None = None
+    ) -> None:
         self.tokenizer: Tokenizer = llm.tokenizer
         self.max_seq_len = llm.max_seq_len
         self._llm = llm
         self._salt = salt
+        self._adapter = adapter
         self._on_completion = on_completion
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()  # guards the next two
@@ -47,7 +50,8 @@ class WaitingLLM:
                 self._pending.cancel()
 
     async def _answer(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[Completion]:
-        tasks = [asyncio.ensure_future(self._llm.generate(prompt, sampling, salt=self._salt)) for prompt in prompts]
+        options = {"salt": self._salt, "adapter": self._adapter}
+        tasks = [asyncio.ensure_future(self._llm.generate(prompt, sampling, **options)) for prompt in prompts]
         try:
             completions = await asyncio.gather(*tasks)
         finally:

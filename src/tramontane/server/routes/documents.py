@@ -111,7 +111,7 @@ def whole(work: Work) -> Callable[[Call, Any], Any]:
 
     async def answer(call: Call, body: SummaryRequest | AnswerRequest) -> dict[str, Any]:
         model = call.use(body.model)
-        llm = WaitingLLM(model.llm, salt=call.caller.salt, on_completion=call.count)
+        llm = WaitingLLM(model.llm, adapter=model.adapter, salt=call.caller.salt, on_completion=call.count)
         try:
             found = await in_thread(lambda: work(call, body, llm, lambda *_: None))
         finally:
@@ -126,7 +126,7 @@ def streamed(work: Work) -> Callable[[Call, Any], Any]:
 
     async def stream(call: Call, body: SummaryRequest | AnswerRequest) -> AsyncGenerator[bytes]:
         model = call.use(body.model)
-        llm = WaitingLLM(model.llm, salt=call.caller.salt, on_completion=call.count)
+        llm = WaitingLLM(model.llm, adapter=model.adapter, salt=call.caller.salt, on_completion=call.count)
         return _events(call, llm, lambda progress: work(call, body, llm, progress))
 
     return stream

@@ -17,6 +17,6 @@ async def metrics(services: ServicesDep) -> Response:
     engines = [
         (model.name, await model.llm.engine.inspect(Engine.stats))
         for model in services.registry
-        if model.llm.health().is_alive
+        if model.adapter is None and model.llm.health().is_alive  # adapters share the engine of their base
     ]
     return Response(services.metrics.text(engines), media_type=CONTENT_TYPE_LATEST)
