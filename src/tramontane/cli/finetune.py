@@ -28,6 +28,10 @@ def finetune(
     epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
+    weight_format: Annotated[
+        str | None,
+        typer.Option(help="Hold the frozen base of an adapter as auto (as stored), q8_0, q4_0, q4_k or another."),
+    ] = None,
     max_len: Annotated[int, typer.Option(help="Longest sample in tokens; longer ones are errors.")] = 2048,
     skip_invalid: Annotated[
         float, typer.Option(help="Share of the lines, 0 to 1, that may be invalid and are then skipped.")
@@ -67,6 +71,7 @@ def finetune(
             max_invalid_share=skip_invalid,
             seed=seed,
             device=device,
+            weight_format=weight_format,
         )
         text = write_recipe(finetune_recipe(options))
         run.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class Linear(nn.Module):
 
     def forward(self, x_TI: Tensor, adapters: RowAdapters | None = None) -> Tensor:
         """`adapters`: what rows of x carry on their own, beside `lora`, which is part of the model."""
-        y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else self.packed.multiply(x_TI)
+        y_TO = self.ops.linear(x_TI, self.weight) if self.packed is None else self.ops.packed_linear(x_TI, self.packed)
         if adapters is not None:
             y_TO = adapters.add(self, x_TI, y_TO)
         return y_TO if self.lora is None else y_TO + self.lora(x_TI)

@@ -46,6 +46,9 @@ class CpuOps:
             return packed_weight.linear(x_TI, weight_OI)
         return self._torch.linear(x_TI, weight_OI)
 
+    def packed_linear(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        return packed_weight.linear(x_TI, weight)
+
     def linears(self, x_TI: Tensor, weights: Sequence[PackedWeight]) -> list[Tensor]:
         """`linear` of several packed weights that share x: its preparation is done once."""
         return packed_weight.linears(x_TI, weights)

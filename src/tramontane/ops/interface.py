@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from tramontane.ops.low_rank import LowRank
 from tramontane.ops.paged import PagedBatch
+
+if TYPE_CHECKING:
+    from tramontane.ops.packed_weight import PackedWeight
 
 
 class Ops(Protocol):
@@ -17,6 +20,10 @@ class Ops(Protocol):
     name: str
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor: ...
+
+    def packed_linear(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        """`reference.linear` of a packed weight."""
+        ...
 
     def add_low_rank(
         self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor
 from tramontane.ops import reference
 from tramontane.ops.low_rank import LowRank
 from tramontane.ops.paged import PagedBatch
+
+if TYPE_CHECKING:
+    from tramontane.ops.packed_weight import PackedWeight
 
 # Queries per attention call: a windowed prefill reads at most W + QUERY_CHUNK keys for each, and the mask stays small.
 QUERY_CHUNK = 256
@@ -21,6 +25,9 @@ class TorchOps:
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
         return F.linear(x_TI, weight_OI)
+
+    def packed_linear(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        return weight.multiply(x_TI)
 
     def add_low_rank(self, y_TO: Tensor, x_TI: Tensor, low_ranks: Sequence[LowRank | None], index_T: Tensor) -> Tensor:
         for index, low_rank in enumerate(low_ranks):

@@ -8,7 +8,7 @@ compiler they are left in plain torch, which fuses them better.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from tramontane.ops import reference
 from tramontane.ops.torch_ops import TorchOps
+
+if TYPE_CHECKING:
+    from tramontane.ops.packed_weight import PackedWeight
 
 
 class TrainingOps(TorchOps):
@@ -26,6 +29,10 @@ class TrainingOps(TorchOps):
 
     def linear(self, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
         return F.linear(x_TI, weight_OI.to(x_TI.dtype))
+
+    def packed_linear(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        out_TO: Tensor = _PackedLinear.apply(x_TI, weight)  # type: ignore[no-untyped-call]
+        return out_TO
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         if self.compiled:
@@ -44,6 +51,21 @@ class TrainingOps(TorchOps):
             return reference.swiglu(gate_TF, up_TF)
         out_TF: Tensor = _Swiglu.apply(gate_TF, up_TF)  # type: ignore[no-untyped-call]
         return out_TF
+
+
+class _PackedLinear(torch.autograd.Function):
+    """y = x W^T for a frozen packed W (QLoRA, arXiv:2305.14314): W is unpacked where it is used, one at a time, and
+    again for the backward pass, so that only its blocks are held."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x_TI, weight.dequantise().to(x_TI.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        [grad_TO] = gradients
+        return grad_TO @ ctx.weight.dequantise().to(grad_TO.dtype), None
 
 
 class _RmsNorm(torch.autograd.Function):

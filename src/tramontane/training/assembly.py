@@ -9,7 +9,7 @@ import torch
 
 from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError, DataError
-from tramontane.loading import load_model, open_checkpoint
+from tramontane.loading import Checkpoint, load_model, open_checkpoint, resolve_weight_format
 from tramontane.loading.adapter_files import AdapterConfig
 from tramontane.model.lora import attach_lora
 from tramontane.model.transformer import Transformer
@@ -128,6 +128,7 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         _require_vocabulary(checkpoint.config.vocab_size, train)
         model = load_model(
             checkpoint,
+            weight_format=_packed_format(recipe, checkpoint, machine),
             dtype=str(held).removeprefix("torch."),
             device=str(machine.device),
             ops=TrainingOps(compiled=machine.is_compiled),
@@ -139,6 +140,16 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
     base = str(Path(recipe.model.checkpoint).resolve()) if recipe.model.checkpoint else None  # from wherever it is used
     adapter = AdapterConfig(rank=lora.rank, alpha=lora.alpha, targets=lora.targets, base=base, dropout=lora.dropout)
     return model, adapter
+
+
+def _packed_format(recipe: Recipe, checkpoint: Checkpoint, machine: Machine) -> str | None:
+    """What the frozen base is packed as; None: plain tensors."""
+    if recipe.model.weight_format is None:
+        return None
+    if machine.world.size > 1 or machine.is_compiled:
+        raise ConfigError("a packed base is trained beside by one process, and not compiled; leave out weight_format")
+    weight_format, device, config = recipe.model.weight_format, machine.device, checkpoint.config
+    return resolve_weight_format(weight_format, dtype="auto", device=device, config=config)
 
 
 def _require_vocabulary(vocab_size: int, train: ShardSet) -> None:

@@ -54,6 +54,7 @@ class FinetuneOptions:
     max_invalid_share: float = 0.0
     seed: int = 0
     device: str = "auto"
+    weight_format: str | None = None  # of the frozen base
 
 
 def finetune_recipe(options: FinetuneOptions) -> Recipe:
@@ -64,6 +65,8 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
     """
     if not options.model.is_dir():
         raise ConfigError(f"{options.model} is no folder of float weights; convert it with --layout hf and name that")
+    if options.weight_format is not None and options.method == "full":
+        raise ConfigError(f"weight_format={options.weight_format} packs a frozen base; use it with method lora")
     if not options.epochs > 0:
         raise ConfigError(f"epochs={options.epochs} must be above 0")
     train = _write(options, options.data, "train")
@@ -89,7 +92,7 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
             microbatch_len=microbatch_len,
             policy="whole",
         ),
-        model=ModelRecipe(checkpoint=str(options.model)),
+        model=ModelRecipe(checkpoint=str(options.model), weight_format=options.weight_format),
         task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss),
         lora=None
         if options.method == "full"

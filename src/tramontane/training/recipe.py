@@ -24,9 +24,12 @@ class ModelRecipe:
     """A new model's shape, or `checkpoint`: the folder to start from (its own shape then holds).
 
     `full_attention_every` = n leaves every n-th layer without a window. `vocab_size` None: that of the data.
+    `weight_format`: the frozen base of adapters is held packed, as q4_0 or another format of the CPU kernels, or `auto`
+    as it is stored (QLoRA, arXiv:2305.14314).
     """
 
     checkpoint: str | None = None
+    weight_format: str | None = None
     dim: int = 384
     n_layers: int = 8
     n_heads: int = 6
@@ -219,6 +222,10 @@ class Recipe:
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     metrics: MetricsRecipe = MetricsRecipe()
 
+    def __post_init__(self) -> None:
+        if self.model.weight_format is not None and (self.lora is None or self.model.checkpoint is None):
+            raise ConfigError("model.weight_format packs the base of adapters; it needs model.checkpoint and [lora]")
+
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe of a TOML file, with `a.b=value` changes applied (value in TOML, or a bare string).
@@ -234,8 +241,8 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(table, change)
     model = table.get("model")
-    if isinstance(model, dict) and "checkpoint" in model and len(model) > 1:
-        extra = next(key for key in model if key != "checkpoint")
+    extra = next((key for key in model or () if key not in ("checkpoint", "weight_format")), None)
+    if isinstance(model, dict) and "checkpoint" in model and extra is not None:
         raise DataError(f"{path}: model.{extra} has no effect beside model.checkpoint; remove one of them")
     try:
         return read_table(table, Recipe, str(path))
@@ -263,7 +270,7 @@ def write_recipe(recipe: Recipe) -> str:
     """The recipe as TOML, every default written out; `read_recipe` reads it back to an equal object."""
     table = dataclasses.asdict(recipe)
     if recipe.model.checkpoint is not None:
-        table["model"] = {"checkpoint": recipe.model.checkpoint}
+        table["model"] = {"checkpoint": recipe.model.checkpoint, "weight_format": recipe.model.weight_format}
     return "\n".join(_lines(table, "")) + "\n"
 
 

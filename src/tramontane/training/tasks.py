@@ -97,8 +97,9 @@ def learned(hidden_TD: Tensor, microbatch: Microbatch) -> Tensor:
 
 
 def output_weight(model: Transformer) -> Tensor:
-    """The (V, D) matrix that scores the vocabulary."""
-    return model.tok_embeddings.weight if model.output is None else model.output.weight
+    """The (V, D) matrix that scores the vocabulary; unpacked where it is packed, and then frozen."""
+    holder = model.tok_embeddings if model.output is None else model.output
+    return holder.weight if holder.packed is None else holder.packed.dequantise()
 
 
 def router_logits(model: Transformer) -> list[Tensor]:
