@@ -50,8 +50,10 @@ class WaitingLLM:
                 self._pending.cancel()
 
     async def _answer(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[Completion]:
-        options = {"salt": self._salt, "adapter": self._adapter}
-        tasks = [asyncio.ensure_future(self._llm.generate(prompt, sampling, **options)) for prompt in prompts]
+        tasks = [
+            asyncio.ensure_future(self._llm.generate(prompt, sampling, salt=self._salt, adapter=self._adapter))
+            for prompt in prompts
+        ]
         try:
             completions = await asyncio.gather(*tasks)
         finally:
