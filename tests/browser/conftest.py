@@ -1,4 +1,4 @@
-"""One browser and one server per session; every page is watched for scripts that run and hosts that are contacted."""
+"""One browser and one server at a time; every page is watched for scripts that run and hosts that are contacted."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Not for the session: while Playwright is started, an event loop runs that tests elsewhere cannot start beside."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         pytest.fail("no Chromium found: apt-get install chromium (.ci/run does)")

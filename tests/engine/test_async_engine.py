@@ -25,6 +25,19 @@ def new_engine(**sizes: int) -> Engine:
     return Engine(model(WINDOWS), EngineConfig(**({"page_size": 4, "max_sequences": 4} | sizes)))  # type: ignore[arg-type]
 
 
+def slow_engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Seconds pass before a long answer ends, so that what happens in its middle does so on a busy machine too."""
+    engine = new_engine()
+    step = engine.step
+
+    def wait_and_step() -> list[Output]:
+        time.sleep(0.02)
+        return step()
+
+    monkeypatch.setattr(engine, "step", wait_and_step)
+    return engine
+
+
 @contextmanager
 def serving(engine: Engine) -> Iterator[AsyncEngine]:
     server = AsyncEngine(engine)
@@ -105,7 +118,7 @@ async def is_idle(server: AsyncEngine) -> bool:
 
 
 @pytest.mark.parametrize("when", ["at once", "queued", "streaming", "closed", "left"])
-def test_whoever_leaves_frees_the_pages(when: str) -> None:
+def test_whoever_leaves_frees_the_pages(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def client(server: AsyncEngine) -> None:
         params = SamplingParams(max_tokens=400)
         if when == "queued":
@@ -137,7 +150,7 @@ def test_whoever_leaves_frees_the_pages(when: str) -> None:
             await asyncio.gather(*others, return_exceptions=True)
         await until(lambda: is_idle(server))
 
-    engine = new_engine()
+    engine = slow_engine(monkeypatch)
     with serving(engine) as server:
         asyncio.run(client(server))
         assert not server._streams
@@ -167,7 +180,7 @@ def test_cancelling_some_leaves_the_answers_of_the_others() -> None:
         assert result[0].token_ids == expected([*PROMPT, i], params)[0]
 
 
-def test_the_text_layer_ends_an_answer_and_anybody_may_abort() -> None:
+def test_the_text_layer_ends_an_answer_and_anybody_may_abort(monkeypatch: pytest.MonkeyPatch) -> None:
     async def client(server: AsyncEngine) -> None:
         outputs: list[Output] = []
         async for output in server.generate(PROMPT, SamplingParams(max_tokens=300, n=2)):
@@ -179,7 +192,7 @@ def test_the_text_layer_ends_an_answer_and_anybody_may_abort() -> None:
         reasons = {output.index: output.finish_reason for output in outputs if output.finish_reason}
         assert reasons == {0: "stop", 1: "abort"}
 
-    with serving(new_engine()) as server:
+    with serving(slow_engine(monkeypatch)) as server:
         asyncio.run(client(server))
 
 
@@ -228,7 +241,7 @@ def test_a_failing_engine_ends_every_request_with_the_reason(monkeypatch: pytest
         asyncio.run(clients(server))
 
 
-def test_shutdown_ends_open_streams() -> None:
+def test_shutdown_ends_open_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     async def client(server: AsyncEngine) -> None:
         task = asyncio.create_task(read(server, PROMPT, SamplingParams(max_tokens=500)))
         await until(lambda: running(server, 1))
@@ -236,7 +249,7 @@ def test_shutdown_ends_open_streams() -> None:
         with pytest.raises(EngineStoppedError, match="was shut down"):
             await task
 
-    server = AsyncEngine(new_engine())
+    server = AsyncEngine(slow_engine(monkeypatch))
     asyncio.run(client(server))
     server.shutdown()
     assert "tramontane-engine" not in [thread.name for thread in threading.enumerate()]
