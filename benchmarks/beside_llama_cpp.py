@@ -20,57 +20,16 @@ from typing import Any
 
 import torch
 
+from benchmarks._engine import EngineSide, read_bandwidth
 from benchmarks._llama_cpp import LlamaCpp
 from benchmarks._results import record, spread
-from tramontane.engine.engine import Engine
-from tramontane.engine.engine_config import EngineConfig
-from tramontane.engine.sampling import SamplingParams
-from tramontane.loading import load_model, named_shape, open_checkpoint, synthesise
+from tramontane.loading import named_shape, synthesise
 
 PROMPT = 512
 STREAMS = 8
 SHORT = 32  # tokens of context where decoding starts
 PAUSE_S = 0.1  # lets the threads of the one side fall asleep before the other begins
 TYPES = ("Q4_0", "Q4_K", "Q8_0")
-
-
-def read_bandwidth(buffer: torch.Tensor) -> float:
-    """Bytes per second of reading `buffer` with all threads, the best of three."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        buffer.amax()
-        seconds.append(time.perf_counter() - started)
-    return buffer.numel() * buffer.element_size() / min(seconds)
-
-
-class Ours:
-    """The engine, its guesses and its prefix cache switched off."""
-
-    def __init__(self, path: Path) -> None:
-        checkpoint = open_checkpoint(path)
-        model = load_model(checkpoint, weight_format="auto")
-        self.vocab_size = checkpoint.config.vocab_size
-        embeddings = model.tok_embeddings.packed
-        is_read_by_row = embeddings is not None and not checkpoint.config.tied_embeddings
-        self.step_bytes = model.weights_bytes - (embeddings.storage.nbytes if is_read_by_row and embeddings else 0)
-        self.engine = Engine(model, EngineConfig(prefix_cache=False, max_draft_tokens=0))
-
-    def prefill(self, token_ids: list[int]) -> float:
-        self.engine.add(token_ids, SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
-        started = time.perf_counter()
-        while self.engine.has_work:
-            self.engine.step()
-        return time.perf_counter() - started
-
-    def decode(self, prompts: list[list[int]], num_tokens: int) -> float:
-        for prompt in prompts:
-            self.engine.add(prompt, SamplingParams(max_tokens=num_tokens + 1, temperature=0.0, ignore_eos=True))
-        self.engine.step()
-        started = time.perf_counter()
-        while self.engine.has_work:
-            self.engine.step()
-        return time.perf_counter() - started
 
 
 class Theirs:
@@ -94,14 +53,14 @@ class Theirs:
 
 def measure(path: Path, what: str, rounds: int, num_tokens: int) -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
-    ours, theirs = Ours(path), Theirs(path, threads)
+    ours, theirs = EngineSide(path), Theirs(path, threads)
     buffer = torch.ones(2**28)
     rng = random.Random(0)
 
     def prompt(length: int) -> list[int]:
         return [rng.randrange(10, ours.vocab_size) for _ in range(length)]
 
-    works: dict[str, tuple[int, Callable[[Ours | Theirs], float]]] = {
+    works: dict[str, tuple[int, Callable[[EngineSide | Theirs], float]]] = {
         "decode": (num_tokens, lambda side: side.decode([prompt(SHORT)], num_tokens)),
         f"decode of {STREAMS} streams": (
             num_tokens * STREAMS,

@@ -15,6 +15,8 @@ from tramontane.training.metrics import read_rows
 from tramontane.training.recipe import read_recipe
 from tramontane.training.run import train
 
+NUM_STEPS = 60  # of 128 tokens: the 1,600 of the data are read more than four times
+
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
@@ -22,9 +24,9 @@ def finished(tmp_path: Path) -> Path:
         folder = write_learnable_set(tmp_path / split)
         manifest = read_manifest(folder)
         [source] = manifest.sources
-        marked = replace(source, provenance="made | by a program", licence="CC0", epochs=6.0)
+        marked = replace(source, provenance="made | by a program", licence="CC0")
         write_manifest(folder, replace(manifest, sources=(marked,)))
-    text = recipe_text(tmp_path, num_steps=4).replace("[data]", f'[data]\nvalid = ["{tmp_path / "valid"}"]')
+    text = recipe_text(tmp_path, num_steps=NUM_STEPS).replace("[data]", f'[data]\nvalid = ["{tmp_path / "valid"}"]')
     (tmp_path / "recipe.toml").write_text(text, "utf-8")
     return train(read_recipe(tmp_path / "recipe.toml")).run
 
@@ -37,12 +39,13 @@ def test_a_card_says_what_the_run_recorded(finished: Path, tmp_path: Path, capsy
     assert main.run(["card", str(finished), *flags, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     rows = [row for row in read_rows(finished / "metrics.jsonl") if row["kind"] == "train"]
-    assert facts["training"]["tokens"] == rows[-1]["tokens"] == 4 * 128
+    assert facts["training"]["tokens"] == rows[-1]["tokens"] == NUM_STEPS * 128
     assert facts["training"]["hours"] == pytest.approx(sum(128 / row["tokens_per_second"] for row in rows) / 3600)
     assert facts["training"]["kwh"] == pytest.approx(0.06 * facts["training"]["hours"])
     assert main.run(["card", str(finished), *flags]) == 0
     text = (finished / "model" / "README.md").read_text("utf-8")
-    assert "| chain |" in text
+    [source] = facts["data"]
+    assert source["epochs"] == pytest.approx(NUM_STEPS * 128 / source["num_tokens"])
     assert "made \\| by a program | CC0 |" in text
     assert "| arc | acc | 0.2500 | 0.2000 to 0.3000 | 400 |" in text
     assert "Seen more than 4 times, and perhaps learned by heart: chain." in text

@@ -61,6 +61,9 @@ SHAPES: dict[str, ModelConfig] = {
     "llama-2-7b": _shape(4096, 32, 32, 11008, 32000, n_kv_heads=32, **_LLAMA),
     "llama-2-13b": _shape(5120, 40, 40, 13824, 32000, n_kv_heads=40, **_LLAMA),
     "llama-2-70b": _shape(8192, 80, 64, 28672, 32000, **_LLAMA),
+    "mini-16m": _shape(
+        384, 8, 6, 1024, 8192, windows=(512,), n_kv_heads=2, head_dim=64, max_seq_len=4096, tied_embeddings=True
+    ),
     "tiny": _shape(256, 2, 4, 512, 32000, **_TINY),
     "tiny-window": _shape(256, 4, 4, 512, 32000, windows=(None, 64), **_TINY),
     "tiny-moe": _shape(

@@ -11,6 +11,7 @@ from tramontane.errors import ConfigError
 from tramontane.formats.gguf_write import stored_types
 from tramontane.formats.names import Layout, canonical_shapes
 from tramontane.formats.tensor_source import FLOAT_DTYPES
+from tramontane.hub.store import default_model
 from tramontane.loading.random_weights import random_tensors
 from tramontane.loading.save import save_checkpoint
 from tramontane.tokenizer import load_tokenizer
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from tramontane.config import ModelConfig
     from tramontane.tokenizer import Tokenizer
 
-# Mistral's own vocabularies, as mistral-common carries them, by size
+# By size: Mistral's own vocabularies, as mistral-common carries them, and that of the default model
+_DEFAULT_SIZE = 8192
 _TOKENIZERS = {
     32000: "tokenizer.model.v1",
     32768: "mistral_instruct_tokenizer_240323.model.v3",
@@ -41,7 +43,7 @@ def synthesise(
 ) -> None:
     """Write a checkpoint of `config` with random weights at `out`; else as `save_checkpoint`.
 
-    In GGUF `stored` may be any type that can be read, the K formats included. The tokenizer is Mistral's own of that
+    In GGUF `stored` may be any type that can be read, the K formats included. The tokenizer is one of that
     size. `progress` is called with (weights written, weights in all).
     """
     if layout == "gguf":
@@ -63,10 +65,12 @@ def synthesise(
 
 
 def tokenizer_of_size(vocab_size: int) -> Tokenizer:
-    """Mistral's tokenizer of so many tokens. Raises ConfigError if there is none."""
+    """Mistral's tokenizer of so many tokens, or the default model's. Raises ConfigError if there is none."""
+    if vocab_size == _DEFAULT_SIZE:
+        return load_tokenizer(default_model())
     spec = find_spec("mistral_common")
     if vocab_size not in _TOKENIZERS or spec is None or spec.origin is None:
-        sizes = ", ".join(map(str, _TOKENIZERS))
+        sizes = ", ".join(map(str, (_DEFAULT_SIZE, *_TOKENIZERS)))
         raise ConfigError(f"there is no tokenizer of {vocab_size} tokens to go with it; use vocab_size {sizes}")
     return load_tokenizer(Path(spec.origin).parent / "data" / _TOKENIZERS[vocab_size])
 

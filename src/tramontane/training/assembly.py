@@ -18,6 +18,7 @@ from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
 from tramontane.training.gradients import Ema
+from tramontane.training.growth import grow
 from tramontane.training.microbatch import Placement, Stream
 from tramontane.training.model_setup import new_model, prepare
 from tramontane.training.optim import OptimizerSet
@@ -121,6 +122,8 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         config = recipe.model.config(train.vocab_size)
         _require_vocabulary(config.vocab_size, train)
         model = new_model(config, device=machine.device, seed=recipe.seed, std=recipe.model.init_std)
+        if recipe.model.grown_from is not None:
+            grow(model, load_model(open_checkpoint(Path(recipe.model.grown_from)), dtype="float32"))
     else:
         # the frozen base of adapters may be held in the compute dtype; FSDP wants one dtype for all that it gathers
         held = machine.dtype if recipe.lora is not None and machine.world.size == 1 else torch.float32

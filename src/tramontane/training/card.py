@@ -10,7 +10,8 @@ from typing import Any
 
 import tramontane
 from tramontane.config import ModelConfig
-from tramontane.data.shards import Manifest, read_manifest
+from tramontane.data.loader import scale_phases
+from tramontane.data.shards import Manifest, ShardSet
 from tramontane.errors import DataError
 from tramontane.loading import open_checkpoint
 from tramontane.training.metrics import read_rows
@@ -32,18 +33,20 @@ def card_facts(
     updates = [row for row in rows if row["kind"] == "train"]
     if not updates:
         raise DataError(f"{run / 'metrics.jsonl'} holds no training yet; a card describes a run that has begun")
-    manifests = [read_manifest(Path(folder)) for folder in recipe.data.train]
+    shards = ShardSet([Path(folder) for folder in recipe.data.train])
+    manifests = shards.manifests
     config = _config(recipe, manifests)
     hours = _hours(updates)
     num_tokens = int(updates[-1]["tokens"])
+    sources = _sources(shards, _epochs(recipe, shards, num_tokens))
     return {
         "name": run.resolve().name,
         "version": tramontane.__version__,
-        "base": recipe.model.checkpoint,
+        "base": recipe.model.checkpoint or recipe.model.grown_from,
         "method": "LoRA adapter" if recipe.lora is not None else "all weights",
         "task": recipe.task.kind if recipe.task.kind != "preference" else recipe.task.loss,
         "model": _model_facts(config),
-        "data": [source for manifest in manifests for source in _sources(manifest)],
+        "data": sources,
         "training": {
             "steps": int(updates[-1]["step"]),
             "num_steps": recipe.schedule.num_steps,
@@ -60,7 +63,7 @@ def card_facts(
         "evaluations": [entry for path in results for entry in _evaluation(path)],
         "seed": recipe.seed,
         "tokenizer_sha256": manifests[0].tokenizer_sha256,
-        "limits": _limits(recipe, config, manifests, num_tokens, has_results=bool(results)),
+        "limits": _limits(recipe, config, manifests, sources, num_tokens, has_results=bool(results)),
         "recipe": (run / "recipe.toml").read_text("utf-8"),
     }
 
@@ -85,7 +88,7 @@ def card(facts: Mapping[str, Any]) -> str:
         ]
     lines += ["## Data", "", "| source | tokens | epochs | where it is from | licence |", "|---|--:|--:|---|---|"]
     lines += [
-        f"| {_cell(each['name'])} | {each['num_tokens']:,} | {each['epochs']:g} | "
+        f"| {_cell(each['name'])} | {each['num_tokens']:,} | {each['epochs']:.2g} | "
         f"{_cell(each['provenance'] or UNKNOWN)} | {_cell(each['licence'] or UNKNOWN)} |"
         for each in facts["data"]
     ]
@@ -147,16 +150,32 @@ def _model_facts(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _sources(manifest: Manifest) -> list[dict[str, Any]]:
+def _epochs(recipe: Recipe, shards: ShardSet, num_tokens: int) -> dict[str, float]:
+    """How often each source was read by the time that `num_tokens` had gone by, phase after phase."""
+    planned = recipe.schedule.num_steps * recipe.data.batch_len
+    epochs = dict.fromkeys(shards.sources, 0.0)
+    left = float(num_tokens)
+    for phase in scale_phases(recipe.data.phases or shards.phases, shards, max(planned, num_tokens)):
+        length = sum(each * shards.sources[name].info.num_token_ids for name, each in phase.epochs.items())
+        share = min(1.0, left / length) if length else 0.0
+        left -= share * length
+        for name, each in phase.epochs.items():
+            epochs[name] += each * share
+    return epochs
+
+
+def _sources(shards: ShardSet, epochs: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Those that were read."""
     return [
         {
-            "name": source.name,
-            "num_tokens": source.num_token_ids,
-            "epochs": source.epochs,
-            "provenance": source.provenance,
-            "licence": source.licence,
+            "name": name,
+            "num_tokens": source.info.num_token_ids,
+            "epochs": epochs[name],
+            "provenance": source.info.provenance,
+            "licence": source.info.licence,
         }
-        for source in manifest.sources
+        for name, source in shards.sources.items()
+        if epochs[name]
     ]
 
 
@@ -189,11 +208,16 @@ def _evaluation(path: Path) -> list[dict[str, Any]]:
 
 
 def _limits(
-    recipe: Recipe, config: ModelConfig, manifests: Sequence[Manifest], num_tokens: int, *, has_results: bool
+    recipe: Recipe,
+    config: ModelConfig,
+    manifests: Sequence[Manifest],
+    sources: Sequence[Mapping[str, Any]],
+    num_tokens: int,
+    *,
+    has_results: bool,
 ) -> list[str]:
     """What follows from how it was made; nothing is claimed that was not measured."""
     limits = ["What it says is likely, not checked: names, numbers and facts may be made up."]
-    sources = [source for manifest in manifests for source in manifest.sources]
     is_chat = any(manifest.kind == "chat" for manifest in manifests)
     if recipe.model.checkpoint is None:
         limits.append("It knows only the sources above, and languages other than theirs hardly at all.")
@@ -204,9 +228,9 @@ def _limits(
             limits.append(f"It is large for its {num_tokens:,} tokens: compute-optimal were {best:,.0f} weights.")
     elif recipe.task.kind == "text":
         limits.append("It was fine-tuned on few samples: outside their kind it behaves as its base, or worse.")
-    if repeated := [source.name for source in sources if source.epochs > USEFUL_EPOCHS]:
+    if repeated := [each["name"] for each in sources if each["epochs"] > USEFUL_EPOCHS]:
         limits.append(f"Seen more than {USEFUL_EPOCHS} times, and perhaps learned by heart: {', '.join(repeated)}.")
-    if unknown := [source.name for source in sources if not source.licence]:
+    if unknown := [each["name"] for each in sources if not each["licence"]]:
         limits.append(f"The licence of some data was not recorded: {', '.join(unknown)}.")
     if not has_results:
         limits.append("It has not been evaluated beyond the held-out text above.")

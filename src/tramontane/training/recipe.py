@@ -23,6 +23,7 @@ from tramontane.training.schedule import Schedule
 class ModelRecipe:
     """A new model's shape, or `checkpoint`: the folder to start from (its own shape then holds).
 
+    `grown_from`: the folder of a smaller model that the new one begins as (training.growth).
     `full_attention_every` = n leaves every n-th layer without a window. `vocab_size` None: that of the data.
     `weight_format`: the frozen base of adapters is held packed, as q4_0 or another format of the CPU kernels, or `auto`
     as it is stored (QLoRA, arXiv:2305.14314).
@@ -30,6 +31,7 @@ class ModelRecipe:
 
     checkpoint: str | None = None
     weight_format: str | None = None
+    grown_from: str | None = None
     dim: int = 384
     n_layers: int = 8
     n_heads: int = 6

@@ -1,0 +1,119 @@
+"""What quantising a trained model costs: divergence and perplexity against its float weights, ours beside llama.cpp's.
+
+Both quantise the same weights, every tensor to the one type (llama.cpp's `pure`), and both results are computed by our
+kernels, so that nothing but the quantised weights differs. The divergence is KL(float || quantised) of the next token,
+in nats, the mean over every place of the text.
+
+    python -m benchmarks.quantisation MODEL TEXT [--tokens 20000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import torch
+from torch import Tensor
+
+from benchmarks._results import record
+from tramontane import LLM
+from tramontane.loading.save import convert
+
+WINDOW = 512
+FILE_TYPES = {"q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0", "q4_k": "MOSTLY_Q4_K_S"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    nats: float  # of the text, a token
+    divergence: float  # KL(reference || this), a token
+    top_agreement: float  # how often the likeliest token is the reference's
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats)
+
+
+def windows(llm: LLM, text: str, num_tokens: int) -> list[list[int]]:
+    token_ids = llm.tokenizer.encode(text)[:num_tokens]
+    bos = llm.tokenizer.encode("", bos=True)
+    return [bos + token_ids[start : start + WINDOW] for start in range(0, len(token_ids) - WINDOW + 1, WINDOW)]
+
+
+def log_probabilities(llm: LLM, texts: list[list[int]]) -> Iterator[Tensor]:
+    for token_ids in texts:
+        yield torch.log_softmax(llm.logits(token_ids)[:-1].double(), dim=-1)
+
+
+def loss(llm: LLM, texts: list[list[int]], reference: list[Tensor]) -> Loss:
+    nats = divergence = agreement = 0.0
+    num_tokens = 0
+    for token_ids, found, expected in zip(texts, log_probabilities(llm, texts), reference, strict=True):
+        targets = torch.tensor(token_ids[1:])
+        nats -= found[torch.arange(len(targets)), targets].sum().item()
+        divergence += (expected.exp() * (expected - found)).sum().item()
+        agreement += (found.argmax(-1) == expected.argmax(-1)).sum().item()
+        num_tokens += len(targets)
+    return Loss(nats / num_tokens, divergence / num_tokens, agreement / num_tokens)
+
+
+def quantise_with_llama_cpp(source: Path, out: Path, weight_format: str) -> Path:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{FILE_TYPES[weight_format]}")
+    params.pure = True
+    params.nthread = torch.get_num_threads()
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)):
+        raise SystemExit(f"llama.cpp could not quantise {source} to {weight_format}")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("text", type=Path, help="a text file that the model was not trained on")
+    parser.add_argument("--tokens", type=int, default=20_000)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRAMONTANE_HOME"] = folder
+        original = LLM(options.model, weight_format="f32")
+        source = Path(folder) / "f32.gguf"
+        convert(original.checkpoint, source, layout="gguf", stored="F32")
+        texts = windows(original, options.text.read_text("utf-8"), options.tokens)
+        reference = list(log_probabilities(original, texts))
+        sides = {"f32": {"": original}, "bf16": {"ours": LLM(str(source), weight_format="bf16")}} | {
+            name: {
+                "ours": LLM(str(source), weight_format=name),
+                "llama.cpp": LLM(str(quantise_with_llama_cpp(source, Path(folder) / f"{name}.gguf", name))),
+            }
+            for name in FILE_TYPES
+        }
+        for name, quantisers in sides.items():
+            for quantiser, llm in quantisers.items():
+                result = loss(llm, texts, reference)
+                rows.append(
+                    {
+                        "model": Path(options.model).name,
+                        "text": options.text.name,
+                        "tokens": sum(len(token_ids) - 1 for token_ids in texts),
+                        "format": name,
+                        "quantiser": quantiser,
+                        "bits_per_weight": 8 * llm.engine.model.weights_bytes / llm.checkpoint.config.num_parameters(),
+                        "perplexity": result.perplexity,
+                        "divergence": result.divergence,
+                        "top_agreement": result.top_agreement,
+                    }
+                )
+    record("quantisation", rows)
+
+
+if __name__ == "__main__":
+    main()
