@@ -25,7 +25,10 @@ def serving(checkpoints: Mapping[str, Path], home: Path, **settings: Any) -> Ite
     registry = load_registry(chosen)
     try:
         with TestClient(
-            create_app(chosen, registry), client=("127.0.0.1", 50000), raise_server_exceptions=False
+            create_app(chosen, registry),
+            base_url="http://localhost",
+            client=("127.0.0.1", 50000),
+            raise_server_exceptions=False,
         ) as client:
             yield client
     finally:

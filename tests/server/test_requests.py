@@ -190,7 +190,7 @@ def test_cached_prompts_are_not_shared_between_callers(app_client: TestClient) -
 
     async def cached_tokens(salt: str) -> int:
         app: Any = app_client.app
-        status, answer = await dispatch(app, "/v1/chat/completions", body, Caller(salt, salt, OWNER.scopes))
+        status, answer = await dispatch(app, "/v1/chat/completions", body, Caller(salt, salt, OWNER.scopes, owner=salt))
         assert status == 200
         return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
 

@@ -19,6 +19,7 @@ def serve(*, settings: ServerSettings) -> None:
     from tramontane.server.serve import serve as run_server
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each start that the schema is as it was
     code = run_server(
         settings,
         progress_of=lambda name: bytes_bar(f"loading {name}"),

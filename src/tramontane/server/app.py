@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 from fastapi import FastAPI
 
 import tramontane
+from tramontane.server.auth import LOOPBACK, Gate, require_policies, require_safe_address
 from tramontane.server.errors import add_error_handlers
+from tramontane.server.files.files import Files
+from tramontane.server.guard import LOCAL_NAMES, MIB, Guard, GuardPolicy
+from tramontane.server.limits import RateLimits
 from tramontane.server.load import load_registry
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
@@ -28,8 +32,13 @@ from tramontane.server.routes import (
     not_implemented,
     responses,
 )
+from tramontane.server.routes import (
+    files as files_routes,
+)
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
+from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.database import open_database
 from tramontane.server.web_page import WebPage
 
 ROUTERS = (
@@ -44,8 +53,11 @@ ROUTERS = (
     moderations.router,
     responses.router,
     documents.router,
+    files_routes.router,
     not_implemented.router,
 )
+
+SWEEP_S = 600.0
 
 
 def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) -> FastAPI:
@@ -59,6 +71,8 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
                 services.registry = await asyncio.to_thread(load_registry, settings)
                 for model in services.registry:
                     stack.callback(model.llm.shutdown)
+            stack.callback(database.close)
+            await stack.enter_async_context(running(keep_house(files)))
             yield
 
     app = FastAPI(
@@ -71,10 +85,45 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     )
     counters = Metrics()
     served = ModelRegistry() if registry is None else registry
-    app.state.services = Services(settings, served, counters, [counters.observe])
+    database = open_database(settings.resolved_database_url)
+    require_safe_address(settings.host, database)
+    files = Files(database, ContentStore(settings.state_folder, settings.files_url))
+    gate = Gate(database, RateLimits())
+    app.state.services = Services(settings, served, counters, database, files, gate, [counters.observe, gate.observe])
     add_error_handlers(app)
+    require_policies(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
     add_openapi(app)
+    app.add_middleware(Guard, policy=guard_policy(settings))
     app.mount("/", WebPage(), name="web_page")
     return app
+
+
+def guard_policy(settings: ServerSettings) -> GuardPolicy:
+    """On loopback without further names, only those of this machine; elsewhere keys protect it, whatever its name."""
+    hosts = None if settings.host not in LOOPBACK else LOCAL_NAMES
+    if settings.allowed_host:
+        hosts = LOCAL_NAMES | {name.lower() for name in settings.allowed_host}
+    return GuardPolicy(
+        hosts=hosts,
+        origins=frozenset(settings.cors_origin or ()),
+        max_upload_bytes=settings.max_upload_mib * MIB,
+    )
+
+
+async def keep_house(files: Files) -> None:
+    while True:
+        await asyncio.to_thread(files.sweep)
+        await asyncio.sleep(SWEEP_S)
+
+
+@contextlib.asynccontextmanager
+async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """`work` goes on in the background meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

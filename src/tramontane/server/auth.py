@@ -1,39 +1,166 @@
-"""Who is calling, and what they may do."""
+"""Who is calling, and what they may do: every route states its policy, and one that states none is never served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fastapi import Request
+from fastapi import APIRouter, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
+from tramontane.errors import ConfigError
 from tramontane.server.errors import ApiError
+from tramontane.server.guard import HEADERS
+from tramontane.server.keys import SCOPES, find_key, get_valid_key, has_keys
+from tramontane.server.limits import RateLimits
+from tramontane.server.request_record import RequestRecord
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import Key
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+REMEMBERED_S = 1.0
+"""How long a key is taken for good without another look into the database: a revoked one works no longer than that."""
+NUM_REMEMBERED = 4096
+SCOPE = "tramontane_scope"
+PUBLIC = "public"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`salt` separates the prompt cache of one caller from that of others; `scopes` are what the key allows."""
+    """`owner` is whose files and jobs are seen; `salt` separates the prompt cache of one caller from that of others;
+    `scopes` are what the key allows."""
 
     key_id: str
     salt: str
     scopes: frozenset[str]
+    owner: str
 
 
-SCOPES = frozenset(("inference", "files", "batch", "fine_tuning", "admin"))
-OWNER = Caller(key_id="owner", salt="owner", scopes=SCOPES)
+OWNER = Caller(key_id="local", salt="local", scopes=SCOPES, owner="local")
 """Whoever sits at this machine, while no key is configured."""
 
-LOOPBACK = ("127.0.0.1", "::1")
+
+def caller_of(key: Key) -> Caller:
+    return Caller(key_id=key.id, salt=key.id, scopes=frozenset(key.scopes), owner=key.owner)
 
 
-def authorize(scope: str) -> Callable[[Request], Caller]:
-    """A dependency for the routes of `scope`. Without configured keys, every caller on this machine is the owner."""
+class Gate:
+    """Tells callers by their keys."""
+
+    def __init__(self, database: Database, limits: RateLimits) -> None:
+        self.database = database
+        self.limits = limits
+        self._remembered: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
+        self._has_keys = (0.0, False)
+
+    async def admit(self, request: Request, scope: str) -> Caller:
+        """Raises ApiError 401 for a caller who is not known, 403 for a key without `scope`, 429 over its limits."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not token and not await self.requires_keys():
+            return _local(request)
+        key = await self._find(token.strip()) if scheme.lower() == "bearer" and len(token) <= 256 else None
+        if key is None:
+            if not await self.requires_keys():  # clients cannot be told to send no key; any will do
+                return _local(request)
+            raise unauthorized("give a valid key as 'Authorization: Bearer ...'; tramontane keys create makes one")
+        if scope not in key.scopes:
+            raise ApiError(403, f"this key lacks the scope {scope!r}", code="missing_scope")
+        request.scope[HEADERS] = self.limits.admit(key)
+        return caller_of(key)
+
+    async def requires_keys(self) -> bool:
+        checked, found = self._has_keys
+        if not found and time.monotonic() - checked > REMEMBERED_S:  # once there are keys, there always are
+            found = await asyncio.to_thread(has_keys, self.database)
+            self._has_keys = (time.monotonic(), found)
+        return found
+
+    def resume(self, key_id: str) -> Caller | None:
+        """The caller that work was begun for; None if the key was revoked or has expired since. Waits for the disk."""
+        if key_id == OWNER.key_id:
+            return OWNER
+        key = get_valid_key(self.database, key_id)
+        return None if key is None else caller_of(key)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Charge the tokens of a request that is over."""
+        self.limits.charge(record.key_id, record.prompt_tokens + record.completion_tokens)
+
+    async def _find(self, token: str) -> Key | None:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()  # tokens themselves are not kept
+        now = time.monotonic()
+        until, key = self._remembered.get(digest, (0.0, None))
+        if now >= until:
+            key = await asyncio.to_thread(find_key, self.database, token)
+            self._remembered[digest] = (now + REMEMBERED_S, key)
+            if len(self._remembered) > NUM_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return key
+
+
+def _local(request: Request) -> Caller:
+    is_local = request.client is not None and request.client.host in LOOPBACK
+    if not is_local or any(name in request.headers for name in FORWARDED):  # a proxy makes the world look local
+        raise unauthorized("no key is configured, so only this machine is served; tramontane keys create makes one")
+    return OWNER
+
+
+def unauthorized(message: str) -> ApiError:
+    return ApiError(401, f"Unauthorized: {message}", headers={"www-authenticate": "Bearer"})
+
+
+def authorize(scope: str) -> Callable[[Request], Awaitable[Caller]]:
+    """The policy of routes that need `scope`: a dependency that gives the Caller."""
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}")
 
-    def caller(request: Request) -> Caller:
-        if request.client is None or request.client.host not in LOOPBACK:
-            raise ApiError(401, "Unauthorized: no key is configured, so only callers on this machine are served")
-        return OWNER
+    async def caller(request: Request) -> Caller:
+        gate: Gate = request.app.state.services.gate
+        return await gate.admit(request, scope)
 
+    setattr(caller, SCOPE, scope)
     return caller
+
+
+def public() -> None:
+    """The policy of routes that anyone may call: a dependency that asks for nothing."""
+
+
+setattr(public, SCOPE, PUBLIC)
+
+
+def policies_of(route: APIRoute) -> set[str]:
+    """The scopes a route asks for, its routers' included; {"public"} for one that is open on purpose."""
+
+    def walk(dependant: Dependant) -> Iterator[str]:
+        scope = getattr(dependant.call, SCOPE, None)
+        if scope is not None:
+            yield scope
+        for child in dependant.dependencies:
+            yield from walk(child)
+
+    return set(walk(route.dependant))
+
+
+def require_policies(routers: Iterable[APIRouter]) -> None:
+    """Raises RuntimeError for a route without a policy: deny by default, decided before the first request."""
+    for router in routers:
+        for route in router.routes:
+            policies = policies_of(route) if isinstance(route, APIRoute) else set()
+            if len(policies) != 1:
+                path = getattr(route, "path", repr(route))
+                raise RuntimeError(f"{path} has {len(policies)} policies; give it authorize(scope) or public")
+
+
+def require_safe_address(host: str, database: Database) -> None:
+    """Raises ConfigError where a server without keys would be reachable from other machines."""
+    if host not in LOOPBACK and not has_keys(database):
+        raise ConfigError(
+            f"host={host} is reachable from other machines and no key is configured; run: tramontane keys create NAME"
+        )

@@ -16,12 +16,18 @@ log = logging.getLogger(__name__)
 
 
 async def dispatch(
-    app: FastAPI, endpoint: str, body: Mapping[str, Any], caller: Caller, *, dialect: Dialect = "mistral"
+    app: FastAPI,
+    endpoint: str,
+    body: Mapping[str, Any],
+    caller: Caller,
+    *,
+    dialect: Dialect = "mistral",
+    priority: int = 0,
 ) -> tuple[int, dict[str, Any]]:
     """Status and body of `POST endpoint` with this body, not streamed, as HTTP would give them. Never raises but for
     cancellation, which frees what the call holds."""
     known = ENDPOINTS.get(endpoint)
-    call = Call(app.state.services, caller, "unknown" if known is None else endpoint, dialect)
+    call = Call(app.state.services, caller, "unknown" if known is None else endpoint, dialect, priority)
     status = 500
     try:
         if known is None:

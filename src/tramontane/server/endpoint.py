@@ -41,6 +41,7 @@ class Call:
     caller: Caller
     endpoint: str
     dialect: Dialect
+    priority: int = 0  # of the engine: higher waits for lower
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.perf_counter)

@@ -58,9 +58,9 @@ class ServedModel:
     adapter: str | None = None  # its name in the AsyncLLM
     archived: bool = False
 
-    async def start(self, prompt: Prompt, sampling: SamplingParams, *, salt: str) -> Stream:
+    async def start(self, prompt: Prompt, sampling: SamplingParams, *, salt: str, priority: int = 0) -> Stream:
         """As AsyncLLM.start, with this model's adapter."""
-        return await self.llm.start(prompt, sampling, salt=salt, adapter=self.adapter)
+        return await self.llm.start(prompt, sampling, salt=salt, priority=priority, adapter=self.adapter)
 
     async def embed(self, batch: Sequence[Sequence[int]], *, salt: str) -> Tensor:
         """As AsyncLLM.embed_token_ids, with this model's adapter."""

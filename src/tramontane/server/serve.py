@@ -14,10 +14,13 @@ import uvicorn
 
 from tramontane.errors import ConfigError
 from tramontane.server.app import create_app
+from tramontane.server.auth import require_safe_address
 from tramontane.server.http_protocol import HttpProtocol
+from tramontane.server.keys import has_keys
 from tramontane.server.load import ProgressOf, load_registry, no_progress
 from tramontane.server.models import ModelRegistry
 from tramontane.server.settings import ServerSettings
+from tramontane.server.store.database import open_database
 
 log = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -50,6 +53,7 @@ def serve(
 ) -> int:
     """Load the models, answer until SIGTERM or SIGINT, then let running answers end for `drain_s`. Returns the exit
     code. `on_ready` gets the address once it is open. Raises ConfigError and the like for what cannot be served."""
+    _check_address(settings)
     listener = _listen(settings)
     try:
         registry = load_registry(settings, progress_of)
@@ -67,8 +71,11 @@ def serve(
 async def _serve(
     settings: ServerSettings, registry: ModelRegistry, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> int:
+    app = create_app(settings, registry)
+    if not has_keys(app.state.services.database):
+        log.warning("no key is configured: only callers on this machine are served; see tramontane keys")
     config = uvicorn.Config(
-        create_app(settings, registry),
+        app,
         http=HttpProtocol,
         log_config=None,
         access_log=False,
@@ -89,6 +96,16 @@ async def _serve(
         announcer.cancel()
         watcher.cancel()
     return ENGINE_DEAD if _has_died(registry) else 0
+
+
+def _check_address(settings: ServerSettings) -> None:
+    """Before models are loaded: raises ConfigError for a database that cannot be used, and for an address that other
+    machines reach while there is no key."""
+    database = open_database(settings.resolved_database_url)
+    try:
+        require_safe_address(settings.host, database)
+    finally:
+        database.close()
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

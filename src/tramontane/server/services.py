@@ -8,10 +8,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tramontane.server.auth import Gate
+from tramontane.server.files.files import Files
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.request_record import RequestRecord
 from tramontane.server.settings import ServerSettings
+from tramontane.server.store.database import Database
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +22,9 @@ class Services:
     settings: ServerSettings
     registry: ModelRegistry
     metrics: Metrics
+    database: Database
+    files: Files
+    gate: Gate
     observers: list[Callable[[RequestRecord], None]] = field(default_factory=list)
 
     def observe(self, record: RequestRecord) -> None:

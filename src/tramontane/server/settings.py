@@ -42,6 +42,22 @@ class ServerSettings:
         str | None,
         typer.Option(envvar="TRAMONTANE_DATABASE_URL", help="SQLAlchemy URL (default: SQLite in the state folder)."),
     ] = None
+    files_url: Annotated[
+        str | None, typer.Option(help="fsspec URL of file contents, such as s3://bucket/files (default: state folder).")
+    ] = None
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name this server goes by (may be repeated; default: this machine's, or any with keys)."),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may call this server, such as https://chat.example (may be repeated)."),
+    ] = None
+    public_url: Annotated[
+        str | None, typer.Option(help="Address that links to files begin with (default: the one they are asked by).")
+    ] = None
+    max_upload_mib: Annotated[int, typer.Option(help="Largest file that may be uploaded, in MiB.")] = 512
+    batch_concurrency: Annotated[int, typer.Option(help="Requests of batches computed at once.")] = 8
     weight_format: Annotated[
         str, typer.Option(help="Hold the weights in this format, such as q8_0 (auto: as stored).")
     ] = "auto"
@@ -70,6 +86,9 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port={self.port} must lie between 0 and 65535")
+        for name in ("max_upload_mib", "batch_concurrency"):
+            if not 1 <= getattr(self, name) < 2**20:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
         for name in ("drain_s", "stall_s", "price_per_hour"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**31:
@@ -81,4 +100,4 @@ class ServerSettings:
 
     @property
     def resolved_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.state_folder / 'state.db'}"
+        return self.database_url or f"sqlite:///{self.state_folder.absolute() / 'state.db'}"

@@ -31,7 +31,7 @@ class AnswerPlan:
     guardrails: list[dict[str, Any]] = field(default_factory=list)  # what they found
 
     async def start(self, call: Call) -> Stream:
-        return await self.model.start(self.prompt, self.params, salt=call.caller.salt)
+        return await self.model.start(self.prompt, self.params, salt=call.caller.salt, priority=call.priority)
 
     def offered_only(self, message: AssistantMessage) -> AssistantMessage:
         """Calls of a model that was offered no tools are text it made up."""

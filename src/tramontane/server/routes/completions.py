@@ -50,7 +50,9 @@ async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes
     model = call.use(request.model)
     params = _params(request, model)
     prompt = await _prompt(model, request, request.prompts[0])
-    return _events(call, request, model, await model.start(prompt, params, salt=call.caller.salt))
+    return _events(
+        call, request, model, await model.start(prompt, params, salt=call.caller.salt, priority=call.priority)
+    )
 
 
 async def _events(call: Call, request: CompletionRequest, model: ServedModel, stream: Stream) -> AsyncGenerator[bytes]:
@@ -110,7 +112,7 @@ async def _prompt(model: ServedModel, request: CompletionRequest, prompt: str | 
 
 
 async def _complete(call: Call, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Completion:
-    async with await model.start(prompt, params, salt=call.caller.salt) as stream:
+    async with await model.start(prompt, params, salt=call.caller.salt, priority=call.priority) as stream:
         async for _ in stream:
             call.saw_token()
         return stream.completion()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from tramontane.engine.engine_config import EngineConfig
+from tramontane.server.auth import public
 from tramontane.server.models import ServedModel
 from tramontane.server.services import ServicesDep
 
-router = APIRouter(tags=["server"])
+router = APIRouter(tags=["server"], dependencies=[Depends(public)])
 
 
 SLOWEST_FLOPS = {"cpu": 20e9, "cuda": 2e12}

@@ -1,0 +1,139 @@
+"""Files: rows and contents together, seen by their owner alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy.orm import Session
+
+from tramontane.server.errors import ApiError
+from tramontane.server.store.contents import ID, ContentStore, Incoming
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import BatchJob, File
+
+MIMETYPES = {
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".pdf": "application/pdf",
+    ".txt": "text/plain",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which files to list. `after` is OpenAI's cursor, `page` Mistral's number from 0."""
+
+    page: int = 0
+    page_size: int = 100
+    after: str | None = None
+    is_ascending: bool = False
+    purpose: str | None = None
+    sample_types: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    mimetypes: Sequence[str] = ()
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    files: list[File] = field(default_factory=list)
+    total: int = 0
+    has_more: bool = False
+
+
+class Files:
+    """Waits for the disk: call it from other threads than the event loop's."""
+
+    def __init__(self, database: Database, contents: ContentStore) -> None:
+        self.database = database
+        self.contents = contents
+
+    def add(self, incoming: Incoming, row: File) -> File:
+        """Content first, then its row: once this returns, no crash loses either. Before, neither is there."""
+        self.contents.publish(incoming)
+        row.id, row.size_bytes, row.signature = incoming.id, incoming.size_bytes, incoming.sha256
+        try:
+            with self.database.write() as session:
+                session.add(row)
+        except BaseException:
+            self.contents.delete(incoming.id)
+            raise
+        return row
+
+    def get(self, file_id: str, owner: str) -> File:
+        """Raises ApiError 404 for a file that is not there, or not this owner's."""
+        with self.database.read() as session:
+            return find_file(session, file_id, owner)
+
+    def get_signed(self, file_id: str) -> File | None:
+        """Whoever's it is: for links, whose signature is checked by the caller."""
+        if not ID.match(file_id):
+            return None
+        with self.database.read() as session:
+            return session.scalar(select(File).where(File.id == file_id, _is_live()))
+
+    def list(self, owner: str, listing: Listing) -> Page:
+        conditions = [File.owner == owner, _is_live()]
+        if listing.purpose is not None:
+            conditions.append(File.purpose == listing.purpose)
+        for column, values in (
+            (File.sample_type, listing.sample_types),
+            (File.source, listing.sources),
+            (File.mimetype, listing.mimetypes),
+        ):
+            if values:
+                conditions.append(column.in_(values))
+        if listing.search:
+            conditions.append(File.filename.icontains(listing.search, autoescape=True))
+        with self.database.read() as session:
+            total = session.scalar(select(func.count()).select_from(File).where(*conditions)) or 0
+            if listing.after is not None:
+                start = find_file(session, listing.after, owner)
+                at, by_id = File.created_at, File.id
+                later = at > start.created_at if listing.is_ascending else at < start.created_at
+                next_id = by_id > start.id if listing.is_ascending else by_id < start.id
+                conditions.append(or_(later, (at == start.created_at) & next_id))
+            order = (File.created_at, File.id) if listing.is_ascending else (File.created_at.desc(), File.id.desc())
+            query = select(File).where(*conditions).order_by(*order)
+            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
+        return Page(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+
+    def delete(self, file_id: str, owner: str) -> None:
+        """The row first: a crash in between leaves content without a row, which the next start sweeps away."""
+        with self.database.write() as session:
+            session.delete(find_file(session, file_id, owner))
+        self.contents.delete(file_id)
+
+    def sweep(self) -> None:
+        """Remove expired files, and what crashes have left behind."""
+        with self.database.write() as session:
+            expired = session.scalars(select(File.id).where(~_is_live())).all()
+            session.execute(delete(File).where(File.id.in_(expired)))
+        for file_id in expired:
+            self.contents.delete(file_id)
+        with self.database.read() as session:
+            known = {*session.scalars(select(File.id)), *session.scalars(select(BatchJob.requests_id))}
+        with suppress(FileNotFoundError):  # another server sweeps too
+            self.contents.sweep(known)
+
+
+def find_file(session: Session, file_id: str, owner: str) -> File:
+    """Raises ApiError 404."""
+    if ID.match(file_id):
+        found = session.scalar(select(File).where(File.id == file_id, File.owner == owner, _is_live()))
+        if found is not None:
+            return found
+    raise ApiError(404, "file does not exist", param="file_id", code="file_not_found")
+
+
+def guess_mimetype(filename: str) -> str | None:
+    return MIMETYPES.get(Path(filename).suffix.lower())
+
+
+def _is_live() -> ColumnElement[bool]:
+    return or_(File.expires_at.is_(None), File.expires_at > time.time())

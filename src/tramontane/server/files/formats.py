@@ -1,0 +1,94 @@
+"""What a file must hold for its purpose, checked line by line when it is uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
+from tramontane.data.sample_files import FileCheck, check_file
+from tramontane.errors import DataError
+from tramontane.server.batch.request_line import UniqueIds, parse_request_line
+from tramontane.server.errors import ApiError
+
+PURPOSES = ("fine-tune", "batch", "ocr", "audio", "assistants", "user_data", "vision", "evals")
+MAX_INVALID_SHARE = 0.5
+"""A fine-tuning job may skip up to this share of its samples; a file with more of them is of no use to any job."""
+MAX_BATCH_LINES = 1_000_000
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What was found in a file."""
+
+    sample_type: str
+    num_lines: int | None = None
+    mimetype: str | None = None
+
+
+def check_format(path: Path, purpose: str) -> Format:
+    """Raises ApiError 422 listing the first lines that are wrong."""
+    if purpose == "fine-tune":
+        parser = _SampleParser()
+        check = check_file(path, parser, max_problems=SHOWN_PROBLEMS)
+        if check.num_invalid > MAX_INVALID_SHARE * (check.num_valid + check.num_invalid) or not check.num_valid:
+            raise _refusal(check)
+        return Format(parser.sample_type, check.num_valid + check.num_invalid, "application/jsonl")
+    if purpose == "batch":
+        ids = UniqueIds()
+
+        def parse(value: Mapping[str, Any]) -> None:
+            ids.take(parse_request_line(value))
+            if ids.num_lines > MAX_BATCH_LINES:
+                raise DataError(f"a batch has at most {MAX_BATCH_LINES} requests")
+
+        check = check_file(path, parse, max_problems=SHOWN_PROBLEMS)
+        if check.num_invalid or not check.num_valid:
+            raise _refusal(check)
+        return Format("batch_request", check.num_valid, "application/jsonl")
+    return Format("instruct")
+
+
+class _SampleParser:
+    """The kind of the first sample is that of the file."""
+
+    def __init__(self) -> None:
+        self.sample_type = "instruct"
+        self._parse: Callable[[Mapping[str, Any]], object] | None = None
+
+    def __call__(self, value: Mapping[str, Any]) -> None:
+        if self._parse is None:
+            self._parse = self._choose(value)
+        self._parse(value)
+
+    def _choose(self, value: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], object]:
+        if "labels" in value:
+            return parse_classifier
+        if "chosen" in value or "rejected" in value:
+            return parse_preference
+        if "text" in value:
+            self.sample_type = "pretrain"
+            return parse_text
+        return parse_chat
+
+
+def parse_text(value: Mapping[str, Any]) -> str:
+    """`{"text": ...}`. Raises DataError."""
+    text = value.get("text")
+    if set(value) != {"text"} or not isinstance(text, str) or not text.strip():
+        raise DataError('must be {"text": "..."}, with nothing else and not empty')
+    return text
+
+
+def _refusal(check: FileCheck) -> ApiError:
+    first = check.problems[0]
+    more = f" ({check.num_invalid} lines are invalid in all)" if check.num_invalid > 1 else ""
+    detail = [
+        {"type": "invalid_line", "loc": ["body", "file", problem.line], "msg": problem.message, "input": None}
+        for problem in check.problems
+    ]
+    message = f"file: line {first.line}: {first.message}{more}"
+    return ApiError(422, message, param="file", code="invalid_file", detail=detail)

@@ -1,0 +1,115 @@
+"""Keys: who may call, kept as hashes in the database and shown once, when they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from tramontane.errors import ConfigError
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import Key
+
+SCOPES = frozenset(("inference", "files", "batch", "fine_tuning", "usage", "admin"))
+TOKEN = re.compile(r"tm_([0-9a-f]{16})_([A-Za-z0-9_-]{43})\Z")
+OWNER = re.compile(r"[A-Za-z0-9._@-]{1,64}\Z")
+NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOptions:
+    """What a new key allows. Keys of one `owner` see the same files and jobs; by default each has its own."""
+
+    name: str
+    owner: str | None = None
+    scopes: Collection[str] = SCOPES - {"admin"}
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    expires_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not 1 <= len(self.name) <= 64:
+            raise ConfigError("name of a key: 1 to 64 printable characters")
+        if self.owner is not None and not OWNER.match(self.owner):
+            raise ConfigError(f"owner {self.owner!r}: 1 to 64 letters, digits or any of ._@-")
+        if unknown := sorted(set(self.scopes) - SCOPES):
+            raise ConfigError(f"scope {unknown[0]!r} is unknown; use {', '.join(sorted(SCOPES))}")
+        if not self.scopes:
+            raise ConfigError("a key needs at least one scope")
+        for field in ("requests_per_minute", "tokens_per_minute", "expires_s"):
+            value = getattr(self, field)
+            if value is not None and not 1 <= value < 2**31:
+                raise ConfigError(f"{field}={value} must be a number from 1 up")
+
+
+def create_key(database: Database, options: KeyOptions) -> tuple[Key, str]:
+    """The row and the token. The token is nowhere else: whoever loses it needs a new key."""
+    key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    now = time.time()
+    key = Key(
+        id=key_id,
+        name=options.name,
+        owner=options.owner or key_id,
+        secret_hash=_hash(secret),
+        scopes=sorted(options.scopes),
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        created_at=now,
+        expires_at=None if options.expires_s is None else now + options.expires_s,
+    )
+    with database.write() as session:
+        session.add(key)
+    return key, f"tm_{key_id}_{secret}"
+
+
+def list_keys(database: Database) -> list[Key]:
+    with database.read() as session:
+        return list(session.scalars(select(Key).order_by(Key.created_at)))
+
+
+def revoke_key(database: Database, key_id: str) -> Key:
+    """It is refused from now on, within a second by servers that are running. Raises ConfigError if there is none."""
+    with database.write() as session:
+        key = session.get(Key, key_id)
+        if key is None:
+            raise ConfigError(f"there is no key {key_id!r}; tramontane keys list shows them")
+        key.revoked_at = key.revoked_at or time.time()
+    return key
+
+
+def has_keys(database: Database) -> bool:
+    """Whether any key was ever made. Revoked ones count: taking back the last key must not open the server."""
+    with database.read() as session:
+        return bool(session.scalar(select(func.count()).select_from(Key)))
+
+
+def find_key(database: Database, token: str) -> Key | None:
+    """The key this token belongs to, if it is still good. What is wrong with a bad one does not show, in time
+    either: the id is looked up, and the hash of the secret, 256 random bits, is compared in constant time."""
+    match = TOKEN.match(token)
+    key_id, secret = match.groups() if match else ("", "")
+    with database.read() as session:
+        key = session.get(Key, key_id)
+    is_right = hmac.compare_digest(key.secret_hash if key else NO_HASH, _hash(secret))
+    return key if key is not None and is_right and is_valid(key) else None
+
+
+def get_valid_key(database: Database, key_id: str) -> Key | None:
+    """For work that was begun under a key and goes on without its token."""
+    with database.read() as session:
+        key = session.get(Key, key_id)
+    return key if key is not None and is_valid(key) else None
+
+
+def is_valid(key: Key) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > time.time())
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,1 @@
+"""What the server remembers: rows in a database, file contents in a folder or object store."""

@@ -1,0 +1,165 @@
+"""ContentStore: the bytes of files, under random ids in a folder or, through fsspec, an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from tramontane.errors import CapacityError, ConfigError
+
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+ORPHAN_AGE_S = 3600.0
+"""Content without a row is left by a server that died between the two; younger ones may still get theirs."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Incoming:
+    """Content on its way in, in a file of the local disk; it vanishes unless it is published.
+
+    `write` raises CapacityError when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.id = str(uuid.uuid4())
+        self.path = folder / f"{self.id}.part"
+        self.size_bytes = 0
+        self._hash = hashlib.sha256()
+        with _disk_full():
+            self._file = open(self.path, "xb")  # noqa: SIM115 - closed in `__exit__`
+
+    def write(self, data: bytes) -> None:
+        with _disk_full():
+            self._file.write(data)
+        self.size_bytes += len(data)
+        self._hash.update(data)
+
+    def sync(self) -> None:
+        """After this, the bytes survive a power cut and can be read at `path`."""
+        with _disk_full():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # what a full disk keeps in the buffer; `sync` has told of it
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class ContentStore:
+    """Ids are UUIDs of our own making; no name from outside is ever part of a path."""
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """Contents lie in `folder`/files, or at the fsspec URL `url`. Raises ConfigError for one that cannot be."""
+        self._incoming = folder / "incoming"
+        try:
+            self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fs, self._root = fsspec.core.url_to_fs(url or str(folder / "files"))
+            self._fs.makedirs(self._root, exist_ok=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise ConfigError(f"file contents cannot be kept at {url or folder}: {error}") from None
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+
+    def incoming(self) -> Incoming:
+        return Incoming(self._incoming)
+
+    def publish(self, incoming: Incoming) -> None:
+        """Content becomes readable by its id, whole or not at all. Raises CapacityError when the disk is full."""
+        incoming.sync()
+        target = self._path(incoming.id)
+        with _disk_full():
+            if self._is_local:
+                Path(target).parent.mkdir(exist_ok=True)
+                os.replace(incoming.path, target)
+                _sync_folder(Path(target).parent)
+                _sync_folder(Path(self._root))
+            else:
+                self._fs.put_file(str(incoming.path), target)
+
+    def open(self, content_id: str) -> IO[bytes]:
+        """Raises FileNotFoundError."""
+        file: IO[bytes] = self._fs.open(self._path(content_id), "rb")
+        return file
+
+    @contextlib.contextmanager
+    def local(self, content_id: str) -> Iterator[Path]:
+        """A path on this machine's disk where the content can be read meanwhile."""
+        if self._is_local:
+            yield Path(self._path(content_id))
+            return
+        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+            path = Path(folder) / content_id
+            self._fs.get_file(self._path(content_id), str(path))
+            yield path
+
+    def delete(self, content_id: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(content_id))
+
+    def sweep(self, known: Collection[str], *, age_s: float = ORPHAN_AGE_S) -> int:
+        """Remove what uploads cut short have left: content whose id is not `known`, older than `age_s`."""
+        old = time.time() - age_s
+        num_removed = 0
+        for path in self._incoming.iterdir():
+            if path.stat().st_mtime < old:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                num_removed += 1
+        for path_name, info in self._fs.find(self._root, detail=True).items():
+            content_id = path_name.rsplit("/", 1)[-1]
+            if ID.match(content_id) and content_id not in known and _modified(info) < old:
+                self._fs.rm_file(path_name)
+                num_removed += 1
+        return num_removed
+
+    def _path(self, content_id: str) -> str:
+        if not ID.match(content_id):
+            raise ValueError("not an id of this store")
+        return f"{self._root}/{content_id[:2]}/{content_id}"
+
+
+@contextlib.contextmanager
+def _disk_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise CapacityError("the server's disk is full; the file was not stored") from None
+        raise
+
+
+def _modified(info: dict[str, Any]) -> float:
+    for name in ("mtime", "LastModified", "created"):
+        value = info.get(name)
+        if value is not None:
+            return float(value.timestamp() if hasattr(value, "timestamp") else value)
+    return time.time()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

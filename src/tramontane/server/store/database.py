@@ -1,0 +1,147 @@
+"""Database: short transactions on SQLite or PostgreSQL, the schema brought up to date when it is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.orm import Session, sessionmaker
+
+from tramontane.errors import ConfigError
+from tramontane.server.store.tables import Secret
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_MS = 30_000
+QUICK_CHECK_BYTES = 256 * 2**20
+"""SQLite files up to this size are checked from end to end when opened: under a second."""
+MIGRATION_LOCK = 0x7472616D  # a number of our own for PostgreSQL's advisory locks
+
+
+class Database:
+    """Call it from any thread but that of the event loop: everything here waits for the disk."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._writers = sessionmaker(engine.execution_options(writes=True), expire_on_commit=False)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        """One consistent look; rows stay usable after it."""
+        with self._sessions() as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction: durable when the block has ended, undone if it raises."""
+        with self._writers() as session, session.begin():
+            yield session
+
+    def secret(self, name: str) -> bytes:
+        """32 random bytes, the same for every server on this database, made at the first call."""
+        with self.read() as session:
+            found = session.scalar(select(Secret.value).where(Secret.name == name))
+        if found is not None:
+            return found
+        made = secrets.token_bytes(32)
+        try:
+            with self.write() as session:
+                session.add(Secret(name=name, value=made))
+        except IntegrityError:  # another server was first
+            return self.secret(name)
+        return made
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_database(address: str) -> Database:
+    """Open `address`, an SQLAlchemy URL, and bring its schema up to date.
+
+    Raises ConfigError, never with the password in it, where that cannot be done: the message says what to do.
+    """
+    try:
+        url = make_url(address)
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            f"database_url cannot be used ({type(error).__name__}); write sqlite:////path/state.db "
+            "or postgresql+psycopg://user:password@host/name"
+        ) from None
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(engine, url)
+    try:
+        with engine.execution_options(writes=True).begin() as connection:
+            _check(connection, url)
+            _migrate(connection)
+    except CommandError:
+        engine.dispose()
+        raise ConfigError(
+            f"{_shown(url)} was written by a newer version; upgrade tramontane, or choose another database"
+        ) from None
+    except DBAPIError as error:
+        engine.dispose()
+        raise _unusable(url, str(error.orig)) from None
+    return Database(engine)
+
+
+def _prepare_sqlite(engine: Engine, url: URL) -> None:
+    """WAL: readers never wait. synchronous=FULL: what was committed survives a power cut."""
+    if url.database:
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):  # hashes and the signing secret are for this user alone
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+    @event.listens_for(engine, "connect")
+    def connect(connection, record):  # type: ignore[no-untyped-def]
+        connection.isolation_level = None  # transactions are begun below, not by the driver's guess
+        for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later would fail, not wait, if another has written in between.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _check(connection: Connection, url: URL) -> None:
+    if connection.dialect.name != "sqlite":
+        return
+    if url.database and os.path.getsize(url.database) > QUICK_CHECK_BYTES:
+        return
+    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        raise _unusable(url, str(found))
+
+
+def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # of several servers that start at once, one migrates
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _unusable(url: URL, reason: str) -> ConfigError:
+    reason = " ".join(reason.split())[:200]
+    if url.get_backend_name() == "sqlite":
+        return ConfigError(
+            f"{_shown(url)} cannot be used: {reason}. Is it a database of this server, readable, and on a disk with "
+            "room? If it is damaged, put a backup in its place, or move it away to start with an empty one"
+        )
+    return ConfigError(f"{_shown(url)} cannot be used: {reason}")
+
+
+def _shown(url: URL) -> str:
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

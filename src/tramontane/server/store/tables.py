@@ -1,0 +1,144 @@
+"""The tables. Times are seconds since 1970; ids are random and never derived from what a client sent.
+
+Every table that holds a client's objects has `owner`; no query for a client leaves it out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ID = String(36)
+OWNER = String(64)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own spelling
+        str: Text,
+        float: Double,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[dict[str, Any]]: JSON,
+    }
+
+
+class Key(Base):
+    """A key lets its holder in; only the hash of its secret is kept."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    name: Mapped[str]
+    owner: Mapped[str] = mapped_column(OWNER)
+    secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    scopes: Mapped[list[str]]
+    requests_per_minute: Mapped[int | None] = mapped_column(Integer)
+    tokens_per_minute: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+
+
+class File(Base):
+    """An uploaded file or a batch's results; the content is found in the ContentStore under the same id."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index(None, "owner", "created_at"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    filename: Mapped[str]
+    purpose: Mapped[str] = mapped_column(String(32))
+    sample_type: Mapped[str] = mapped_column(String(32))
+    source: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    num_lines: Mapped[int | None] = mapped_column(BigInteger)
+    mimetype: Mapped[str | None]
+    signature: Mapped[str]  # SHA-256 of the content
+    visibility: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+
+
+class BatchJob(Base):
+    """A batch. Its requests lie in the ContentStore under `requests_id`, one JSON object a line, so that nothing that
+    happens to the files it was made from can change it."""
+
+    __tablename__ = "batch_jobs"
+    __table_args__ = (Index(None, "owner", "created_at"), Index(None, "status", "lease_until"))
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    key_id: Mapped[str] = mapped_column(ID)
+    dialect: Mapped[str] = mapped_column(String(16))  # whose API it came by
+    endpoint: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str | None]
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # the client's metadata
+    input_files: Mapped[list[str]]
+    requests_id: Mapped[str] = mapped_column(ID)
+    status: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    cancelled_at: Mapped[float | None]
+    completed_at: Mapped[float | None]
+    expires_at: Mapped[float]  # it ends then, whatever is left
+    num_requests: Mapped[int]
+    num_succeeded: Mapped[int]
+    num_failed: Mapped[int]
+    output_file: Mapped[str | None] = mapped_column(ID)
+    error_file: Mapped[str | None] = mapped_column(ID)
+    errors: Mapped[list[dict[str, Any]]]
+    lease_until: Mapped[float]  # the server that runs it renews this; past means free to take
+    lease_holder: Mapped[str | None] = mapped_column(ID)
+
+
+class BatchResult(Base):
+    """The answer to one line of a batch; there until the result files are written."""
+
+    __tablename__ = "batch_results"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("batch_jobs.id", ondelete="CASCADE"), primary_key=True)
+    line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    custom_id: Mapped[str]
+    status_code: Mapped[int] = mapped_column(Integer)
+    body: Mapped[str]  # JSON text
+
+
+class Usage(Base):
+    """One request that is over, without a word of what was said."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index(None, "ended_at"), Index(None, "owner", "ended_at"))
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(OWNER)
+    key_id: Mapped[str] = mapped_column(ID)
+    endpoint: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str]
+    status: Mapped[int] = mapped_column(Integer)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    first_token_s: Mapped[float | None]
+    duration_s: Mapped[float]
+    ended_at: Mapped[float]
+
+
+class Secret(Base):
+    """Random values this installation made for itself."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[bytes] = mapped_column(LargeBinary(32))
