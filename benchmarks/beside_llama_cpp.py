@@ -3,7 +3,8 @@
 What is timed is the engine's whole step, drawing included. Beside each round the bandwidth of reading memory with all
 threads is measured: one stream decoded reads every weight once per token.
 
-    python -m benchmarks.beside_llama_cpp [--shape mistral-7b] [--layers 4] [--folder FOLDER] [--rounds 5] [TYPE ...]
+    python -m benchmarks.beside_llama_cpp [--shape mistral-7b] [--layers 4] [--folder FOLDER] [--rounds 5]
+                                          [--work decode] [TYPE ...]
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Theirs:
         return time.perf_counter() - started
 
 
-def measure(path: Path, what: str, rounds: int, num_tokens: int) -> list[dict[str, Any]]:
-    threads = torch.get_num_threads()
+def measure(path: Path, what: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    threads, num_tokens = torch.get_num_threads(), options.tokens
     ours, theirs = EngineSide(path), Theirs(path, threads)
     buffer = torch.ones(2**28)
     rng = random.Random(0)
@@ -70,9 +71,11 @@ def measure(path: Path, what: str, rounds: int, num_tokens: int) -> list[dict[st
     }
     rows = []
     for name, (tokens, work) in works.items():
+        if options.work is not None and not name.startswith(options.work):
+            continue
         speeds: dict[str, list[float]] = {"ours": [], "llama_cpp": []}
         bandwidths = []
-        for turn in range(rounds + 1):
+        for turn in range(options.rounds + 1):
             bandwidths.append(read_bandwidth(buffer))
             for side, key in ((ours, "ours"), (theirs, "llama_cpp")):
                 time.sleep(PAUSE_S)
@@ -105,6 +108,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="keeps the files for the next run")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help="only works whose name begins so, such as 'decode of'")
     parser.add_argument("--tokens", type=int, default=16, help="decoded per stream")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -115,7 +119,7 @@ def main() -> None:
             if not path.exists():
                 synthesise(path, named_shape(options.shape, n_layers=options.layers), layout="gguf", stored=stored)
             what = f"{options.shape}, {options.layers} layers, {stored}"
-            record("beside_llama_cpp", measure(path, what, options.rounds, options.tokens))
+            record("beside_llama_cpp", measure(path, what, options))
             if options.folder is None:
                 path.unlink()
 
