@@ -1,17 +1,22 @@
-"""One live server per session with three tiny models of random weights, and what tests ask of it."""
+"""One live server per session with three tiny models of random weights, what tests ask of it, and the two databases on
+which everything about rows is tested."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, make_url, text
 
 from tests.server.in_process import serving
 from tests.server.live import LiveServer, start_server
+from tests.server.postgres import running_postgres
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tramontane.server.store.database import Database, open_database
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +48,30 @@ def app_client(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
     """The app in this process; faster than the live server where nothing of the network is at stake."""
     with serving(checkpoints, tmp_path_factory.mktemp("state")) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    url = request.getfixturevalue("postgres")
+    name = f"t{uuid.uuid4().hex}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database(address: str) -> Iterator[Database]:
+    opened = open_database(address)
+    yield opened
+    opened.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -168,6 +170,49 @@ def respond(client: Any) -> None:
     assert client.responses.count_input_tokens(model=SMALL, input="What is it?").input_tokens > 3
 
 
+def keep_files(client: Any) -> None:
+    line = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    made = client.files.upload(file={"file_name": "chats.jsonl", "content": line.encode()}, purpose="fine-tune")
+    assert (made.size_bytes, made.num_lines, made.sample_type) == (len(line), 1, "instruct")
+    assert made.id in [file.id for file in client.files.list(page_size=5).data]
+    assert client.files.retrieve(file_id=made.id).filename == "chats.jsonl"
+    assert client.files.download(file_id=made.id).read().decode() == line
+    url = client.files.get_signed_url(file_id=made.id, expiry=1).url
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read().decode() == line
+    assert client.files.delete(file_id=made.id).deleted
+
+
+def run_batches(client: Any) -> None:
+    requests = [{"custom_id": str(n), "body": {"messages": HELLO, "max_tokens": 3}} for n in range(3)]
+    content = "\n".join(map(json.dumps, requests)).encode()
+    file = client.files.upload(file={"file_name": "batch.jsonl", "content": content}, purpose="batch")
+    options = {"model": SMALL, "endpoint": "/v1/chat/completions", "metadata": {"job_type": "testing"}}
+    jobs = [
+        client.batch.jobs.create(**options, input_files=[file.id]),
+        client.batch.jobs.create(**options, requests=requests),
+    ]
+    for job in jobs:
+        while job.status in ("QUEUED", "RUNNING"):
+            time.sleep(0.05)
+            job = client.batch.jobs.get(job_id=job.id)
+        assert (job.status, job.succeeded_requests, job.total_requests) == ("SUCCESS", 3, 3)
+        text = client.files.download(file_id=job.output_file).read().decode()
+        assert [json.loads(line)["custom_id"] for line in text.splitlines()] == ["0", "1", "2"]
+        outputs = client.batch.jobs.get(job_id=job.id, inline=True).outputs or []
+        assert outputs[2]["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
+    listed = client.batch.jobs.list(metadata={"job_type": "testing"}, status=["SUCCESS"], page_size=2)
+    assert [job.id for job in listed.data or []] == [job.id for job in reversed(jobs)]
+    long = [{"body": {"messages": HELLO, "max_tokens": 1000}}] * 200
+    job = client.batch.jobs.create(model=SMALL, endpoint="/v1/chat/completions", requests=long, timeout_hours=1)
+    job = client.batch.jobs.cancel(job_id=job.id)
+    while job.status != "CANCELLED":
+        assert job.status == "CANCELLATION_REQUESTED"
+        time.sleep(0.05)
+        job = client.batch.jobs.get(job_id=job.id)
+    assert job.completed_requests < 200
+
+
 def fail(client: Any) -> None:
     from mistralai.client import errors
 
@@ -196,7 +241,7 @@ async def asynchronously(client: Any) -> None:
 
 JOURNEYS = (
     *(list_models, chat, stream, call_functions, structured, prefix_and_prediction, reason, fill_in_the_middle),
-    *(embed, moderate, respond, fail),
+    *(embed, moderate, respond, keep_files, run_batches, fail),
 )
 
 

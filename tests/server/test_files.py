@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import resource
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from tests.server.in_process import serving
 from tramontane.server.files.upload import clean_name
@@ -213,6 +216,43 @@ def test_ranges(client: TestClient) -> None:
         assert client.get(path, headers={"range": value}).status_code == 416
     assert time.perf_counter() - started < 5
     client.delete(f"/v1/files/{file_id}")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(client: TestClient, home: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # Python ignores the signal; writing fails instead
+    try:
+        status, answer = upload(client, b"x" * 600_000, purpose="user_data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (status, answer["code"]) == (507, "disk_full")
+    assert answer["message"] == "the server's disk is full; the file was not stored"
+    assert stored(home) == []
+    status, made = upload(client, b"x" * 600_000, purpose="user_data")
+    assert status == 200
+    client.delete(f"/v1/files/{made['id']}")
+
+
+def test_a_full_database_is_told_and_leaves_nothing_behind(client: TestClient, home: Path) -> None:
+    engine = client.app.state.services.database.engine  # type: ignore[attr-defined]
+
+    def no_page_more(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite takes the present size for the least
+
+    event.listen(engine, "connect", no_page_more)
+    engine.dispose()
+    made: list[str] = []
+    try:
+        while (outcome := upload(client, name="x" * 250))[0] == 200 and len(made) < 1000:
+            made.append(outcome[1]["id"])
+    finally:
+        event.remove(engine, "connect", no_page_more)
+        engine.dispose()
+    status, answer = outcome
+    assert (status, answer["code"]) == (507, "disk_full")
+    assert {path.name for path in stored(home)} == set(made)
+    for file_id in made:
+        assert client.delete(f"/v1/files/{file_id}").status_code == 200
 
 
 def test_links_cannot_be_bent(client: TestClient) -> None:

@@ -113,6 +113,14 @@ def test_what_cannot_be_served_is_one_line(checkpoints: dict[str, Path], tmp_pat
     done = run_serve(checkpoints["chat"], "--port", 0, "--aliases", aliases)
     assert done.returncode == 2
     assert "gpt = 'none' names no served model" in done.stderr
+    state = tmp_path / "state" / "state.db"
+    state.parent.mkdir()
+    state.write_bytes(b"wind" * 5000)
+    done = run_serve(checkpoints["chat"], "--port", 0, "--state-dir", state.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {state} cannot be used: file is not a database. ")
+    assert done.stderr.count("\n") == 1
+    assert state.read_bytes() == b"wind" * 5000
 
 
 def test_aliases_of_a_file_are_served(checkpoints: dict[str, Path], tmp_path: Path) -> None:

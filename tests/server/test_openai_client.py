@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,3 +197,42 @@ def test_many_at_once_from_asyncio(server: LiveServer) -> None:
         return {text, *(answer.choices[0].message.content for answer in answers)}
 
     assert len(asyncio.run(ask())) == 1
+
+
+def test_files_and_batches(client: openai.OpenAI) -> None:
+    lines = [
+        {
+            "custom_id": f"r{n}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "chat", "messages": HELLO, "max_completion_tokens": 3, "temperature": temperature},
+        }
+        for n, temperature in enumerate((0.0, 99.0))
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("batch.jsonl", content), purpose="batch")
+    assert client.files.retrieve(file.id).bytes == len(content)
+    assert file.id in {entry.id for entry in client.files.list(purpose="batch")}
+    options: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = client.batches.create(**options, input_file_id=file.id, metadata={"by": "wind"})
+    while batch.status in ("validating", "in_progress", "finalizing"):
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.status == "completed"
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 1)
+    assert batch.output_file_id is not None
+    assert batch.error_file_id is not None
+    good = json.loads(client.files.content(batch.output_file_id).text)
+    bad = json.loads(client.files.content(batch.error_file_id).text)
+    assert good["response"]["body"]["usage"]["completion_tokens"] == 3
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("r1", 422)
+    second = client.batches.create(**options, input_file_id=file.id)
+    assert [entry.id for entry in client.batches.list(limit=1)][:2] == [second.id, batch.id]  # it turns the pages
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(batch.id)
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.batches.create(**options, input_file_id=file.id)
+    with pytest.raises(openai.UnprocessableEntityError, match="line 2: not valid JSON"):
+        client.files.create(file=("batch.jsonl", content.splitlines()[0] + b"\n{"), purpose="batch")

@@ -219,14 +219,24 @@ class AsyncLLM:
         return await asyncio.to_thread(read_prompt, self.tokenizer, prompt, tools)
 
     async def embed(
-        self, texts: Sequence[str | Sequence[int]], *, salt: str | None = None, adapter: str | None = None
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: str | None = None,
     ) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
         batch = [(await self.read_prompt(text)).token_ids for text in texts]
-        return await self.embed_token_ids(batch, salt=salt, adapter=adapter)
+        return await self.embed_token_ids(batch, priority=priority, salt=salt, adapter=adapter)
 
     async def embed_token_ids(
-        self, batch: Sequence[Sequence[int]], *, salt: str | None = None, adapter: str | None = None
+        self,
+        batch: Sequence[Sequence[int]],
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: str | None = None,
     ) -> Tensor:
         """As `embed`, of encoded texts."""
         carried = await self._adapter(adapter)
@@ -234,7 +244,10 @@ class AsyncLLM:
         for first in range(0, len(batch), EMBED_TOGETHER):
             some = slice(first, first + EMBED_TOGETHER)
             pairs = zip(batch[some], collectors[some], strict=True)
-            tasks = [asyncio.ensure_future(self.engine.collect(*pair, salt=salt, adapter=carried)) for pair in pairs]
+            tasks = [
+                asyncio.ensure_future(self.engine.collect(*pair, priority=priority, salt=salt, adapter=carried))
+                for pair in pairs
+            ]
             try:
                 await asyncio.gather(*tasks)
             finally:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
 
 from fastapi import FastAPI
 
 import tramontane
-from tramontane.server.auth import LOOPBACK, Gate, require_policies, require_safe_address
+from tramontane.server.auth import LOOPBACK, Caller, Gate, require_policies, require_safe_address
+from tramontane.server.batch.jobs import BatchJobs
+from tramontane.server.batch.runner import Answer, BatchRunner
+from tramontane.server.dispatch import dispatch
+from tramontane.server.endpoint import Dialect
 from tramontane.server.errors import add_error_handlers
 from tramontane.server.files.files import Files
 from tramontane.server.guard import LOCAL_NAMES, MIB, Guard, GuardPolicy
@@ -19,6 +24,8 @@ from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.openapi import add_openapi
 from tramontane.server.routes import (
+    batch_jobs,
+    batches,
     chat,
     completions,
     docs,
@@ -54,10 +61,14 @@ ROUTERS = (
     responses.router,
     documents.router,
     files_routes.router,
+    batch_jobs.router,
+    batches.router,
     not_implemented.router,
 )
 
 SWEEP_S = 600.0
+BATCH_PRIORITY = 4
+"""Of the engine: a request of a batch lets everyone pass who comes within the next four times `aging_steps` steps."""
 
 
 def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) -> FastAPI:
@@ -73,6 +84,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
                     stack.callback(model.llm.shutdown)
             stack.callback(database.close)
             await stack.enter_async_context(running(keep_house(files)))
+            await stack.enter_async_context(running(services.batch_runner.run()))
             yield
 
     app = FastAPI(
@@ -89,7 +101,10 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     require_safe_address(settings.host, database)
     files = Files(database, ContentStore(settings.state_folder, settings.files_url))
     gate = Gate(database, RateLimits())
-    app.state.services = Services(settings, served, counters, database, files, gate, [counters.observe, gate.observe])
+    jobs = BatchJobs(database, files.contents)
+    runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
+    observers = [counters.observe, gate.observe]
+    app.state.services = Services(settings, served, counters, database, files, gate, jobs, runner, observers)
     add_error_handlers(app)
     require_policies(ROUTERS)
     for router in ROUTERS:
@@ -110,6 +125,18 @@ def guard_policy(settings: ServerSettings) -> GuardPolicy:
         origins=frozenset(settings.cors_origin or ()),
         max_upload_bytes=settings.max_upload_mib * MIB,
     )
+
+
+def answers_of(app: FastAPI) -> Answer:
+    """What a batch's requests are answered with: the routes themselves."""
+
+    async def answer(
+        endpoint: str, body: Mapping[str, Any], caller: Caller, dialect: str
+    ) -> tuple[int, dict[str, Any]]:
+        kind: Dialect = "openai" if dialect == "openai" else "mistral"
+        return await dispatch(app, endpoint, body, caller, dialect=kind, priority=BATCH_PRIORITY)
+
+    return answer
 
 
 async def keep_house(files: Files) -> None:

@@ -81,12 +81,16 @@ class Gate:
             self._has_keys = (time.monotonic(), found)
         return found
 
-    def resume(self, key_id: str) -> Caller | None:
-        """The caller that work was begun for; None if the key was revoked or has expired since. Waits for the disk."""
+    async def readmit(self, key_id: str) -> Caller:
+        """For work that goes on without its request: the caller it was begun for. Raises ApiError 401 if the key was
+        revoked or has expired since, 429 while it is over its limits."""
         if key_id == OWNER.key_id:
             return OWNER
-        key = get_valid_key(self.database, key_id)
-        return None if key is None else caller_of(key)
+        key = await self._remember(key_id.encode(), lambda: get_valid_key(self.database, key_id))
+        if key is None:
+            raise ApiError(401, f"the key {key_id} that this was begun with was revoked or has expired")
+        self.limits.admit(key)
+        return caller_of(key)
 
     def observe(self, record: RequestRecord) -> None:
         """Charge the tokens of a request that is over."""
@@ -94,11 +98,14 @@ class Gate:
 
     async def _find(self, token: str) -> Key | None:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()  # tokens themselves are not kept
+        return await self._remember(digest, lambda: find_key(self.database, token))
+
+    async def _remember(self, name: bytes, look_up: Callable[[], Key | None]) -> Key | None:
         now = time.monotonic()
-        until, key = self._remembered.get(digest, (0.0, None))
+        until, key = self._remembered.get(name, (0.0, None))
         if now >= until:
-            key = await asyncio.to_thread(find_key, self.database, token)
-            self._remembered[digest] = (now + REMEMBERED_S, key)
+            key = await asyncio.to_thread(look_up)
+            self._remembered[name] = (now + REMEMBERED_S, key)
             if len(self._remembered) > NUM_REMEMBERED:
                 self._remembered.popitem(last=False)
         return key

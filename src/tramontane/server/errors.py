@@ -14,6 +14,7 @@ from starlette.routing import Match, Mount
 
 from tramontane.engine.async_engine import EngineStoppedError
 from tramontane.errors import CapacityError, RequestError, TokenizerError, TramontaneError
+from tramontane.server.store.errors import DiskFullError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def as_api_error(error: BaseException) -> ApiError:
             return validation_error(error.errors())
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case DiskFullError():
+            return ApiError(507, str(error), code="disk_full")
         case CapacityError():
             return ApiError(
                 429, str(error), kind="rate_limited", code="1300", headers={"Retry-After": str(RETRY_AFTER_S)}
@@ -110,7 +113,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
             entry["input"] = value
         detail.append(entry)
     first = max(detail, key=lambda entry: len(entry["loc"]))  # of the branches of a union, the one that went furthest
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    place = ".".join(str(part) for part in first["loc"][first["loc"][:1] == ["body"] :])
     more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
     message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
     return ApiError(422, message, param=place or None, code=first["type"], detail=detail)
@@ -123,7 +126,8 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
         if allowed:  # the web page, which answers for every other path, has taken the request from its route
             answer = ApiError(405, f"{request.method} is not possible here", headers={"Allow": ", ".join(allowed)})
     if answer.status >= 500 and not isinstance(error, ApiError):
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        trace = None if isinstance(error, TramontaneError) else error  # what is foreseen is told in one line
+        log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=trace)
     return answer.response()
 
 

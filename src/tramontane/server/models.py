@@ -62,9 +62,9 @@ class ServedModel:
         """As AsyncLLM.start, with this model's adapter."""
         return await self.llm.start(prompt, sampling, salt=salt, priority=priority, adapter=self.adapter)
 
-    async def embed(self, batch: Sequence[Sequence[int]], *, salt: str) -> Tensor:
+    async def embed(self, batch: Sequence[Sequence[int]], *, salt: str, priority: int = 0) -> Tensor:
         """As AsyncLLM.embed_token_ids, with this model's adapter."""
-        return await self.llm.embed_token_ids(batch, salt=salt, adapter=self.adapter)
+        return await self.llm.embed_token_ids(batch, salt=salt, priority=priority, adapter=self.adapter)
 
 
 def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:

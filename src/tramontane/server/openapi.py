@@ -17,6 +17,7 @@ FAILURES = {
     "401": "No valid key",
     "403": "Not allowed",
     "404": "Does not exist",
+    "409": "Not possible in this state",
     "422": "A field is wrong",
     "429": "Too much at once; try again after Retry-After",
     "503": "Going down",

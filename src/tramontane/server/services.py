@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from tramontane.server.auth import Gate
+from tramontane.server.batch.jobs import BatchJobs
+from tramontane.server.batch.runner import BatchRunner
 from tramontane.server.files.files import Files
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
@@ -25,7 +27,9 @@ class Services:
     database: Database
     files: Files
     gate: Gate
-    observers: list[Callable[[RequestRecord], None]] = field(default_factory=list)
+    batch_jobs: BatchJobs
+    batch_runner: BatchRunner
+    observers: Sequence[Callable[[RequestRecord], None]] = ()
 
     def observe(self, record: RequestRecord) -> None:
         for observer in self.observers:

@@ -16,6 +16,9 @@ ROUTES = (
     *(("get", "/v1/models"), ("get", "/v1/models/{model_id}"), ("post", "/v1/chat/completions")),
     *(("post", "/v1/fim/completions"), ("post", "/v1/embeddings"), ("post", "/v1/moderations")),
     *(("post", "/v1/chat/moderations"), ("post", "/v1/classifications"), ("post", "/v1/chat/classifications")),
+    *(("post", "/v1/files"), ("get", "/v1/files"), ("get", "/v1/files/{file_id}"), ("delete", "/v1/files/{file_id}")),
+    *(("get", "/v1/files/{file_id}/url"), ("post", "/v1/batch/jobs"), ("get", "/v1/batch/jobs")),
+    *(("get", "/v1/batch/jobs/{job_id}"), ("post", "/v1/batch/jobs/{job_id}/cancel")),
 )
 CHUNKS = "CompletionChunk"
 

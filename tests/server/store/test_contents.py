@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tramontane.errors import CapacityError
 from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.errors import DiskFullError
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing past the limit fails with EFBIG
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(CapacityError, match="disk is full"):
+        with pytest.raises(DiskFullError, match="disk is full"):
             put(store, b"x" * 300_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -11,9 +11,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
 
 from tramontane.errors import ConfigError
 from tramontane.server.store.database import Database, open_database
+from tramontane.server.store.errors import StoreError
 from tramontane.server.store.tables import Base, Secret
 
 
@@ -43,6 +45,18 @@ def test_a_transaction_is_all_or_nothing(database: Database) -> None:
         fails()
     with database.read() as session:
         assert session.get(Secret, "half") is None
+
+
+def test_errors_do_not_repeat_what_was_stored(database: Database) -> None:
+    def store() -> None:
+        with database.write() as session:
+            session.add(Secret(name="wind", value=b"canary"))
+
+    store()
+    with pytest.raises(IntegrityError) as error:
+        store()
+    assert "unique" in str(error.value).lower()
+    assert "canary" not in str(error.value)
 
 
 def test_threads_that_read_and_then_write_wait_for_each_other(database: Database) -> None:
@@ -97,6 +111,20 @@ def test_a_damaged_file_is_told_with_the_remedy(tmp_path: Path, damage: str) -> 
     with pytest.raises(ConfigError, match=r"state\.db cannot be used: .*put a backup in its place"):
         open_database(f"sqlite:///{path}")
     assert path.read_bytes() == data
+
+
+def test_damage_while_it_is_open_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    opened = open_database(f"sqlite:///{path}")
+    with opened.write() as session:
+        session.add_all(Secret(name=f"s{n}", value=bytes(32)) for n in range(500))
+    opened.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged; stop the server"), opened.read() as session:
+        session.scalars(select(Secret)).all()
+    opened.close()
 
 
 def test_a_newer_database_is_left_alone(database: Database, address: str) -> None:

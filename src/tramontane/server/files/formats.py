@@ -35,7 +35,7 @@ def check_format(path: Path, purpose: str) -> Format:
         parser = _SampleParser()
         check = check_file(path, parser, max_problems=SHOWN_PROBLEMS)
         if check.num_invalid > MAX_INVALID_SHARE * (check.num_valid + check.num_invalid) or not check.num_valid:
-            raise _refusal(check)
+            raise refusal(check)
         return Format(parser.sample_type, check.num_valid + check.num_invalid, "application/jsonl")
     if purpose == "batch":
         ids = UniqueIds()
@@ -47,7 +47,7 @@ def check_format(path: Path, purpose: str) -> Format:
 
         check = check_file(path, parse, max_problems=SHOWN_PROBLEMS)
         if check.num_invalid or not check.num_valid:
-            raise _refusal(check)
+            raise refusal(check)
         return Format("batch_request", check.num_valid, "application/jsonl")
     return Format("instruct")
 
@@ -83,12 +83,13 @@ def parse_text(value: Mapping[str, Any]) -> str:
     return text
 
 
-def _refusal(check: FileCheck) -> ApiError:
+def refusal(check: FileCheck, param: str = "file", place: str = "file", *, unit: str = "line") -> ApiError:
+    """422 that lists the first problems; the message says where the first is: `unit` so and so of `place`."""
     first = check.problems[0]
-    more = f" ({check.num_invalid} lines are invalid in all)" if check.num_invalid > 1 else ""
+    more = f" ({check.num_invalid} are invalid in all)" if check.num_invalid > 1 else ""
     detail = [
-        {"type": "invalid_line", "loc": ["body", "file", problem.line], "msg": problem.message, "input": None}
+        {"type": "invalid_line", "loc": ["body", param, problem.line], "msg": problem.message, "input": None}
         for problem in check.problems
     ]
-    message = f"file: line {first.line}: {first.message}{more}"
-    return ApiError(422, message, param="file", code="invalid_file", detail=detail)
+    message = f"{place}: {unit} {first.line}: {first.message}{more}"
+    return ApiError(422, message, param=param, code="invalid_file", detail=detail)

@@ -93,7 +93,7 @@ class _Reader:
 
 async def read_upload(request: Request, incoming: Incoming) -> Form:
     """Write the part named `file` to `incoming`. Raises ApiError for a form that is broken, cut off or too large, and
-    CapacityError when the disk is full."""
+    DiskFullError."""
     reader = _Reader(incoming)
     parser = MultipartParser(
         _boundary(request),

@@ -19,7 +19,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tramontane.errors import CapacityError, ConfigError
+from tramontane.errors import ConfigError
+from tramontane.server.store.errors import DiskFullError
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 ORPHAN_AGE_S = 3600.0
@@ -30,7 +31,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Incoming:
     """Content on its way in, in a file of the local disk; it vanishes unless it is published.
 
-    `write` raises CapacityError when the disk is full.
+    `write` raises DiskFullError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +87,7 @@ class ContentStore:
         return Incoming(self._incoming)
 
     def publish(self, incoming: Incoming) -> None:
-        """Content becomes readable by its id, whole or not at all. Raises CapacityError when the disk is full."""
+        """Content becomes readable by its id, whole or not at all. Raises DiskFullError."""
         incoming.sync()
         target = self._path(incoming.id)
         with _disk_full():
@@ -145,7 +146,7 @@ def _disk_full() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise CapacityError("the server's disk is full; the file was not stored") from None
+            raise DiskFullError("the server's disk is full; the file was not stored") from None
         raise
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.orm import Session, sessionmaker
 
 from tramontane.errors import ConfigError
+from tramontane.server.store.errors import explain
 from tramontane.server.store.tables import Secret
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -26,7 +27,10 @@ MIGRATION_LOCK = 0x7472616D  # a number of our own for PostgreSQL's advisory loc
 
 
 class Database:
-    """Call it from any thread but that of the event loop: everything here waits for the disk."""
+    """Call it from any thread but that of the event loop: everything here waits for the disk.
+
+    Sessions raise DiskFullError, and StoreError where the database is damaged or out of reach.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -36,13 +40,13 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """One consistent look; rows stay usable after it."""
-        with self._sessions() as session:
+        with _explained(), self._sessions() as session:
             yield session
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction: durable when the block has ended, undone if it raises."""
-        with self._writers() as session, session.begin():
+        with _explained(), self._writers() as session, session.begin():
             yield session
 
     def secret(self, name: str) -> bytes:
@@ -63,6 +67,17 @@ class Database:
         self.engine.dispose()
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        known = explain(error)
+        if known is None:
+            raise
+        raise known from error
+
+
 def open_database(address: str) -> Database:
     """Open `address`, an SQLAlchemy URL, and bring its schema up to date.
 
@@ -70,7 +85,11 @@ def open_database(address: str) -> Database:
     """
     try:
         url = make_url(address)
-        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+        engine = create_engine(
+            url,
+            pool_pre_ping=url.get_backend_name() != "sqlite",
+            hide_parameters=True,  # what users have sent has no place in messages of errors, which go to logs
+        )
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(
             f"database_url cannot be used ({type(error).__name__}); write sqlite:////path/state.db "

@@ -1,0 +1,194 @@
+"""BatchJobs: the rows of batches. A server works on a job while it holds the job's lease; what it writes under a lease
+that it has lost is refused, so that no result is ever stored twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from tramontane.server.errors import ApiError
+from tramontane.server.store.contents import ID, ContentStore, Incoming
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import BatchJob, BatchResult
+
+QUEUED, RUNNING, CANCELLATION_REQUESTED = "QUEUED", "RUNNING", "CANCELLATION_REQUESTED"
+SUCCESS, FAILED, TIMEOUT_EXCEEDED, CANCELLED = "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLED"
+UNFINISHED = (QUEUED, RUNNING, CANCELLATION_REQUESTED)
+STATUSES = (*UNFINISHED, SUCCESS, FAILED, TIMEOUT_EXCEEDED, CANCELLED)
+
+LEASE_S = 10.0
+"""A server that does not renew for this long is taken to be dead, and its jobs go to whoever asks first."""
+
+
+class LeaseLostError(Exception):
+    """Another server works on the job now, or it was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobListing:
+    """Which jobs to list. `after` is OpenAI's cursor, `page` Mistral's number from 0."""
+
+    page: int = 0
+    page_size: int = 100
+    after: str | None = None
+    is_ascending: bool = False
+    dialect: str | None = None
+    model: str | None = None
+    statuses: Sequence[str] = ()
+    created_after: float | None = None
+    key_id: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    jobs: list[BatchJob] = field(default_factory=list)
+    total: int = 0
+    has_more: bool = False
+
+
+class BatchJobs:
+    """Waits for the disk: call it from other threads than the event loop's."""
+
+    def __init__(self, database: Database, contents: ContentStore) -> None:
+        self.database = database
+        self.contents = contents
+
+    def add(self, requests: Incoming, job: BatchJob) -> BatchJob:
+        """The requests first, then the row: once this returns, no crash loses the job."""
+        self.contents.publish(requests)
+        job.requests_id = requests.id
+        try:
+            with self.database.write() as session:
+                session.add(job)
+        except BaseException:
+            self.contents.delete(requests.id)
+            raise
+        return job
+
+    def get(self, job_id: str, owner: str) -> BatchJob:
+        """Raises ApiError 404 for a job that is not there, or not this owner's."""
+        with self.database.read() as session:
+            return _find(session, job_id, owner)
+
+    def list(self, owner: str, listing: JobListing) -> JobPage:
+        conditions = [BatchJob.owner == owner]
+        for column, value in (
+            (BatchJob.dialect, listing.dialect), (BatchJob.model, listing.model), (BatchJob.key_id, listing.key_id)
+        ):  # fmt: skip
+            if value is not None:
+                conditions.append(column == value)
+        if listing.statuses:
+            conditions.append(BatchJob.status.in_(listing.statuses))
+        if listing.created_after is not None:
+            conditions.append(BatchJob.created_at > listing.created_after)
+        conditions += [BatchJob.details[name].as_string() == value for name, value in listing.details.items()]
+        at, by_id = BatchJob.created_at, BatchJob.id
+        with self.database.read() as session:
+            total = session.scalar(select(func.count()).select_from(BatchJob).where(*conditions)) or 0
+            if listing.after is not None:
+                start = _find(session, listing.after, owner)
+                later = at > start.created_at if listing.is_ascending else at < start.created_at
+                next_id = by_id > start.id if listing.is_ascending else by_id < start.id
+                conditions.append(or_(later, (at == start.created_at) & next_id))
+            order = (at, by_id) if listing.is_ascending else (at.desc(), by_id.desc())
+            query = select(BatchJob).where(*conditions).order_by(*order)
+            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
+        return JobPage(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+
+    def cancel(self, job_id: str, owner: str) -> BatchJob:
+        """A job nobody has begun is over at once; others when their server has heard of it. Raises ApiError 409 for one
+        that has ended otherwise."""
+        now = time.time()
+        with self.database.write() as session:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status == QUEUED and job.lease_until < now:
+                job.status, job.cancelled_at, job.completed_at = CANCELLED, now, now
+            elif job.status in (QUEUED, RUNNING):
+                job.status, job.cancelled_at = CANCELLATION_REQUESTED, now
+            elif job.status not in (CANCELLATION_REQUESTED, CANCELLED):
+                raise ApiError(409, f"the batch has ended: its status is {job.status}", code="batch_ended")
+        return job
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Its result files stay. Raises ApiError 409 for a job that has not ended."""
+        with self.database.write() as session:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status in UNFINISHED:
+                raise ApiError(409, f"the batch is {job.status}; cancel it first", code="batch_not_ended")
+            session.delete(job)
+        self.contents.delete(job.requests_id)
+
+    def claim(self, holder: str) -> BatchJob | None:
+        """The next job that nobody works on, from now on `holder`'s: those to be cancelled first, then the oldest."""
+        now = time.time()
+        # a server that was too busy to renew goes on with its job, and does not begin it a second time
+        is_not_own = or_(BatchJob.lease_holder.is_(None), BatchJob.lease_holder != holder)
+        with self.database.write() as session:
+            job = session.scalar(
+                select(BatchJob)
+                .where(BatchJob.status.in_(UNFINISHED), BatchJob.lease_until < now, is_not_own)
+                .order_by(case((BatchJob.status == CANCELLATION_REQUESTED, 0), else_=1), BatchJob.created_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            if job is not None:
+                job.lease_holder, job.lease_until = holder, now + LEASE_S
+                job.started_at = job.started_at or now
+                if job.status == QUEUED:
+                    job.status = RUNNING
+        return job
+
+    def renew(self, job_id: str, holder: str) -> BatchJob:
+        """The job as it is now. Raises LeaseLostError."""
+        with self.database.write() as session:
+            job = held(session, job_id, holder)
+            job.lease_until = time.time() + LEASE_S
+        return job
+
+    def release(self, holder: str, *, job_id: str | None = None, for_s: float = 0.0) -> None:
+        """Let others have the jobs of `holder`, or the one, in `for_s` seconds."""
+        which = BatchJob.lease_holder == holder if job_id is None else BatchJob.id == job_id
+        until = time.time() + for_s
+        with self.database.write() as session:
+            session.execute(
+                update(BatchJob)
+                .where(which, BatchJob.lease_holder == holder)
+                .values(lease_holder=None, lease_until=until)
+            )
+
+    def finished_lines(self, job_id: str) -> set[int]:
+        with self.database.read() as session:
+            return set(session.scalars(select(BatchResult.line).where(BatchResult.job_id == job_id)))
+
+    def append(self, job_id: str, holder: str, results: Sequence[Mapping[str, object]]) -> None:
+        """Rows of batch_results without `job_id`: durable when this returns. Raises LeaseLostError."""
+        num_failed = sum(int(str(result["status_code"])) >= 400 for result in results)
+        with self.database.write() as session:
+            job = held(session, job_id, holder)
+            session.execute(insert(BatchResult), [{**result, "job_id": job_id} for result in results])
+            job.num_succeeded += len(results) - num_failed
+            job.num_failed += num_failed
+
+
+def held(session: Session, job_id: str, holder: str) -> BatchJob:
+    """The row of a job that `holder` works on, locked. Raises LeaseLostError."""
+    job = session.scalar(
+        select(BatchJob).where(BatchJob.id == job_id, BatchJob.lease_holder == holder).with_for_update()
+    )
+    if job is None:
+        raise LeaseLostError
+    return job
+
+
+def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> BatchJob:
+    if ID.match(job_id):
+        query = select(BatchJob).where(BatchJob.id == job_id, BatchJob.owner == owner)
+        found = session.scalar(query.with_for_update() if lock else query)
+        if found is not None:
+            return found
+    raise ApiError(404, "batch does not exist", param="job_id", code="batch_not_found")

@@ -1,0 +1,217 @@
+"""BatchRunner: answers the requests of batches in the background, a few at a time, behind those of waiting users."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+from tramontane.server.auth import Caller, Gate
+from tramontane.server.batch.jobs import (
+    CANCELLATION_REQUESTED,
+    CANCELLED,
+    FAILED,
+    LEASE_S,
+    SUCCESS,
+    TIMEOUT_EXCEEDED,
+    BatchJobs,
+    LeaseLostError,
+)
+from tramontane.server.batch.requests import BatchItem, read_items
+from tramontane.server.batch.results import finish
+from tramontane.server.errors import ApiError
+from tramontane.server.store.tables import BatchJob
+
+log = logging.getLogger(__name__)
+
+MAX_JOBS = 32
+"""Jobs worked on at once; their requests share `concurrency`."""
+CHECK_S = LEASE_S / 4
+"""How often a job's lease is renewed and new jobs are looked for, where nothing tells of them sooner."""
+BUSY_RETRY_S = 0.5
+RETRY_S = 30.0
+"""Until a job is tried again after a failure of the server's own, such as a full disk."""
+READ_TOGETHER = 64
+NO_ANSWER = (429, 503)
+"""Statuses that say nothing about a request: the queue was full, or the server goes down."""
+
+
+class Answer(Protocol):
+    """Status and body of one request, as HTTP would give them."""
+
+    def __call__(
+        self, endpoint: str, body: Mapping[str, Any], caller: Caller, dialect: str
+    ) -> Awaitable[tuple[int, dict[str, Any]]]: ...
+
+
+class BatchFailedError(Exception):
+    """The batch cannot go on; the message is for its owner."""
+
+
+class BatchRunner:
+    """`run` works until it is cancelled; then others may go on with its jobs at once."""
+
+    def __init__(self, jobs: BatchJobs, gate: Gate, answer: Answer, *, concurrency: int) -> None:
+        self.jobs = jobs
+        self.gate = gate
+        self._answer = answer
+        self._free = asyncio.Semaphore(concurrency)
+        self._holder = str(uuid.uuid4())
+        self._working: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is a job to begin or to cancel."""
+        self._news.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._news.clear()
+                await self._begin()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_S):
+                        await self._news.wait()
+        finally:
+            for task in self._working:
+                task.cancel()
+            await asyncio.gather(*self._working, return_exceptions=True)
+            await asyncio.to_thread(self.jobs.release, self._holder)
+
+    async def _begin(self) -> None:
+        while len(self._working) < MAX_JOBS:
+            try:
+                job = await asyncio.to_thread(self.jobs.claim, self._holder)
+            except Exception:
+                log.exception("no batch can be begun; the next try comes in %g s", CHECK_S)
+                return
+            if job is None:
+                return
+            task = asyncio.create_task(self._work(job))
+            self._working.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        self.wake()
+
+    async def _work(self, job: BatchJob) -> None:
+        try:
+            try:
+                status, problems = await self._attend(job), list[str]()
+            except BatchFailedError as error:
+                status, problems = FAILED, [str(error)]
+            await asyncio.to_thread(finish, self.jobs, job.id, self._holder, status, problems)
+            log.info("batch %s has ended: %s", job.id, status)
+        except LeaseLostError:
+            log.warning("batch %s goes on elsewhere", job.id)
+        except Exception:
+            log.exception("batch %s cannot go on now; the next try comes in %g s", job.id, RETRY_S)
+            with suppress(Exception):  # the lease ends by itself too
+                await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id, for_s=RETRY_S)
+
+    async def _attend(self, job: BatchJob) -> str:
+        """Keep the lease and watch for cancellation and the end of the time while the requests are answered. Returns
+        the status to end with."""
+        results = _Results(self.jobs, job.id, self._holder)
+        answering = asyncio.create_task(self._answer_all(job, results))
+        try:
+            while True:
+                if job.status == CANCELLATION_REQUESTED:
+                    return CANCELLED
+                if job.expires_at <= time.time():
+                    return TIMEOUT_EXCEEDED
+                wait_s = min(CHECK_S, job.expires_at - time.time())
+                news = asyncio.create_task(self._news.wait())
+                try:
+                    await asyncio.wait((answering, news), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
+                if answering.done():
+                    answering.result()
+                    return SUCCESS
+                job = await asyncio.to_thread(self.jobs.renew, job.id, self._holder)
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            await results.settled()
+
+    async def _answer_all(self, job: BatchJob, results: _Results) -> None:
+        done = await asyncio.to_thread(self.jobs.finished_lines, job.id)
+        try:
+            async with asyncio.TaskGroup() as group, aclosing(self._items(job, done)) as items:
+                async for item in items:
+                    caller = await self._admitted(job)
+                    await self._free.acquire()
+                    task = group.create_task(self._answer_one(job, item, caller, results))
+                    task.add_done_callback(lambda _: self._free.release())  # also of a task that never began
+        except BaseExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def _items(self, job: BatchJob, done: set[int]) -> AsyncGenerator[BatchItem]:
+        try:
+            file = await asyncio.to_thread(self.jobs.contents.open, job.requests_id)
+        except FileNotFoundError:
+            raise BatchFailedError("the batch's requests are gone from the server's store") from None
+        try:
+            items = read_items(file, done)
+            while some := await asyncio.to_thread(lambda: list(itertools.islice(items, READ_TOGETHER))):
+                for item in some:
+                    yield item
+        finally:
+            file.close()
+
+    async def _admitted(self, job: BatchJob) -> Caller:
+        """The batch's caller, once the limits of its key leave room for a request."""
+        while True:
+            try:
+                return await self.gate.readmit(job.key_id)
+            except ApiError as error:
+                if error.status != 429:
+                    raise BatchFailedError(error.message) from None
+                await asyncio.sleep(float(error.headers["retry-after"]))
+
+    async def _answer_one(self, job: BatchJob, item: BatchItem, caller: Caller, results: _Results) -> None:
+        while True:
+            status, body = await self._answer(job.endpoint, item.body, caller, job.dialect)
+            if status not in NO_ANSWER:
+                break
+            await asyncio.sleep(BUSY_RETRY_S)
+        await results.append(
+            {"line": item.line, "custom_id": item.custom_id, "status_code": status, "body": json.dumps(body)}
+        )
+
+
+class _Results:
+    """Stores results; those that come while others are being stored go together, in one transaction."""
+
+    def __init__(self, jobs: BatchJobs, job_id: str, holder: str) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._holder = holder
+        self._pending: list[dict[str, object]] = []
+        self._lock = asyncio.Lock()
+        self._storing: asyncio.Future[None] | None = None
+
+    async def append(self, result: dict[str, object]) -> None:
+        """Durable when this returns."""
+        self._pending.append(result)
+        async with self._lock:
+            if result not in self._pending:  # whoever held the lock before has stored it
+                return
+            together, self._pending = self._pending, []
+            self._storing = asyncio.ensure_future(
+                asyncio.to_thread(self._jobs.append, self._job_id, self._holder, together)
+            )
+            await asyncio.shield(self._storing)  # a thread cannot be cancelled, so `settled` waits for it
+
+    async def settled(self) -> None:
+        """Until nothing is being stored any more, however that ends."""
+        if self._storing is not None:
+            await asyncio.gather(self._storing, return_exceptions=True)

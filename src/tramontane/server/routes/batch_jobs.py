@@ -1,0 +1,192 @@
+"""/v1/batch/jobs: batches as Mistral's API has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse
+
+from tramontane.server.auth import Caller, authorize
+from tramontane.server.batch.create import NewBatch, create_batch
+from tramontane.server.batch.jobs import STATUSES, JobListing
+from tramontane.server.endpoint import BODIES, ENDPOINTS
+from tramontane.server.errors import ApiError
+from tramontane.server.schema.base import read_json, validate
+from tramontane.server.schema.batches import (
+    MAX_INLINE,
+    METADATA_NAME,
+    BatchJobList,
+    BatchJobObject,
+    BatchJobRequest,
+    DeletedBatchJob,
+)
+from tramontane.server.services import Services, ServicesDep
+from tramontane.server.store.tables import BatchJob
+
+MAX_INLINE_BYTES = 64 * 2**20
+FILTERS = frozenset(
+    ("page", "page_size", "model", "agent_id", "metadata", "created_after", "created_by_me", "status", "order_by")
+)
+
+router = APIRouter(tags=["batches"])
+BatchCaller = Annotated[Caller, Depends(authorize("batch"))]
+BODIES["BatchJobRequest"] = BatchJobRequest
+
+
+def check_endpoint(endpoint: str) -> bool:
+    """Whether its bodies must name a model. Raises ApiError 422 for a path that no batch can call."""
+    known = {path: route for path, route in ENDPOINTS.items() if path.startswith("/v1/")}
+    if endpoint not in known:
+        message = f"endpoint must be one of {', '.join(sorted(known))}"
+        entry = {"type": "value_error", "loc": ["body", "endpoint"], "msg": message, "input": endpoint[:100]}
+        raise ApiError(422, message, param="endpoint", detail=[entry])
+    return bool(known[endpoint].body.model_fields["model"].is_required())
+
+
+@router.post(
+    "/v1/batch/jobs",
+    summary="Hand over many requests at once",
+    responses={200: {"model": BatchJobObject}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchJobRequest"}}},
+        }
+    },
+)
+async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
+    body = validate(BatchJobRequest, await read_json(request), strict=services.settings.strict)
+    needs_model = check_endpoint(body.endpoint)
+    if body.model is not None:
+        services.registry.resolve(body.model)
+    new = NewBatch(
+        dialect="mistral",
+        endpoint=body.endpoint,
+        needs_model=needs_model,
+        timeout_s=body.timeout_hours * 3600,
+        model=body.model,
+        input_files=body.input_files or (),
+        requests=[entry.model_dump() for entry in body.requests or ()],
+        details=None if body.metadata is None else dict(body.metadata),
+    )
+    job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)
+    services.batch_runner.wake()
+    return JSONResponse(job_object(job).model_dump())
+
+
+@router.get("/v1/batch/jobs", summary="List batches; any other query field is one of their metadata")
+def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    caller: BatchCaller,
+    page: Annotated[int, Query(ge=0, le=10**6)] = 0,
+    page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
+    model: str | None = None,
+    agent_id: str | None = None,
+    metadata: str | None = None,
+    created_after: datetime | None = None,
+    created_by_me: bool = False,
+    status: Annotated[list[str] | None, Query()] = None,
+    order_by: Literal["created", "-created"] = "-created",
+) -> BatchJobList:
+    unknown = sorted(set(status or ()) - set(STATUSES))
+    if unknown:
+        raise ApiError(422, f"status {unknown[0][:64]!r} is none of {', '.join(STATUSES)}", param="status")
+    details = {name: value for name, value in request.query_params.items() if name not in FILTERS}
+    details |= _metadata(metadata)
+    if wrong := [name for name in details if not re.match(METADATA_NAME, name)]:
+        raise ApiError(422, f"{wrong[0][:64]!r} is no name of metadata", param="metadata")
+    if agent_id is not None:  # no batch has one
+        return BatchJobList(data=[], total=0)
+    found = services.batch_jobs.list(
+        caller.owner,
+        JobListing(
+            page=page,
+            page_size=page_size,
+            is_ascending=order_by == "created",
+            model=model,
+            statuses=status or (),
+            created_after=None if created_after is None else created_after.timestamp(),
+            key_id=caller.key_id if created_by_me else None,
+            details=details,
+        ),
+    )
+    return BatchJobList(data=[job_object(job) for job in found.jobs], total=found.total)
+
+
+def _metadata(text: str | None) -> dict[str, str]:
+    """Written as one JSON object."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(entry, str) for entry in value.values()):
+        raise ApiError(422, "metadata must be a JSON object of texts", param="metadata")
+    return value
+
+
+@router.get("/v1/batch/jobs/{job_id}", summary="Describe a batch")
+def retrieve(job_id: str, services: ServicesDep, caller: BatchCaller, inline: bool | None = None) -> BatchJobObject:
+    job = services.batch_jobs.get(job_id, caller.owner)
+    return job_object(job, _outputs(services, job) if inline else None)
+
+
+@router.post("/v1/batch/jobs/{job_id}/cancel", summary="Cancel a batch; what is answered by then can be downloaded")
+async def cancel(job_id: str, services: ServicesDep, caller: BatchCaller) -> BatchJobObject:
+    job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
+    services.batch_runner.wake()
+    return job_object(job)
+
+
+@router.delete("/v1/batch/jobs/{job_id}", summary="Forget a batch that has ended; its result files stay")
+def delete(job_id: str, services: ServicesDep, caller: BatchCaller) -> DeletedBatchJob:
+    services.batch_jobs.delete(job_id, caller.owner)
+    return DeletedBatchJob(id=job_id)
+
+
+def _outputs(services: Services, job: BatchJob) -> list[dict[str, Any]] | None:
+    """All results of a batch that has ended, those of failed requests last; None before. Raises ApiError 400 for more
+    than one answer should hold."""
+    if job.completed_at is None:
+        return None
+    found = []
+    for file_id in (job.output_file, job.error_file):
+        if file_id is None:
+            continue
+        row = services.files.get(file_id, job.owner)
+        if job.num_requests > MAX_INLINE or row.size_bytes > MAX_INLINE_BYTES:
+            raise ApiError(400, "there is too much to be given inline; download output_file", param="inline")
+        with services.files.contents.open(file_id) as file:
+            found += [json.loads(line) for line in file]
+    return found
+
+
+def job_object(job: BatchJob, outputs: list[dict[str, Any]] | None = None) -> BatchJobObject:
+    return BatchJobObject(
+        id=job.id,
+        input_files=job.input_files,
+        endpoint=job.endpoint,
+        model=job.model,
+        metadata=job.details,
+        output_file=job.output_file,
+        error_file=job.error_file,
+        errors=job.errors,  # type: ignore[arg-type]  # pydantic makes models of them
+        outputs=outputs,
+        status=job.status,
+        created_at=int(job.created_at),
+        started_at=seconds(job.started_at),
+        completed_at=seconds(job.completed_at),
+        total_requests=job.num_requests,
+        completed_requests=job.num_succeeded + job.num_failed,
+        succeeded_requests=job.num_succeeded,
+        failed_requests=job.num_failed,
+    )
+
+
+def seconds(at: float | None) -> int | None:
+    return None if at is None else int(at)

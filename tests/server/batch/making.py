@@ -1,0 +1,59 @@
+"""Batches made without HTTP."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tramontane.server.auth import OWNER, Caller
+from tramontane.server.batch.create import NewBatch, create_batch
+from tramontane.server.batch.jobs import BatchJobs
+from tramontane.server.files.files import Files
+from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import BatchJob
+
+CHAT = "/v1/chat/completions"
+
+
+def jobs_in(database: Database, folder: Path) -> BatchJobs:
+    return BatchJobs(database, ContentStore(folder))
+
+
+def make(
+    jobs: BatchJobs,
+    requests: int | Sequence[Mapping[str, Any]] = 3,
+    *,
+    caller: Caller = OWNER,
+    timeout_s: float = 3600.0,
+    dialect: str = "mistral",
+) -> BatchJob:
+    """`requests` may be a number of numbered ones."""
+    if isinstance(requests, int):
+        requests = [{"custom_id": f"id-{n}", "body": {"n": n}} for n in range(requests)]
+    new = NewBatch(
+        dialect=dialect, endpoint=CHAT, needs_model=False, timeout_s=timeout_s, requests=requests, model="wind"
+    )
+    return create_batch(jobs, Files(jobs.database, jobs.contents), caller, new)
+
+
+def result(line: int, status_code: int = 200) -> dict[str, object]:
+    return {"line": line, "custom_id": f"id-{line}", "status_code": status_code, "body": f'{{"message": "m{line}"}}'}
+
+
+def lines_of(jobs: BatchJobs, file_id: str | None) -> list[str]:
+    if file_id is None:
+        return []
+    with jobs.contents.open(file_id) as file:
+        return file.read().decode().splitlines()
+
+
+def new_holder() -> str:
+    return str(uuid.uuid4())
+
+
+def later(seconds: float) -> float:
+    return time.time() + seconds

@@ -1,0 +1,168 @@
+"""The rows of batches, on both databases: leases, results stored once, and an end that is whole or has not happened."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from tests.server.batch.making import jobs_in, later, lines_of, make, new_holder, result
+from tramontane.server.batch.jobs import (
+    CANCELLATION_REQUESTED,
+    CANCELLED,
+    LEASE_S,
+    RUNNING,
+    SUCCESS,
+    TIMEOUT_EXCEEDED,
+    BatchJobs,
+    JobListing,
+    LeaseLostError,
+)
+from tramontane.server.batch.results import finish
+from tramontane.server.errors import ApiError
+from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.database import Database
+from tramontane.server.store.errors import DiskFullError
+from tramontane.server.store.tables import BatchResult, File
+
+
+@pytest.fixture
+def jobs(database: Database, tmp_path: Path) -> BatchJobs:
+    return jobs_in(database, tmp_path / "state")
+
+
+def test_a_job_has_one_holder_until_its_lease_ends(jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(jobs)
+    first, second = new_holder(), new_holder()
+    claimed = jobs.claim(first)
+    assert claimed is not None
+    assert (claimed.id, claimed.status) == (made.id, RUNNING)
+    assert jobs.claim(second) is None
+    jobs.append(made.id, first, [result(0)])
+    at = later(LEASE_S + 1)
+    monkeypatch.setattr("time.time", lambda: at)
+    assert jobs.claim(first) is None  # it has it already
+    taken = jobs.claim(second)
+    assert taken is not None
+    for late in (lambda: jobs.append(made.id, first, [result(1)]), lambda: jobs.renew(made.id, first)):
+        with pytest.raises(LeaseLostError):
+            late()
+    with pytest.raises(LeaseLostError):
+        finish(jobs, made.id, first, SUCCESS)
+    assert jobs.finished_lines(made.id) == {0}
+    jobs.append(made.id, second, [result(1), result(2, 400)])
+    ended = finish(jobs, made.id, second, SUCCESS)
+    assert (ended.num_succeeded, ended.num_failed, ended.num_requests) == (2, 1, 3)
+
+
+def test_servers_that_ask_at_once_get_different_jobs(jobs: BatchJobs) -> None:
+    made = {make(jobs).id for _ in range(6)}
+    claimed: list[str] = []
+
+    def take() -> None:
+        holder = new_holder()
+        while (job := jobs.claim(holder)) is not None:
+            claimed.append(job.id)
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(made)
+
+
+def test_what_is_released_is_free_at_once(jobs: BatchJobs) -> None:
+    make(jobs)
+    first, second = new_holder(), new_holder()
+    jobs.claim(first)
+    jobs.release(second)
+    assert jobs.claim(second) is None
+    jobs.release(first)
+    assert jobs.claim(second) is not None
+
+
+def test_an_end_writes_files_in_the_order_of_the_requests(jobs: BatchJobs) -> None:
+    job = make(jobs, 5)
+    holder = new_holder()
+    jobs.claim(holder)
+    jobs.append(job.id, holder, [result(4), result(2, 422)])
+    jobs.append(job.id, holder, [result(0)])
+    ended = finish(jobs, job.id, holder, TIMEOUT_EXCEEDED)
+    good = [json.loads(line) for line in lines_of(jobs, ended.output_file)]
+    bad = [json.loads(line) for line in lines_of(jobs, ended.error_file)]
+    assert [line["custom_id"] for line in good] == ["id-0", "id-4"]
+    assert good[0]["response"] == {"status_code": 200, "body": {"message": "m0"}}
+    assert [line["custom_id"] for line in bad] == ["id-2", "id-1", "id-3"]
+    assert [(line["error"] or {}).get("code") for line in bad] == [None, "batch_expired", "batch_expired"]
+    assert len({line["id"] for line in good + bad}) == 5
+    assert ended.errors == [{"message": "m2", "count": 1}]
+    with jobs.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(BatchResult)) == 0
+        rows = session.scalars(select(File)).all()
+    assert {(row.sample_type, row.num_lines) for row in rows} == {("batch_result", 2), ("batch_error", 3)}
+    with pytest.raises(FileNotFoundError):
+        jobs.contents.open(job.requests_id)
+
+
+def test_an_end_without_room_on_the_disk_has_not_happened(jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make(jobs, 2)
+    holder = new_holder()
+    jobs.claim(holder)
+    jobs.append(job.id, holder, [result(0), result(1, 400)])
+    published: list[str] = []
+
+    def full(store: ContentStore, incoming: object) -> None:
+        if published:
+            raise DiskFullError("the server's disk is full")
+        published.append("one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ContentStore, "publish", full)
+        with pytest.raises(DiskFullError):
+            finish(jobs, job.id, holder, SUCCESS)
+    assert jobs.finished_lines(job.id) == {0, 1}
+    ended = finish(jobs, job.id, holder, SUCCESS)
+    assert len(lines_of(jobs, ended.output_file)) == len(lines_of(jobs, ended.error_file)) == 1
+
+
+def test_cancelling(jobs: BatchJobs) -> None:
+    waiting, running = make(jobs), make(jobs)
+    assert jobs.cancel(waiting.id, "local").status == CANCELLED
+    holder = new_holder()
+    claimed = jobs.claim(holder)
+    assert claimed is not None
+    assert claimed.id == running.id
+    for _ in range(2):
+        assert jobs.cancel(running.id, "local").status == CANCELLATION_REQUESTED
+    with pytest.raises(ApiError, match="cancel it first"):
+        jobs.delete(running.id, "local")
+    finish(jobs, running.id, holder, CANCELLED)
+    assert jobs.cancel(running.id, "local").status == CANCELLED
+    jobs.delete(running.id, "local")
+    with pytest.raises(ApiError, match="does not exist"):
+        jobs.get(running.id, "local")
+
+
+def test_listing(jobs: BatchJobs) -> None:
+    ids = [make(jobs, dialect=dialect).id for dialect in ("mistral", "openai", "mistral")]
+    with jobs.database.write() as session:
+        for n, job_id in enumerate(ids):
+            job = jobs.get(job_id, "local")
+            job.details = {"kind": f"k{n}", "both": "yes"}
+            session.merge(job)
+
+    def found(**options: object) -> list[str]:
+        return [job.id for job in jobs.list("local", JobListing(**options)).jobs]  # type: ignore[arg-type]
+
+    assert found() == ids[::-1]
+    assert found(is_ascending=True) == ids
+    assert found(page=1, page_size=2) == [ids[0]]
+    assert found(after=ids[2]) == [ids[1], ids[0]]
+    assert found(dialect="openai") == found(details={"kind": "k1", "both": "yes"}) == [ids[1]]
+    assert found(details={"kind": "k1'; DROP TABLE batch_jobs; --"}) == found(model="other") == []
+    assert found(statuses=["QUEUED"], created_after=0.0, key_id="local") == ids[::-1]
+    assert jobs.list("somebody else", JobListing()).total == 0
