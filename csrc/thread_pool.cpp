@@ -11,9 +11,10 @@
 namespace tramontane {
 namespace {
 
-// How long a worker looks for the next region before it sleeps: longer than the gap between two kernels of one forward
-// pass, far shorter than the gap between two requests.
-constexpr std::chrono::microseconds spin_time{50};
+// How long a worker looks for the next region before it sleeps. At first without pause: longer than the gap between two
+// kernels of one forward pass. Then giving way to any thread that wants the core: longer than the gap between two steps
+// of a small model, since to wake a sleeping thread costs tens of microseconds; far shorter than between two requests.
+constexpr std::chrono::microseconds spin_time{50}, yield_time{1000};
 
 std::atomic<ThreadPool*> the_pool{nullptr};
 
@@ -99,14 +100,15 @@ void ThreadPool::run(int64_t count, Call call, void* context) {
 }
 
 bool ThreadPool::wait_for_region(uint64_t seen) {
-    const auto deadline = std::chrono::steady_clock::now() + spin_time;
-    do {
+    const auto started = std::chrono::steady_clock::now();
+    for (auto now = started; now < started + yield_time; now = std::chrono::steady_clock::now()) {
         for (int i = 0; i < 64; ++i) {
             if (generation_.load(std::memory_order_acquire) != seen || stopping_.load(std::memory_order_relaxed))
                 return !stopping_.load();
             relax();
         }
-    } while (std::chrono::steady_clock::now() < deadline);
+        if (now > started + spin_time) std::this_thread::yield();
+    }
     std::unique_lock<std::mutex> lock(sleep_);
     num_asleep_.fetch_add(1);
     wake_.wait(lock, [&] { return generation_.load() != seen || stopping_.load(); });

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tramontane.config import ModelConfig, RopeScaling
 from tramontane.errors import ConfigError
+
+FloatArray = NDArray[np.float32]
 
 
 class RotaryEmbedding:
@@ -17,7 +21,7 @@ class RotaryEmbedding:
     def __init__(self, config: ModelConfig) -> None:
         self.inv_freq_C = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.magnitude = config.rope_scaling.attention_factor if config.rope_scaling else 1.0
-        self._tables_LC: tuple[Tensor, Tensor] | None = None  # of positions 0 … L - 1
+        self._tables_LC: tuple[FloatArray, FloatArray] | None = None  # of positions 0 … L - 1
 
     def cos_sin(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """(T, C) each, C = head_dim / 2."""
@@ -28,9 +32,11 @@ class RotaryEmbedding:
     def cached_cos_sin(self, positions_T: Tensor, end: int) -> tuple[Tensor, Tensor]:
         """`cos_sin` of positions below `end` on the CPU, from tables that grow: a lookup is less than two cosines."""
         if self._tables_LC is None or end > len(self._tables_LC[0]):
-            self._tables_LC = self.cos_sin(torch.arange(max(1024, 2 * end), device="cpu"))
-        cos_LC, sin_LC = self._tables_LC
-        return cos_LC.index_select(0, positions_T), sin_LC.index_select(0, positions_T)
+            cos_LC, sin_LC = self.cos_sin(torch.arange(max(1024, 2 * end), device="cpu"))
+            self._tables_LC = cos_LC.numpy(), sin_LC.numpy()  # which look a row up in a tenth of torch's time
+        index_T = positions_T.numpy()
+        cos_TC, sin_TC = (torch.from_numpy(table_LC[index_T]) for table_LC in self._tables_LC)
+        return cos_TC, sin_TC
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
