@@ -15,6 +15,8 @@ from tests.server.in_process import HELLO, MISTRAL, serving
 from tests.server.test_openapi import PUBLISHED, validator
 from tramontane.llm import AsyncLLM
 from tramontane.server.app import BATCH_PRIORITY
+from tramontane.server.batch import runner
+from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.keys import KeyOptions, create_key
 
 CHAT = "/v1/chat/completions"
@@ -261,6 +263,31 @@ def test_batches_stand_behind_waiting_users(client: TestClient, monkeypatch: pyt
         assert set(priorities) == {BATCH_PRIORITY}
 
 
+def test_what_is_said_stays_out_of_the_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when the database refuses the rows that hold it."""
+    monkeypatch.setattr(runner, "RETRY_S", 0.05)
+    monkeypatch.setattr(runner, "CHECK_S", 0.05)
+    append = BatchJobs.append
+    twice = iter([True])
+
+    def refused_once(self: BatchJobs, job_id: str, holder: str, results: Sequence[Mapping[str, object]]) -> None:
+        append(self, job_id, holder, [*results, *results] if next(twice, False) else results)
+
+    monkeypatch.setattr(BatchJobs, "append", refused_once)
+    canary = "canary-5d1f"
+    body = {**ASK, "messages": [{"role": "user", "content": canary}]}
+    requests = [{"custom_id": canary, "body": body}, {"custom_id": "wrong", "body": {**body, "top_p": 9}}]
+    with caplog.at_level("DEBUG", "tramontane"):
+        made = create(client, {"endpoint": CHAT, "model": "chat", "requests": requests, "metadata": {"a": canary}})
+        job = ended(client, f"/v1/batch/jobs/{made['id']}")
+    assert (job["succeeded_requests"], job["failed_requests"]) == (1, 1)
+    assert "IntegrityError" in caplog.text
+    assert canary not in caplog.text
+    assert canary not in client.get("/metrics").text
+
+
 def test_deleting(client: TestClient) -> None:
     made = create(client, {"endpoint": CHAT, "model": "chat", "requests": ONE})
     path = f"/v1/batch/jobs/{made['id']}"
@@ -337,4 +364,5 @@ def test_answers_are_as_published(client: TestClient, published: Path) -> None:
     job_id = client.post("/v1/batch/jobs", json={"endpoint": CHAT, "model": "chat", "requests": long}).json()["id"]
     judge("post /v1/batch/jobs/{job_id}/cancel", client.post(f"/v1/batch/jobs/{job_id}/cancel"))
     assert ended(client, f"/v1/batch/jobs/{job_id}")["status"] == "CANCELLED"
+    assert 'status="500"' not in client.get("/metrics").text  # what was cancelled did not fail
     judge("delete /v1/files/{file_id}", client.delete(f"/v1/files/{file_id}"))

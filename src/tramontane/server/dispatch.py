@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from tramontane.server.auth import Caller
-from tramontane.server.endpoint import ENDPOINTS, Call, Dialect
+from tramontane.server.endpoint import CLIENT_GONE, ENDPOINTS, Call, Dialect
 from tramontane.server.errors import ApiError, as_api_error
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ async def dispatch(
         answer = await known.run(call, body)
         status = 200
         return status, answer
+    except asyncio.CancelledError:
+        status = CLIENT_GONE
+        raise
     except Exception as error:
         failure = as_api_error(error)
         status = failure.status

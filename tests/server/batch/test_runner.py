@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -209,8 +210,10 @@ def test_the_limits_of_a_key_hold_for_its_batches_and_nobody_else_waits(jobs: Ba
         answers = Answers()
         limited, other = make(jobs, 10, caller=caller_of(slow)), make(jobs, 10, caller=caller_of(fast))
         async with working(jobs, answers):
+            started = time.monotonic()
             assert (await ended(jobs, other)).num_succeeded == 10
-            assert jobs.get(limited.id, slow.owner).num_succeeded <= 3
+            most = 3 + (time.monotonic() - started) / 30
+            assert jobs.get(limited.id, slow.owner).num_succeeded <= most
 
     run(test())
 
