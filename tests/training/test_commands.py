@@ -100,6 +100,36 @@ def test_nothing_starts_until_the_file_is_sound(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_is_checked_and_its_training_estimated_before_it_begins(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 8)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--epochs", "2"]
+    assert run([*command, "--check", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["train_tokens"] == expected["num_steps"] * expected["train_tokens_per_step"]
+    assert expected["epochs"] == pytest.approx(expected["train_tokens"] / expected["data_tokens"])
+    assert 0 < expected["expected_seconds"] < 600
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert run([*command, "--check"]) == 0
+    assert "on this machine. --resume begins." in capsys.readouterr().out
+    assert run([*command, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == expected["num_steps"]
+
+
+def test_a_check_gives_programs_every_problem(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 2)
+    data.write_text(data.read_text("utf-8") + '{"messages": []}\n' * 7, "utf-8")
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--check", "--json"]
+    assert run(command) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["file"], found["num_valid"], found["num_invalid"]) == (str(data), 2, 7)
+    assert [problem["line"] for problem in found["problems"]] == [3, 4, 5, 6, 7, 8, 9]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_with_checkpoints_is_not_begun_anew(
     tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tramontane.cli.options import Json
 from tramontane.cli.pretrain import Changes, MaxSeconds, Resume, run_training
+from tramontane.cli.terminal import amount, print_json, printable
 from tramontane.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tramontane.data.sample_files import UnsoundFileError
+    from tramontane.training.recipe import Recipe
 
 
 def finetune(
@@ -38,6 +44,9 @@ def finetune(
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the samples and say what training takes; --resume then begins it.")
+    ] = False,
     resume: Resume = False,
     max_seconds: MaxSeconds = None,
     changes: Changes = None,
@@ -48,6 +57,7 @@ def finetune(
     Every line is checked before anything starts. RUN/model is then an adapter in PEFT's format, or with
     --method full a whole checkpoint. RUN/recipe.toml holds everything that was chosen.
     """
+    from tramontane.data.sample_files import UnsoundFileError
     from tramontane.hub import resolve_model
     from tramontane.training.finetune import FinetuneOptions, finetune_recipe
     from tramontane.training.recipe import read_recipe, write_recipe
@@ -73,7 +83,41 @@ def finetune(
             device=device,
             weight_format=weight_format,
         )
-        text = write_recipe(finetune_recipe(options))
+        try:
+            text = write_recipe(finetune_recipe(options))
+        except UnsoundFileError as error:
+            if check and as_json:
+                print_json(problems_of(error))
+            raise
         run.mkdir(parents=True, exist_ok=True)
         saved.write_text(text, "utf-8")
+    if check:
+        say_estimate(read_recipe(saved, changes or ()), as_json=as_json)
+        return
     run_training(read_recipe(saved, changes or ()), resume=resume, max_seconds=max_seconds, as_json=as_json)
+
+
+def problems_of(error: UnsoundFileError) -> dict[str, Any]:
+    """What is wrong with a file, for programs."""
+    return {
+        "file": str(error.path),
+        "num_valid": error.check.num_valid,
+        "num_invalid": error.check.num_invalid,
+        "problems": [{"line": problem.line, "message": problem.message} for problem in error.check.problems],
+    }
+
+
+def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
+    from tramontane.training.estimate import estimate
+
+    expected = estimate(recipe)
+    if as_json:
+        print_json({"run": recipe.run, **asdict(expected)})
+        return
+    print(
+        printable(
+            f"{recipe.run}: {amount(expected.data_tokens)} tokens of samples, {expected.epochs:.1f} times in "
+            f"{expected.num_steps} updates of {amount(expected.train_tokens_per_step)}; about "
+            f"{expected.expected_seconds / 60:.1f} minutes on this machine. --resume begins."
+        )
+    )

@@ -37,6 +37,20 @@ class FileCheck:
     problems: tuple[LineProblem, ...]
 
 
+class UnsoundFileError(DataError):
+    """A file holds too many lines that are no sample; `check` has the first of them."""
+
+    SHOWN = 5
+
+    def __init__(self, path: Path, check: FileCheck) -> None:
+        num_lines = check.num_valid + check.num_invalid
+        told = "; ".join(f"line {problem.line}: {problem.message}" for problem in check.problems[: self.SHOWN])
+        more = f"; and {check.num_invalid - self.SHOWN} more" if check.num_invalid > self.SHOWN else ""
+        super().__init__(f"{path.name}: {check.num_invalid} of {num_lines} lines are invalid: {told}{more}")
+        self.path = path
+        self.check = check
+
+
 def read_samples(path: Path, parse: Parse[T], *, skip_invalid: bool = False) -> Iterator[tuple[int, T]]:
     """(line, sample) of each non-empty line. Raises DataError at the first invalid line, unless they are to be
     skipped, and for a file without any sample."""

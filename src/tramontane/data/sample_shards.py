@@ -17,9 +17,8 @@ import numpy as np
 from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.report import SplitTally
-from tramontane.data.sample_files import FileCheck, Parse, check_file, read_samples
+from tramontane.data.sample_files import FileCheck, Parse, UnsoundFileError, check_file, read_samples
 from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
-from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
 
 SampleKind = Literal["chat", "preference", "classifier"]
@@ -73,12 +72,14 @@ def write_sample_shards(
     """The samples of `path` as a set in `out`, in the order of the file.
 
     Classifier sets hold no loss masks but `labels.json`: the labels of each target in order of appearance, and for
-    each document the places of those that hold. Raises DataError with the first problems when more than
+    each document the places of those that hold. Raises UnsoundFileError with the first problems when more than
     `max_invalid_share` of the lines (0 to 1) are invalid; fewer are skipped.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     parse = line_parser(kind, SampleEncoder(tokenizer, max_len))
-    _refuse_unsound(path, check_file(path, parse, max_problems=5), max_invalid_share)
+    check = check_file(path, parse)
+    if not check.num_valid or check.num_invalid > max_invalid_share * (check.num_valid + check.num_invalid):
+        raise UnsoundFileError(path, check)
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -118,15 +119,6 @@ def write_sample_shards(
     shutil.rmtree(out, ignore_errors=True)
     beside.replace(out)
     return manifest
-
-
-def _refuse_unsound(path: Path, check: FileCheck, max_invalid_share: float) -> None:
-    num_lines = check.num_valid + check.num_invalid
-    if check.num_valid and check.num_invalid <= max_invalid_share * num_lines:
-        return
-    told = "; ".join(f"line {problem.line}: {problem.message}" for problem in check.problems)
-    more = f"; and {check.num_invalid - len(check.problems)} more" if check.num_invalid > len(check.problems) else ""
-    raise DataError(f"{path.name}: {check.num_invalid} of {num_lines} lines are invalid: {told}{more}")
 
 
 def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict[str, int]]) -> dict[str, list[int]]:

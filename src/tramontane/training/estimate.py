@@ -1,0 +1,57 @@
+"""What a run will take, before it is begun: tokens, updates, and time by the rate of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tramontane.data.shards import ShardSet
+from tramontane.errors import ConfigError
+from tramontane.loading import open_checkpoint
+from tramontane.runtime import resolve_device, set_threads
+from tramontane.training.flops import measure_matmul_rate, training_flops
+from tramontane.training.recipe import Recipe
+
+SHARE_OF_PEAK = 0.4
+"""Of the rate of a large matrix product, what training of small models reaches (benchmarks/training.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`data_tokens` is one pass over the data, `train_tokens` all passes."""
+
+    data_tokens: int
+    train_tokens_per_step: int
+    train_tokens: int
+    num_steps: int
+    epochs: float
+    expected_seconds: float
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Of a recipe whose data is built, on the device it names. Loads no weights. Raises ConfigError for a recipe
+    without a checkpoint to start from."""
+    if recipe.model.checkpoint is None:
+        raise ConfigError(
+            "only training that starts from model.checkpoint can be estimated; tramontane plan does others"
+        )
+    set_threads(recipe.machine.threads)
+    device = resolve_device(recipe.machine.device)
+    sources = ShardSet([Path(folder) for folder in recipe.data.train]).sources.values()
+    data_tokens = sum(source.info.num_token_ids for source in sources)
+    num_documents = sum(source.info.num_documents for source in sources)
+    train_tokens = recipe.schedule.num_steps * recipe.data.batch_len
+    config = open_checkpoint(Path(recipe.model.checkpoint)).config
+    mean_len = max(1, round(data_tokens / num_documents))
+    flops = training_flops(config, (mean_len,), trains_weights=recipe.lora is None) / mean_len * train_tokens
+    rate = measure_matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return Estimate(
+        data_tokens=data_tokens,
+        train_tokens_per_step=recipe.data.batch_len,
+        train_tokens=train_tokens,
+        num_steps=recipe.schedule.num_steps,
+        epochs=train_tokens / data_tokens,
+        expected_seconds=flops / (SHARE_OF_PEAK * rate),
+    )
