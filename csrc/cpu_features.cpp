@@ -4,19 +4,55 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace tramontane {
 namespace {
 
-constexpr const char* names[] = {"scalar", "avx2", "avx512"};
+constexpr const char* names[] = {"scalar", "avx2", "avx512", "neon", "neon_dotprod"};  // InstructionSet
 constexpr int unset = -1;
 std::atomic<int> in_use{unset};
 
+const char* name_of(InstructionSet set) { return names[static_cast<int>(set)]; }
+
+#if defined(__aarch64__)
+bool has_dot_product() {
+#if defined(__APPLE__)
+    return true;  // since the first processor of its kind
+#elif defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return false;
+#endif
+}
+#endif
+
+std::vector<InstructionSet> available_sets() {
+    std::vector<InstructionSet> sets{InstructionSet::scalar};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    // __builtin_cpu_supports also asks the operating system (XGETBV) whether it saves the wide registers.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        sets.push_back(InstructionSet::avx2);
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512vnni"))
+            sets.push_back(InstructionSet::avx512);
+    }
+#elif defined(__aarch64__)
+    sets.push_back(InstructionSet::neon);  // every processor of this architecture has it
+    if (has_dot_product()) sets.push_back(InstructionSet::neon_dotprod);
+#endif
+    return sets;
+}
+
 int parse(const std::string& name, const std::string& asked_by) {
-    const std::vector<std::string> available = instruction_sets();
     std::string choices;
-    for (size_t i = 0; i < available.size(); ++i) {
-        if (available[i] == name) return static_cast<int>(i);
-        choices += (i ? ", " : "") + available[i];
+    for (const InstructionSet set : available_sets()) {
+        if (name == name_of(set)) return static_cast<int>(set);
+        choices += (choices.empty() ? "" : ", ") + std::string(name_of(set));
     }
     throw std::invalid_argument(asked_by + "=" + name + " is not available here; use one of " + choices);
 }
@@ -24,19 +60,9 @@ int parse(const std::string& name, const std::string& asked_by) {
 }  // namespace
 
 std::vector<std::string> instruction_sets() {
-    std::vector<std::string> sets{names[0]};
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    // __builtin_cpu_supports also asks the operating system (XGETBV) whether it saves the wide registers.
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-        sets.push_back(names[1]);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512vnni"))
-            sets.push_back(names[2]);
-    }
-#endif
-    return sets;
+    std::vector<std::string> available;
+    for (const InstructionSet set : available_sets()) available.push_back(name_of(set));
+    return available;
 }
 
 std::string best_instruction_set() { return instruction_sets().back(); }
@@ -51,7 +77,7 @@ InstructionSet instruction_set() {
     return static_cast<InstructionSet>(set);
 }
 
-std::string instruction_set_name() { return names[static_cast<int>(instruction_set())]; }
+std::string instruction_set_name() { return name_of(instruction_set()); }
 
 void set_instruction_set(const std::string& name) { in_use.store(parse(name, "instruction set")); }
 

@@ -155,6 +155,9 @@ const Kernels& kernels_scalar();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+#elif defined(__aarch64__)
+const Kernels& kernels_neon();
+const Kernels& kernels_neon_dotprod();
 #endif
 
 }  // namespace tramontane

@@ -13,6 +13,9 @@ const Kernels& kernels() {
 #if defined(__x86_64__)
         case InstructionSet::avx512: return kernels_avx512();
         case InstructionSet::avx2: return kernels_avx2();
+#elif defined(__aarch64__)
+        case InstructionSet::neon_dotprod: return kernels_neon_dotprod();
+        case InstructionSet::neon: return kernels_neon();
 #endif
         default: return kernels_scalar();
     }

@@ -1,16 +1,11 @@
 // Activations -> prepared activations with 256-bit integer operations; used by the AVX2 and the AVX-512 file.
-//
-// A block is scaled by its largest magnitude to -127…127, to nearest even. A block that holds a NaN or an infinity gets
-// the scale NaN, so that every output of its row becomes NaN; magnitudes below `smallest` count as zero.
 #pragma once
 #include <immintrin.h>
 
-#include "matmul_driver.h"
+#include "prepare.h"
 
 namespace tramontane {
 namespace {
-
-constexpr float smallest = 1e-30f;  // of a block's largest magnitude: 127 / smallest is still finite
 
 inline int horizontal_max(__m256i v) {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -26,18 +21,6 @@ inline int largest_magnitude(const float* x, int n) {
     for (int i = 0; i < n; i += 8)
         largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)), magnitude));
     return horizontal_max(largest);
-}
-
-struct BlockScale {
-    float d, inverse;
-};
-
-inline BlockScale block_scale(int magnitude_bits) {
-    if (magnitude_bits >= 0x7f800000) return {__builtin_nanf(""), 0.0f};
-    float largest;
-    __builtin_memcpy(&largest, &magnitude_bits, sizeof largest);
-    if (largest < smallest) return {0.0f, 0.0f};
-    return {largest / 127.0f, 127.0f / largest};
 }
 
 // 32 floats -> 32 int8 in order. With inverse == 0 (zero or not finite) the result is zero, never an overflow.
@@ -80,16 +63,6 @@ inline void store_interleaved(__m256i q, uint8_t* out, int num_rows) {  // eight
     alignas(32) uint32_t groups[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(groups), q);
     for (int g = 0; g < 8; ++g) __builtin_memcpy(out + g * num_rows * 4, &groups[g], 4);
-}
-
-// Calls body(chunk, first row of the tile, rows in the tile, row within the tile, row) for every row and chunk.
-template <class Body>
-void for_each_row_chunk(const PrepareCall& call, int row_tile, int64_t chunks, Body body) {
-    for (int64_t row = call.row_begin; row < call.row_end; ++row) {
-        const int64_t tile = row / row_tile * row_tile;
-        const int tile_rows = static_cast<int>(at_most(call.num_rows - tile, row_tile));
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk, tile, tile_rows, static_cast<int>(row - tile), row);
-    }
 }
 
 template <class Offset, int row_tile>
