@@ -9,9 +9,11 @@ import string
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from tests.server.in_process import HELLO
+from tramontane.server.app import ROUTERS
 
 INSIDES = re.compile(r"Traceback|0x[0-9a-f]{6,}|site-packages|/src/|\.py\b|<backtrace>|object at")
 EXTREMES = (
@@ -93,6 +95,86 @@ def test_empty_texts(app_client: TestClient) -> None:
     for path, name in (("/v1/completions", "prompt"), ("/v1/embeddings", "input"), ("/v1/moderations", "input")):
         for empty in ("", [""], [], " "):
             harmless(app_client, path, {"model": "chat", name: empty})
+    still_answers(app_client)
+
+
+NESTED: Any = {"a": None}
+for _ in range(60):
+    NESTED = {"a": [NESTED]}
+UNKNOWN: dict[str, Any] = {
+    "chat_template": "{{ ''.__class__.__mro__ }}",
+    "chat_template_kwargs": {"chat_template": "{% for i in range(10**9) %}{% endfor %}", "tokenize": False},
+    "mm_processor_kwargs": {"size": 10**9},
+    "prompt_embeds": "UEsDBBQAAAAI" * 100,
+    "input_embeds": [[0.0] * 64],
+    "documents": [{"text": "x"}],
+    "add_generation_prompt": False,
+    "guided_decoding_backend": "wind",
+    "guided_regex": "(a|aa)+$",
+    "logits_processors": ["os.system"],
+    "lora_request": {"path": "/etc"},
+    "adapter": "../../x",
+    "kv_transfer_params": {"remote_host": "127.0.0.1"},
+    "cache_salt": "local",
+    "priority": -(10**9),
+    "__class__": "x",
+    "wind": NESTED,
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_fields_that_steer_other_servers_are_refused_by_name(app_client: TestClient, path: str) -> None:
+    """Templates, tensors, paths and processors of a request's own; nothing of them is looked at."""
+    for name, value in UNKNOWN.items():
+        answer = app_client.post(path, json={**BODIES[path], name: value})
+        assert answer.status_code == 422, (name, answer.text)
+        assert [entry["loc"][-1] for entry in answer.json()["detail"]] == [name]
+        assert not INSIDES.search(answer.text)
+
+
+def mutilated(draw: random.Random, content: str) -> bytes:
+    """JSON with something of it gone, doubled, retyped or no longer text."""
+    data = content.encode()
+    a, b = sorted(draw.choices(range(len(data) + 1), k=2))
+    match draw.randrange(5):
+        case 0:
+            return data[:a] + data[b:]
+        case 1:
+            return data[:b] + data[a:]
+        case 2:
+            return data[:a] + draw.randbytes(draw.randrange(1, 9)) + data[a:]
+        case 3:
+            return re.sub(
+                rb'"[^"]*"', lambda _: draw.choice((b"null", b"[]", b"{}", b"-1", b"1e999", b'"\\ud800"')), data
+            )
+        case _:
+            return data.replace(b":", draw.choice((b":[", b"::", b":{", b":[[null]],")), draw.randrange(1, 4))
+
+
+def test_mutilated_bodies_on_every_route_show_no_insides(app_client: TestClient) -> None:
+    draw = random.Random(2)
+    paths = sorted(
+        route.path
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ()) and "{rest" not in route.path
+    )
+    assert len(paths) > 12
+    example: dict[str, Any] = {"input": "wind", "prompt": "wind", "text": "wind", "question": "wind"}
+    for path in paths:
+        content = json.dumps(BODIES.get(path, {"model": "chat", "messages": HELLO, "max_tokens": 2} | example))
+        for number in range(25):
+            answer = app_client.post(
+                path.replace("{", "").replace("}", ""),
+                content=mutilated(draw, content),
+                headers={
+                    "content-type": "application/json" if number % 5 else "multipart/form-data; boundary=x",
+                    "user-agent": ("mistral-client-python/3", "openai/3")[number % 2],
+                },
+            )
+            assert answer.status_code < 500 or answer.status_code == 501, (path, answer.text)
+            if answer.status_code != 200:
+                assert not INSIDES.search(answer.text), (path, answer.text)
     still_answers(app_client)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 from collections.abc import Iterator
 
@@ -77,3 +78,70 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(server: LiveServer
     status, body = exchange(server, [request_bytes])
     assert status == 400, body
     assert json.loads(body)["object"] == "error"
+
+
+CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def broken_chunks() -> list[bytes]:
+    """Bodies in chunks with something wrong in a size, an extension, the end of a line, or the trailer; a reader that
+    is lenient where another is strict would take what follows for a second request."""
+    draw = random.Random(0)
+    sizes = (
+        b"g",
+        b"0x2",
+        b"+2",
+        b"-2",
+        b" 2",
+        b"2 2",
+        b"",
+        b"\x00",
+        b"2\x00",
+        b"f" * 17,
+        b"1" * 40,
+        b"\xb2",
+        b"2,",
+        b"_2",
+    )
+    made = [size + b"\r\n{}\r\n0\r\n\r\n" for size in sizes]
+    made += [b"2" + end + b"{}\r\n0\r\n\r\n" for end in (b"\n\n", b"\r", b"\r\r\n", b";\x00\r\n", b";a\x01b\r\n")]
+    made += [b"2\r\n{}" + end + b"0\r\n\r\n" for end in (b"", b"\r", b"XX", b"\r\r\n", b"}\r\n", b" \r\n", b"\t\r\n")]
+    made += [b"2\r\n{}\r\n0\r\n" + end for end in (b"X\r\n\r\n", b": x\r\n\r\n", b"A B: x\r\n\r\n", b"\x00\r\n\r\n")]
+    while len(made) < 200:
+        whole = bytearray(b"2\r\n{}\r\n0\r\n\r\n")
+        whole[draw.choice((0, 5, 6))] = draw.choice(b"\x00\x01\x7f\xffgGxX-+/:;,_'\"<")
+        made.append(bytes(whole))
+    return made
+
+
+def test_chunks_that_are_malformed_end_the_connection(server: LiveServer) -> None:
+    for chunks in broken_chunks():
+        request = CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + SMUGGLED
+        status, body = exchange(server, [request])
+        assert status == 400, (chunks, status, body)
+        assert b"HTTP/1.1" not in body, (chunks, body)  # one answer, and the connection closed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 2, 2\r\n",
+        b"Content-Length: +2\r\n",
+        b"Content-Length: 0x2\r\n",
+        b"Content-Length: 2 2\r\n",
+        b"Content-Length : 2\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+    ],
+)
+def test_lengths_that_two_readers_could_read_differently(server: LiveServer, headers: bytes) -> None:
+    for body in (b"{}", b"2\r\n{}\r\n0\r\n\r\n", b"0\r\n\r\n"):
+        status, answer = exchange(server, [CHUNKED + headers + b"\r\n" + body + SMUGGLED])
+        assert status == 400, (headers, body, status, answer)
+        assert b"HTTP/1.1" not in answer
