@@ -51,15 +51,20 @@ def peak_memory() -> Iterator[Growth]:
     growth.extra_bytes = _status_bytes("VmHWM") - before
 
 
+# What is bounded grows with the square of the input where it goes wrong: a machine may be slow, not that slow.
+PATIENCE = 5
+
+
 @contextmanager
 def refused_within(*, seconds: float, extra_bytes: int) -> Iterator[None]:
-    """The block must raise CheckpointError of one line, in that processor time and with that much more peak memory."""
+    """The block must raise CheckpointError of one line, with at most that much more peak memory and, if nothing else
+    keeps the machine busy, in that processor time."""
     start = time.process_time()
     with peak_memory() as growth, pytest.raises(CheckpointError) as caught:
         yield
     elapsed = time.process_time() - start
     assert_one_line(caught.value)
-    assert elapsed < seconds, f"took {elapsed:.3f} s"
+    assert elapsed < PATIENCE * seconds, f"took {elapsed:.3f} s"
     assert growth.extra_bytes < extra_bytes, f"took {growth.extra_bytes} bytes"
 
 

@@ -214,7 +214,7 @@ def test_ranges(client: TestClient) -> None:
         "bytes=" + "9" * 1000,
     ):
         assert client.get(path, headers={"range": value}).status_code == 416
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20
     client.delete(f"/v1/files/{file_id}")
 
 

@@ -116,7 +116,7 @@ def test_a_run_stops_in_time_and_goes_on(tmp_path: Path, data: Path) -> None:
     result = train(short, max_seconds=3.0)
     assert result.stopped_by == "time"
     assert 0 < result.step < 100000
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     again = train(short, resume=True, max_seconds=3.0)
     assert again.step > result.step
 
