@@ -38,6 +38,7 @@ from tramontane.server.routes import (
     moderations,
     not_implemented,
     responses,
+    usage,
 )
 from tramontane.server.routes import (
     files as files_routes,
@@ -46,6 +47,7 @@ from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import open_database
+from tramontane.server.usage.writer import UsageWriter
 from tramontane.server.web_page import WebPage
 
 ROUTERS = (
@@ -60,6 +62,7 @@ ROUTERS = (
     moderations.router,
     responses.router,
     documents.router,
+    usage.router,
     files_routes.router,
     batch_jobs.router,
     batches.router,
@@ -83,6 +86,8 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
                 for model in services.registry:
                     stack.callback(model.llm.shutdown)
             stack.callback(database.close)
+            usage_writer.start()
+            stack.callback(usage_writer.close)
             await stack.enter_async_context(running(keep_house(files)))
             await stack.enter_async_context(running(services.batch_runner.run()))
             yield
@@ -95,7 +100,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    counters = Metrics()
+    counters = Metrics(settings.price_per_hour)
     served = ModelRegistry() if registry is None else registry
     database = open_database(settings.resolved_database_url)
     require_safe_address(settings.host, database)
@@ -103,7 +108,8 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     gate = Gate(database, RateLimits())
     jobs = BatchJobs(database, files.contents)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
-    observers = [counters.observe, gate.observe]
+    usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
+    observers = [counters.observe, gate.observe, usage_writer.observe]
     app.state.services = Services(settings, served, counters, database, files, gate, jobs, runner, observers)
     add_error_handlers(app)
     require_policies(ROUTERS)

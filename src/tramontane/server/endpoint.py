@@ -92,6 +92,7 @@ class Call:
                 endpoint=self.endpoint,
                 model=self.model,
                 key_id=self.caller.key_id,
+                owner=self.caller.owner,
                 status=status,
                 prompt_tokens=self.prompt_tokens,
                 cached_tokens=self.cached_tokens,

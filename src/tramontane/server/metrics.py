@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -14,10 +16,27 @@ DURATION_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
+class BusyTime:
+    """How long at least one request was being answered; requests are added in the order they end."""
+
+    def __init__(self) -> None:
+        self.total_s = 0.0
+        self._spans: deque[tuple[float, float]] = deque(maxlen=1024)  # apart from each other, the latest last
+
+    def add(self, end: float, duration_s: float) -> None:
+        start = end - duration_s
+        while self._spans and self._spans[-1][1] >= start:
+            earlier, until = self._spans.pop()
+            self.total_s -= until - earlier
+            start = min(start, earlier)
+        self.total_s += end - start
+        self._spans.append((start, end))
+
+
 class Metrics:
     """Labels hold names of routes and served models alone, so that callers cannot make up new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, price_per_hour: float | None = None) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
@@ -49,6 +68,16 @@ class Metrics:
             buckets=PER_SECOND,
             registry=registry,
         )
+        self._busy = BusyTime()
+        self._num_tokens = 0
+        self._busy_s = Gauge("tramontane_busy_seconds", "Time in which requests were answered", registry=registry)
+        self._price_per_hour = price_per_hour
+        if price_per_hour is not None:
+            self._cost = Gauge(
+                "tramontane_cost_per_million_tokens",
+                "The machine's price for its busy time, by the tokens of that time, prompt and completion",
+                registry=registry,
+            )
         self._engine = {
             name: Gauge(f"tramontane_engine_{name}", text, ["model"], registry=registry)
             for name, text in (
@@ -68,6 +97,11 @@ class Metrics:
         self._prompt.labels(record.model).inc(record.prompt_tokens)
         self._cached.labels(record.model).inc(record.cached_tokens)
         self._completion.labels(record.model).inc(record.completion_tokens)
+        self._busy.add(time.perf_counter(), record.duration_s)
+        self._num_tokens += record.prompt_tokens + record.completion_tokens
+        self._busy_s.set(self._busy.total_s)
+        if self._price_per_hour is not None and self._num_tokens:
+            self._cost.set(self._price_per_hour * self._busy.total_s / 3600 / self._num_tokens * 1e6)
         if record.first_token_s is not None:
             self._first_token.labels(record.model).observe(record.first_token_s)
             decoding_s = record.duration_s - record.first_token_s

@@ -12,6 +12,7 @@ class RequestRecord:
     endpoint: str  # such as /v1/chat/completions
     model: str
     key_id: str
+    owner: str
     status: int
     prompt_tokens: int
     cached_tokens: int

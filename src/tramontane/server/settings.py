@@ -80,13 +80,21 @@ class ServerSettings:
         typer.Option(help="Seconds without a step until /health is red (default: by the model's size, at least 10)."),
     ] = None
     price_per_hour: Annotated[
-        float | None, typer.Option(help="What this machine costs per hour; token prices are worked out from it.")
+        float | None,
+        typer.Option(
+            envvar="TRAMONTANE_PRICE_PER_HOUR",
+            help="What this machine costs per hour; token prices are worked out from it.",
+        ),
+    ] = None
+    usage_days: Annotated[int, typer.Option(help="Days that the usage of requests is kept.")] = 90
+    request_log: Annotated[
+        Path | None, typer.Option(help="Append a JSON line for every request to this file ('-': stderr).")
     ] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port={self.port} must lie between 0 and 65535")
-        for name in ("max_upload_mib", "batch_concurrency"):
+        for name in ("max_upload_mib", "batch_concurrency", "usage_days"):
             if not 1 <= getattr(self, name) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
         for name in ("drain_s", "stall_s", "price_per_hour"):

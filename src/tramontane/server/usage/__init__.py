@@ -1,0 +1,1 @@
+"""Usage: what every request took, kept as rows, summed up and priced."""
