@@ -15,6 +15,7 @@ PAGES = ("chat", "playground", "usage")
 HERE = Path(__file__).parent
 UNNAMED = (HERE / "unnamed.js").read_text(encoding="utf-8")
 FAINT = (HERE / "faint.js").read_text(encoding="utf-8")
+SKIPPED = (HERE / "skipped.js").read_text(encoding="utf-8")
 
 RICH = (
     "# One\n\nText with `code`, a [link](https://ok.example) and **weight**.\n\n> quoted\n\n- [x] done\n\n"
@@ -37,6 +38,7 @@ def test_nothing_is_too_wide_unnamed_or_faint(open_app: Open, scheme: str, width
             "buffer": b"text",
         }
     )
+    assert app.page.evaluate(SKIPPED) == []
     app.send(f"say: {RICH}")
     for page in PAGES:
         if page == "usage":
@@ -55,8 +57,26 @@ def test_nothing_is_too_wide_unnamed_or_faint(open_app: Open, scheme: str, width
         )
         assert app.page.evaluate(UNNAMED) == []
         assert app.page.evaluate(FAINT) == []
+        assert app.page.evaluate(SKIPPED) == []
         if page == "chat":
             app.page.keyboard.press("Escape")
+
+
+def test_headings_of_answers_skip_no_level_however_they_are_written(open_app: Open) -> None:
+    app = open_app()
+    app.send("say: #### Deep\n\ntext\n\n###### Deeper\n\n# Top\n\n> ### Quoted\n\n- ##### In a list\n\n## Second")
+    app.send("say: ### Another answer\n\n#### Below it")
+    assert app.page.evaluate(SKIPPED) == []
+    shown = app.page.get_by_role("log").get_by_role("heading").evaluate_all(
+        "nodes => nodes.map((node) => [Number(node.tagName[1]), node.textContent])"
+    )
+    assert shown == [
+        *([2, "Your message"], [2, "Answer by tiny"]),
+        *([3, "Deep"], [4, "Deeper"], [3, "Top"], [4, "Quoted"], [5, "In a list"], [4, "Second"]),
+        *([2, "Your message"], [2, "Answer by tiny"]),
+        *([3, "Another answer"], [4, "Below it"]),
+    ]
+    expect(app.page.get_by_role("article", name="Answer by tiny")).to_have_count(2)
 
 
 def test_a_conversation_by_keyboard_alone(open_app: Open) -> None:

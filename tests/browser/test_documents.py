@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.app import App
 from tests.documents.sample_files import pdf_of
@@ -28,6 +28,25 @@ def test_a_question_about_a_short_pdf_goes_with_its_text(open_app: Open, tmp_pat
     expect(app.questions.locator(".bubble")).to_have_text("say: In March.")
     app.send("say: And then?")  # the document stays part of the conversation
     assert "The contract ends" in bodies[1]["messages"][0]["content"]
+
+
+def test_a_file_attached_before_the_models_are_known_has_its_tokens_counted(open_app: Open) -> None:
+    app = open_app()
+    held: list[Route] = []
+    are_known = False
+    app.page.route("**/v1/models", lambda route: route.continue_() if are_known else held.append(route))
+    app.page.reload()
+    sent: list[str] = []
+    app.page.on("request", lambda request: sent.append(request.url))
+    app.page.locator("input[type=file][multiple]").set_input_files(
+        {"name": "early.txt", "mimeType": "text/plain", "buffer": b"The first file of the day."}
+    )
+    expect(app.page.locator(".composer .chip.reading")).to_contain_text("early.txt")
+    assert not any(url.endswith("/api/documents/text") for url in sent)
+    are_known = True
+    for route in held:
+        route.continue_()
+    expect(app.page.locator(".composer .chip")).to_contain_text("tokens")
 
 
 def test_a_long_document_is_answered_from_passages_and_later_questions_too(open_app: Open, tmp_path: Path) -> None:

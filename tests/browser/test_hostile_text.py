@@ -175,7 +175,7 @@ def test_markdown_as_models_write_it(open_app: Open) -> None:
     )
     app.send(f"say: {text}")
     answer = app.answers.locator(".prose")
-    expect(answer.locator("h4")).to_have_text("Title")
+    expect(answer.locator("h3.level-2")).to_have_text("Title")
     expect(answer.locator("ol > li")).to_have_count(2)
     expect(answer.locator("ol ul code")).to_have_text("x")
     expect(answer.locator("td").nth(1)).to_have_class("align-right")
@@ -195,7 +195,7 @@ def test_text_that_arrives_bit_by_bit_looks_as_if_it_had_come_at_once(open_app: 
         "Title\n---\n\n- a\n- b\n\n  more of b\n  1. x\n\n> quote\nlazily on\n\n"
         "para **bold\nstill** `co\n\nde` end\n***\n"
         "| a | b |\n|---|---|\n| 1 | 2 |\nafter\n\n```py\nx = 1\n\n- not a list\n```\n"
-        "# H #\n~~~\nopen\n\nfence\n~~~\n"
+        "# H #\n### deeper\n- ## in a list\n~~~\nopen\n\nfence\n~~~\n"
         "1) one\n3) three\n===\n[l](https://ok.example)"
     )
     differing = app.page.evaluate(

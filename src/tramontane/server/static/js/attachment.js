@@ -5,18 +5,22 @@ import { randomId } from "./conversation.js";
 import { h } from "./element.js";
 import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
+import { ensureModels } from "./model.js";
 import { load, save } from "./storage.js";
 
 const MAX_FILE_MIB = 32; // what the server takes; said here, before a large file is sent in vain
 export const ACCEPTED =
   ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.csv,.json,.log,.py,.js,.toml,.yaml,.yml,text/*,application/pdf";
 
-/** The stored document a file was read into: {id, name, num_tokens, num_chars}. Raises Error. */
-export async function readAttachment(file, model, signal) {
+/** The stored document a file was read into: {id, name, num_tokens, num_chars}. `currentModel()`: whose tokens are
+ * counted; it is asked once the models are known. Raises Error. */
+export async function readAttachment(file, currentModel, signal) {
   if (file.size > MAX_FILE_MIB * 2 ** 20)
     throw new Error(`${file.name} is larger than ${MAX_FILE_MIB} MiB; split it first`);
+  await ensureModels();
   const form = new FormData();
   form.append("file", file);
+  const model = currentModel();
   if (model) form.append("model", model);
   const { name, text, num_tokens } = await call("api/documents/text", { method: "POST", body: form, signal });
   const id = randomId();

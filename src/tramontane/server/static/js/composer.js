@@ -118,7 +118,7 @@ export class Composer {
     this.attachments.push(attachment);
     this.#show();
     try {
-      attachment.document = await readAttachment(file, this.currentModel(), attachment.controller.signal);
+      attachment.document = await readAttachment(file, this.currentModel, attachment.controller.signal);
       announce(`${file.name} attached`);
       this.#show();
     } catch (error) {

@@ -19,6 +19,7 @@ export class MarkdownView {
     const settled = text.startsWith(this.text) ? this.blocks.slice(0, -2) : [];
     const firstLine = settled.length ? this.blocks[settled.length].line : 0;
     const blocks = [...settled, ...parseMarkdown(text, firstLine)];
+    rankHeadings(blocks, settled.length);
     let same = settled.length;
     while (blocks[same] && this.blocks[same] && blocks[same].raw === this.blocks[same].raw) same += 1;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
@@ -28,11 +29,29 @@ export class MarkdownView {
   }
 }
 
+/** Give every heading from block `first` on its rank: how many headings it stands below, whatever levels these are
+ * written with. `openLevels` of a block: the written levels of the headings that what follows it stands below. */
+function rankHeadings(blocks, first) {
+  let open = blocks[first - 1]?.openLevels ?? [];
+  const rank = (block) => {
+    if (block.type === "heading") {
+      open = open.filter((level) => level < block.level);
+      block.rank = open.length;
+      open = [...open, block.level];
+    }
+    for (const inner of block.items ?? block.children ?? []) rank(inner);
+  };
+  for (const block of blocks.slice(first)) {
+    rank(block);
+    block.openLevels = open;
+  }
+}
+
 function blockElement(block) {
   switch (block.type) {
     case "heading":
-      // the page's own headings are levels 1 and 2
-      return h(`h${Math.min(block.level + 2, 6)}`, { class: `level-${block.level}` }, inlines(block.children));
+      // the page's own headings are levels 1 and 2; no level is skipped, and the look is that of the written level
+      return h(`h${Math.min(block.rank + 3, 6)}`, { class: `level-${block.level}` }, inlines(block.children));
     case "rule":
       return h("hr");
     case "quote":

@@ -28,14 +28,15 @@ export class MessageView {
     this.markdown = message.role === "assistant" ? new MarkdownView() : null;
     this.body = h("div", { class: "message-body" });
     this.foot = h("div", { class: "message-foot" });
-    const who = message.role === "user" ? "You" : (message.model ?? "Assistant");
+    const title = message.role === "user" ? "Your message" : `Answer by ${message.model ?? "the assistant"}`;
     this.element = h(
       "article",
       {
         class: `message ${message.role}`,
         "data-id": message.id,
-        "aria-label": message.role === "user" ? "Your message" : `Answer by ${who}`,
+        "aria-labelledby": `message-${message.id}`,
       },
+      h("h2", { class: "visually-hidden", id: `message-${message.id}` }, title),
       this.body,
       this.foot,
     );

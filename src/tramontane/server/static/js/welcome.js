@@ -23,7 +23,7 @@ export function welcome(composer) {
     "div",
     { class: "welcome" },
     h("div", { class: "mark" }, icon("wind")),
-    h("h1", {}, "What shall we look into?"),
+    h("h2", {}, "What shall we look into?"),
     h("div", { class: "starters" }, starters),
   );
 }
