@@ -34,13 +34,24 @@ struct AttentionScratch {
           total(largest + attention_tile_rows) {}
 };
 
-inline const uint8_t* page_row(const AttentionCall& call, const uint8_t* pages, int64_t position, size_t element) {
+inline const uint8_t* page_row(const AttentionCall& call, const uint8_t* pages, int64_t position, int64_t row_bytes) {
     const int64_t page = call.page_table[position / call.page_size - call.page_offset];
     const int64_t slot = page * call.page_size + position % call.page_size;
-    return pages + static_cast<size_t>((slot * call.num_kv_heads + call.kv_head) * call.head_dim) * element;
+    return pages + (slot * call.num_kv_heads + call.kv_head) * row_bytes;
+}
+
+inline void read_q8_0_row(const uint8_t* row, int64_t head_dim, float* out) {
+    for (int64_t i = 0; i < head_dim; i += 32, row += sizeof(BlockQ8_0)) {
+        uint16_t d;
+        __builtin_memcpy(&d, row, sizeof d);
+        const Vec scale = vset1_f16(d);
+        const int8_t* q = reinterpret_cast<const int8_t*>(row + sizeof d);
+        for (int j = 0; j < 32; j += Vec::width) vstore(out + i + j, vmul(vload_i8(q + j), scale));
+    }
 }
 
 inline void read_page_row(const uint8_t* row, PageType type, int64_t head_dim, float* out) {
+    if (type == PageType::q8_0) return read_q8_0_row(row, head_dim, out);
     for (int64_t i = 0; i < head_dim; i += Vec::width) {
         const int64_t left = head_dim - i;
         if (type == PageType::f32) {
@@ -60,8 +71,7 @@ inline void read_page_row(const uint8_t* row, PageType type, int64_t head_dim, f
 // Keys and values of positions begin…end - 1 of the block that starts at `block`; k rows outside become zero.
 inline void read_block(const AttentionCall& call, int64_t block, int64_t begin, int64_t end,
                        const AttentionScratch& s) {
-    const size_t element = call.page_type == PageType::f32 ? 4 : 2;
-    const int64_t row_bytes = call.head_dim * static_cast<int64_t>(element);
+    const int64_t row_bytes = page_row_bytes(call.page_type, call.head_dim);
     for (int64_t position = block; position < block + key_block; ++position) {
         float* k = s.k + (position - block) * s.width;
         if (position < begin || position >= end) {
@@ -70,15 +80,15 @@ inline void read_block(const AttentionCall& call, int64_t block, int64_t begin, 
         }
         const int64_t ahead = position + key_block;
         if (ahead < call.num_positions) {  // rows of one head lie apart: no hardware stream covers them
-            const uint8_t* next_k = page_row(call, call.k_pages, ahead, element);
-            const uint8_t* next_v = page_row(call, call.v_pages, ahead, element);
+            const uint8_t* next_k = page_row(call, call.k_pages, ahead, row_bytes);
+            const uint8_t* next_v = page_row(call, call.v_pages, ahead, row_bytes);
             for (int64_t i = 0; i < row_bytes; i += 64) {
                 __builtin_prefetch(next_k + i);
                 __builtin_prefetch(next_v + i);
             }
         }
-        read_page_row(page_row(call, call.k_pages, position, element), call.page_type, call.head_dim, k);
-        read_page_row(page_row(call, call.v_pages, position, element), call.page_type, call.head_dim,
+        read_page_row(page_row(call, call.k_pages, position, row_bytes), call.page_type, call.head_dim, k);
+        read_page_row(page_row(call, call.v_pages, position, row_bytes), call.page_type, call.head_dim,
                       s.v + (position - block) * s.width);
     }
 }

@@ -32,6 +32,7 @@ inline PageType parse_page_type(const std::string& name) {
     if (name == "f32") return PageType::f32;
     if (name == "bf16") return PageType::bf16;
     if (name == "f16") return PageType::f16;
+    if (name == "q8_0") return PageType::q8_0;
     throw std::invalid_argument("KV pages of type " + name + " are unknown");
 }
 

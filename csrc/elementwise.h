@@ -1,5 +1,6 @@
 // Everything between the products, over Vec. Each row is computed by itself, its sums in one fixed order.
 #pragma once
+#include "half.h"
 #include "kernels.h"
 
 namespace tramontane {
@@ -167,8 +168,37 @@ inline void rotate(const RotateCall& call) {
     }
 }
 
-// count floats -> elements of a KV page, to nearest even
+// 32 values -> a block of a KV page (ops/page_types.py): the smallest float16 scale that reaches the largest value with
+// 127, and values to nearest even; a scale that is NaN where one is not finite.
+inline void to_q8_0(const float* x, BlockQ8_0& block) {
+    Vec largest = vset1(0.0f), mark = largest;  // mark: zero, or NaN if a value is not finite
+    for (int k = 0; k < 32; k += Vec::width) {
+        const Vec v = vload(x + k);
+        largest = vmax(largest, vmax(v, vsub(vset1(0.0f), v)));
+        mark = vfma(v, vset1(0.0f), mark);
+    }
+    const float exact = vhmax(largest) / 127.0f;
+    uint16_t d = f32_to_f16(exact);
+    if (f16_to_f32(d) < exact) ++d;
+    if (vsum(mark) != 0.0f || d >= 0x7c00u) d = 0x7e00u;  // no finite float16 is large enough, or there is none
+    const float step = f16_to_f32(d);
+    const Vec inverse = vset1(step > 0.0f ? 1.0f / step : 0.0f);
+    alignas(64) float q[32];
+    for (int k = 0; k < 32; k += Vec::width) vstore(q + k, vround(vmul(vload(x + k), inverse)));
+    for (int k = 0; k < 32; ++k) block.q[k] = step > 0.0f ? static_cast<int8_t>(q[k]) : int8_t{0};
+    block.d = d;
+}
+
+// count floats -> elements of a KV page, to nearest even; of q8_0 a multiple of 32
 inline void to_page(const float* x, int64_t count, PageType type, void* out) {
+    if (type == PageType::q8_0) {
+        for (int64_t i = 0; i < count; i += 32) {
+            BlockQ8_0 block;
+            to_q8_0(x + i, block);
+            __builtin_memcpy(static_cast<uint8_t*>(out) + i / 32 * static_cast<int64_t>(sizeof block), &block, sizeof block);
+        }
+        return;
+    }
     if (type == PageType::f32) {
         __builtin_memcpy(out, x, static_cast<size_t>(count) * sizeof(float));
         return;

@@ -97,7 +97,16 @@ struct RotateCall {
     float* out;                        // may be x
 };
 
-enum class PageType : int { f32, bf16, f16 };
+enum class PageType : int { f32, bf16, f16, q8_0 };
+
+// Bytes of one head's row in a page. q8_0: a BlockQ8_0 per 32 values, head_dim a multiple of 32.
+static constexpr int64_t page_row_bytes(PageType type, int64_t head_dim) {
+    switch (type) {
+        case PageType::f32: return head_dim * 4;
+        case PageType::q8_0: return head_dim / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));
+        default: return head_dim * 2;
+    }
+}
 
 // Queries of one sequence and one kv head against the pages of that sequence (ops/paged.py).
 struct AttentionCall {
@@ -144,7 +153,7 @@ struct Kernels {
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*add_scaled_row)(const float* x, float scale, int64_t count, float* out);  // out += scale * x
     void (*low_rank)(const LowRankCall&);
-    void (*to_page)(const float* x, int64_t count, PageType type, void* out);
+    void (*to_page)(const float* x, int64_t count, PageType type, void* out);  // page_row_bytes(type, count)
     void (*attention)(const AttentionCall&);
     void (*quantize_q4_k)(const float* x, BlockQ4_K& block);  // 256 values
 };

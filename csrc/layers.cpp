@@ -97,7 +97,7 @@ void store_kv(const float* k, const float* v, int64_t num_rows, int64_t k_stride
         if (slots[row] < 0 || slots[row] >= pages.num_pages * pages.page_size)
             throw std::out_of_range("slot " + std::to_string(slots[row]) + " is not in the KV cache");
     const int64_t width = pages.num_kv_heads * pages.head_dim;
-    const int64_t bytes = width * (pages.type == PageType::f32 ? 4 : 2);
+    const int64_t bytes = pages.num_kv_heads * page_row_bytes(pages.type, pages.head_dim);
     for_row_ranges(num_rows, width, [&](int64_t begin, int64_t end) {
         const auto to_page = kernels().to_page;
         for (int64_t row = begin; row < end; ++row) {

@@ -33,7 +33,6 @@ inline Vec vload_f16(const uint16_t* p) {
 }
 inline Vec vload_bf16_even(const uint16_t* p) { return {bf16_low_half(load_pairs(p)), bf16_low_half(load_pairs(p + 8))}; }
 inline Vec vload_bf16_odd(const uint16_t* p) { return {bf16_high_half(load_pairs(p)), bf16_high_half(load_pairs(p + 8))}; }
-// signed bytes
 inline Vec vload_i8(const int8_t* p) {
     const int16x8_t v = vmovl_s8(vld1_s8(p));
     return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(v))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(v)))};
@@ -55,6 +54,10 @@ inline void vstore_f16(uint16_t* p, Vec a) {
     vst1q_u16(p, vcombine_u16(low, high));
 }
 inline Vec vset1(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
+inline Vec vset1_f16(uint16_t x) {
+    const float32x4_t v = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x)));
+    return {v, v};
+}
 inline Vec vadd(Vec a, Vec b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
 inline Vec vsub(Vec a, Vec b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
 inline Vec vmul(Vec a, Vec b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }

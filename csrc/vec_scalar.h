@@ -24,6 +24,7 @@ inline Vec each(F f) {
 inline Vec vload(const float* p) { return each([&](int i) { return p[i]; }); }
 inline Vec vload_bf16(const uint16_t* p) { return each([&](int i) { return bf16_to_f32(p[i]); }); }
 inline Vec vload_f16(const uint16_t* p) { return each([&](int i) { return f16_to_f32(p[i]); }); }
+inline Vec vload_i8(const int8_t* p) { return each([&](int i) { return static_cast<float>(p[i]); }); }
 inline Vec vload_bf16_even(const uint16_t* p) { return each([&](int i) { return bf16_to_f32(p[2 * i]); }); }
 inline Vec vload_bf16_odd(const uint16_t* p) { return each([&](int i) { return bf16_to_f32(p[2 * i + 1]); }); }
 inline void vstore(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
@@ -34,6 +35,7 @@ inline void vstore_f16(uint16_t* p, Vec a) {
     for (int i = 0; i < 8; ++i) p[i] = f32_to_f16(a.v[i]);
 }
 inline Vec vset1(float x) { return each([&](int) { return x; }); }
+inline Vec vset1_f16(uint16_t x) { return vset1(f16_to_f32(x)); }
 inline Vec vadd(Vec a, Vec b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
 inline Vec vsub(Vec a, Vec b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
 inline Vec vmul(Vec a, Vec b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }

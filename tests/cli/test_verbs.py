@@ -152,6 +152,9 @@ def test_info(tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.Monkey
     assert facts["weights_bytes"] == facts["size_bytes"] == 4 * facts["num_parameters"]
     per_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8, float32
     assert facts["kv_cache"] == [{"num_tokens": 2048, "num_bytes": per_token * (2048 + 2 * 64)}]
+    halved = json.loads(tramontane("info", tiny_checkpoint, "--kv-dtype", "float16", "--json"))
+    assert (facts["kv_dtype"], halved["kv_dtype"]) == ("float32", "float16")
+    assert 2 * halved["kv_cache"][0]["num_bytes"] == facts["kv_cache"][0]["num_bytes"]
     text = tramontane("info", tiny_checkpoint, "--threads", 1)
     assert "windows by layer: 64 in 2, full in 1" in text
     assert f"native {facts['instruction_set']} kernels, computing in float32" in text
@@ -256,6 +259,7 @@ def test_requests_that_can_never_be_served(
     assert "abacus" in refused("info", tiny_checkpoint, "--device", "abacus")
     assert "threads=0" in refused("info", tiny_checkpoint, "--threads", 0)
     assert "q3_x" in refused("info", tiny_checkpoint, "--weight-format", "q3_x")
+    assert "needs heads of a multiple of 32" in refused("info", tiny_checkpoint, "--kv-dtype", "q8_0")
     assert "kv_cache_gib" in refused("generate", "x", "-m", tiny_checkpoint, "--kv-cache-gib", -1)
     assert "repeats=0" in refused("bench", "-m", tiny_checkpoint, "--repeats", 0)
     assert "answer-tokens=1" in refused("bench", "-m", tiny_checkpoint, "--answer-tokens", 1)

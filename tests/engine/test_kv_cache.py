@@ -5,7 +5,7 @@ import torch
 
 from tests.engine.answers import run
 from tests.engine.trials import native_model
-from tests.model.tiny import tiny_config
+from tests.model.tiny import tiny_config, tiny_model
 from tramontane.config import ModelConfig
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
@@ -42,16 +42,17 @@ def test_page_bytes_of_mistral_7b() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "kv_dtype", "expected"),
+    ("stored", "kv_dtype", "expected", "row_bytes"),
     [
-        ("F32", "auto", torch.float32),
-        ("BF16", "auto", torch.float16),
-        ("Q8_0", "auto", torch.float16),
-        ("Q8_0", "float32", torch.float32),
-        ("F32", "bfloat16", torch.bfloat16),
+        ("F32", "auto", torch.float32, 16 * 4),
+        ("BF16", "auto", torch.float16, 16 * 2),
+        ("Q8_0", "auto", torch.float16, 16 * 2),
+        ("Q8_0", "float32", torch.float32, 16 * 4),
+        ("F32", "bfloat16", torch.bfloat16, 16 * 2),
+        ("Q4_K", "q8_0", torch.uint8, 2 * 34),  # of heads of 64
     ],
 )
-def test_keys_and_values_are_held_as_asked(stored: str, kv_dtype: str, expected: torch.dtype) -> None:
+def test_keys_and_values_are_held_as_asked(stored: str, kv_dtype: str, expected: torch.dtype, row_bytes: int) -> None:
     """And the answer follows from what is held: the same as by the operations one by one."""
     model = native_model(stored, (None, 9))
     answers = []
@@ -60,7 +61,7 @@ def test_keys_and_values_are_held_as_asked(stored: str, kv_dtype: str, expected:
         engine = Engine(model, EngineConfig(kv_dtype=kv_dtype))
         assert {pages.dtype for pages in engine.runner.cache.k_pages} == {expected}
         size = sum(group.page_bytes for group in engine.stats().groups)
-        assert size == 2 * 2 * 16 * 2 * 16 * expected.itemsize  # K and V, 2 layers, 16 tokens, 2 heads of 16
+        assert size == 2 * 2 * 16 * 2 * row_bytes  # K and V, 2 layers, 16 tokens, 2 heads
         request_id = engine.add(range(30), SamplingParams(max_tokens=8, logprobs=1))
         answers.append(run(engine).of(request_id))
     assert answers[0] == answers[1]
@@ -69,6 +70,24 @@ def test_keys_and_values_are_held_as_asked(stored: str, kv_dtype: str, expected:
 def test_an_unknown_type_of_keys_and_values_is_named() -> None:
     with pytest.raises(ConfigError, match="dtype 'int2' is unknown"):
         Engine(native_model("F32", (None,)), EngineConfig(kv_dtype="int2"))
+    with pytest.raises(
+        ConfigError, match="needs heads of a multiple of 32 values, and this model's have 16; use float16"
+    ):
+        Engine(native_model("F32", (None,)), EngineConfig(kv_dtype="q8_0"))
+
+
+def test_an_engine_on_torch_holds_blocks_too() -> None:
+    """The memory is little more than a quarter of float32's, and the answer near: half a step of 1/127 of a block's
+    largest value is some four times bfloat16's rounding, which moves these log-probabilities by 0.01."""
+    model = tiny_model(tiny_config(head_dim=32))
+    logprobs, sizes = [], []
+    for kv_dtype in ("float32", "q8_0"):
+        engine = Engine(model, EngineConfig(kv_dtype=kv_dtype))
+        sizes.append(sum(group.page_bytes for group in engine.stats().groups))
+        request_id = engine.add(range(40), SamplingParams(max_tokens=1, logprobs=5))
+        logprobs.append(run(engine).of(request_id).logprobs)
+    assert sizes[1] * 128 == sizes[0] * 34
+    assert 0 < abs(logprobs[0][0].top[0][1] - logprobs[1][0].top[0][1]) < 0.1
 
 
 def test_the_budget_is_kept_and_used() -> None:

@@ -308,11 +308,42 @@ struct NamedPageType {
     PageType type;
     const char* name;
 };
-constexpr NamedPageType page_types[] = {{PageType::f32, "f32"}, {PageType::bf16, "bf16"}, {PageType::f16, "f16"}};
+constexpr NamedPageType page_types[] = {{PageType::f32, "f32"},
+                                        {PageType::bf16, "bf16"},
+                                        {PageType::f16, "f16"},
+                                        {PageType::q8_0, "q8_0"}};
 
-// Element i of a page, or of a row given to be stored there.
-float stored(PageType type, float x) {
-    return type == PageType::f32 ? x : type == PageType::bf16 ? bf16_to_f32(f32_to_bf16(x)) : f16_to_f32(f32_to_f16(x));
+BlockQ8_0 exact_block(const float* x) {  // ops/page_types.py, value by value
+    float largest = 0.0f;
+    bool is_finite = true;
+    for (int k = 0; k < 32; ++k) {
+        is_finite = is_finite && std::isfinite(x[k]);
+        largest = std::fmax(largest, std::fabs(x[k]));
+    }
+    BlockQ8_0 block{f32_to_f16(largest / 127.0f), {}};
+    if (f16_to_f32(block.d) < largest / 127.0f) ++block.d;
+    if (!is_finite || !std::isfinite(f16_to_f32(block.d))) block.d = 0x7e00;
+    const float step = f16_to_f32(block.d);
+    for (int k = 0; k < 32 && step > 0.0f; ++k) block.q[k] = static_cast<int8_t>(std::nearbyint(x[k] * (1.0f / step)));
+    return block;
+}
+
+// What comes back of rows that were stored in pages, and how far a q8_0 block may be off: half its scale.
+Floats stored(Check& check, PageType type, Floats x) {
+    for (size_t i = 0; i < x.size() && type == PageType::q8_0; i += 32) {
+        const BlockQ8_0 block = exact_block(x.data() + i);
+        const double step = f16_to_f32(block.d);
+        for (size_t k = 0; k < 32; ++k) {
+            const float value = f16_to_f32(block.d) * block.q[k];
+            check.near("q8_0 page", value, x[i + k], step / 2 * (1 + 1e-6));
+            x[i + k] = value;
+        }
+    }
+    for (float& v : x) {
+        if (type == PageType::bf16) v = bf16_to_f32(f32_to_bf16(v));
+        if (type == PageType::f16) v = f16_to_f32(f32_to_f16(v));
+    }
+    return x;
 }
 
 void check_to_page(Check& check) {
@@ -320,6 +351,7 @@ void check_to_page(Check& check) {
     x[0] = infinity, x[1] = -0.0f, x[2] = 1e30f, x[3] = 3.1e-41f, x[4] = 65519.0f, x[5] = 65520.0f, x[6] = 1e-7f;
     x[7] = bits_float(0x7fffffffu), x[8] = bits_float(0xff800001u);  // rounding must not turn a NaN into a number
     for (const NamedPageType& page : page_types) {
+        if (page.type == PageType::q8_0) continue;  // whole blocks: below
         std::vector<uint8_t> out(37 * 4 + 8, 7), expected = out;
         kernels().to_page(x.data(), 37, page.type, out.data());
         for (size_t i = 0; i < 37; ++i) {
@@ -331,6 +363,20 @@ void check_to_page(Check& check) {
         }
         check.same(std::string("to_page ") + page.name, out.data(), expected.data(), out.size());
     }
+    Floats blocks = Random(2).normals(10 * 32);
+    for (size_t k = 0; k < 32; ++k) {
+        blocks[k] = 0.0f;
+        blocks[32 + k] *= 1e-6f;
+        blocks[64 + k] *= 1e-42f;
+        blocks[96 + k] *= 1e5f;
+        blocks[128 + k] *= 1e9f;  // beyond the scales there are
+        blocks[160 + k] = k % 2 ? -127.0f : 127.0f;
+    }
+    blocks[192 + 3] = nan_value, blocks[224 + 31] = -infinity, blocks[256 + 7] = 1e3f;
+    std::vector<BlockQ8_0> out(11, BlockQ8_0{7, {7}}), expected = out;
+    kernels().to_page(blocks.data(), 10 * 32, PageType::q8_0, out.data());
+    for (size_t b = 0; b < 10; ++b) expected[b] = exact_block(blocks.data() + b * 32);
+    check.same("to_page q8_0", out.data(), expected.data(), out.size() * sizeof out[0]);
 }
 
 struct AttentionCase {
@@ -341,7 +387,7 @@ struct AttentionCase {
 Floats attend(const AttentionCase& c, PageType type, const Floats& q, const Floats& k, const Floats& v,
               int64_t first_query, int64_t num_queries) {
     const int64_t page_size = 4, num_pages = (c.num_keys + page_size - 1) / page_size, width = c.num_kv_heads * c.head_dim;
-    const size_t bytes = static_cast<size_t>(num_pages * page_size * width) * (type == PageType::f32 ? 4 : 2);
+    const size_t bytes = static_cast<size_t>(num_pages * page_size * c.num_kv_heads * page_row_bytes(type, c.head_dim));
     std::vector<uint8_t> k_pages(bytes, 0xff), v_pages(bytes, 0xff);
     const Pages pages{k_pages.data(), v_pages.data(), type, num_pages, page_size, c.num_kv_heads, c.head_dim};
     const int32_t first = static_cast<int32_t>(c.num_keys - c.num_queries + first_query);
@@ -362,13 +408,15 @@ Floats attend(const AttentionCase& c, PageType type, const Floats& q, const Floa
 
 void check_attention(Check& check) {
     const AttentionCase cases[] = {{6, 2, 8, 9, 2, 0},    {6, 2, 8, 40, 40, 6},  {3, 3, 20, 70, 33, 40}, {1, 1, 2, 5, 5, 1},
-                                   {12, 1, 64, 40, 1, 0}, {4, 2, 256, 35, 3, 0}, {8, 2, 32, 100, 5, 64}};
+                                   {12, 1, 64, 40, 1, 0}, {4, 2, 256, 35, 3, 0}, {8, 2, 32, 100, 5, 64}, {2, 1, 96, 33, 4, 20}};
     for (const AttentionCase& c : cases) {
         const int64_t width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
         const Floats q = Random(1).normals(c.num_queries * width), k = Random(2).normals(c.num_keys * kv_width),
                      v = Random(3).normals(c.num_keys * kv_width);
         for (const NamedPageType& page : page_types) {
+            if (page.type == PageType::q8_0 && c.head_dim % 32 != 0) continue;
             const std::string name = std::string("attention ") + page.name;
+            const Floats stored_k = stored(check, page.type, k), stored_v = stored(check, page.type, v);
             const Floats out = attend(c, page.type, q, k, v, 0, c.num_queries);
             for (int64_t t = 0; t < c.num_queries; ++t) {
                 const int64_t position = c.num_keys - c.num_queries + t;
@@ -376,17 +424,17 @@ void check_attention(Check& check) {
                 for (int64_t h = 0; h < c.num_heads; ++h) {
                     const int64_t kv = h / (c.num_heads / c.num_kv_heads) * c.head_dim;
                     const auto at = [&](const Floats& from, int64_t s, int64_t d) {
-                        return static_cast<double>(stored(page.type, from[static_cast<size_t>(s * kv_width + kv + d)]));
+                        return static_cast<double>(from[static_cast<size_t>(s * kv_width + kv + d)]);
                     };
                     std::vector<double> exact(static_cast<size_t>(c.head_dim), 0.0);
                     double total = 0.0;
                     for (int64_t s = oldest; s <= position; ++s) {
                         double score = 0.0;
                         for (int64_t d = 0; d < c.head_dim; ++d)
-                            score += q[static_cast<size_t>(t * width + h * c.head_dim + d)] * at(k, s, d);
+                            score += q[static_cast<size_t>(t * width + h * c.head_dim + d)] * at(stored_k, s, d);
                         const double weight = std::exp(score / std::sqrt(static_cast<double>(c.head_dim)));
                         total += weight;
-                        for (int64_t d = 0; d < c.head_dim; ++d) exact[static_cast<size_t>(d)] += weight * at(v, s, d);
+                        for (int64_t d = 0; d < c.head_dim; ++d) exact[static_cast<size_t>(d)] += weight * at(stored_v, s, d);
                     }
                     for (int64_t d = 0; d < c.head_dim; ++d)
                         check.near(name, out[static_cast<size_t>(t * width + h * c.head_dim + d)],

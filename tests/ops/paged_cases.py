@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tramontane.ops import reference
+from tramontane.ops.page_types import from_page_type, to_page_type
 from tramontane.ops.paged import PagedBatch
 
 
@@ -30,11 +31,15 @@ def paged_case(
     num_kv_heads: int = 2,
     head_dim: int = 8,
     dtype: torch.dtype = torch.float32,
+    page_dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> PagedCase:
     """`sequences` are (number of keys, number of queries, the last ones). Pages are scattered, those out of the window
-    are not listed, and every slot that must not be read holds NaN."""
+    are not listed, and every slot that must not be read holds NaN. `page_dtype`: None is `dtype`; what is expected
+    follows from the keys and values as they are held."""
     generator = torch.Generator().manual_seed(seed)
+
+    held_as = dtype if page_dtype is None else page_dtype
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(dtype)
@@ -66,7 +71,8 @@ def paged_case(
         firsts.append(first)
         starts.append(starts[-1] + num_queries)
         queries.append(q_THK)
-        expected.append(reference.attention(q_THK, k_SGK, v_SGK, window))
+        held_k, held_v = (from_page_type(to_page_type(x, held_as), dtype) for x in (k_SGK, v_SGK))
+        expected.append(reference.attention(q_THK, held_k, held_v, window))
     width = max(map(len, tables))
 
     def int32(values: list[int] | list[list[int]]) -> Tensor:
@@ -79,6 +85,7 @@ def paged_case(
         page_table=int32([table + [2**31 - 1] * (width - len(table)) for table in tables]),
         page_offsets=int32(offsets),
     )
+    k_pages, v_pages = to_page_type(k_pages, held_as), to_page_type(v_pages, held_as)
     return PagedCase(torch.cat(queries), k_pages, v_pages, batch, window, torch.cat(expected))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from tramontane.ops import _cpu, reference
 from tramontane.ops.cpu import CpuOps
 from tramontane.ops.low_rank import LowRank
 from tramontane.ops.packed_weight import linear
+from tramontane.ops.page_types import Q8_0, page_width
 from tramontane.ops.paged import PagedBatch
 from tramontane.ops.torch_ops import TorchOps
 
@@ -116,6 +119,32 @@ def test_store_kv_is_torch_s_rounding_and_writes_only_its_slots(dtype: torch.dty
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("head_dim", [32, 96])
+def test_store_kv_in_blocks_is_the_definition_bit_for_bit(head_dim: int, instruction_set: str) -> None:
+    k = _random(33, 2, head_dim) * torch.logspace(-9, 6, 33)[:, None, None]
+    v = _random(33, 2, head_dim, seed=1)
+    k[0, 0, :2] = torch.tensor([float("inf"), -0.0])
+    k[1, 1, 3], k[2, 0, 5] = float("nan"), 1e9
+    v[3] = 0.0
+    slots = torch.randperm(48, generator=torch.Generator().manual_seed(0))[:33]
+    ours = [torch.full((12, 4, 2, page_width(head_dim, Q8_0)), 7, dtype=Q8_0) for _ in range(2)]
+    theirs = [pages.clone() for pages in ours]
+    OPS.store_kv(k, v, ours[0], ours[1], slots)
+    TorchOps().store_kv(k, v, theirs[0], theirs[1], slots)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(3, 3, 32), (8, 2, 96), (4, 2, 256)])
+def test_paged_attention_over_blocks(
+    num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, instruction_set: str
+) -> None:
+    shape: dict[str, Any] = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    case = paged_case([(70, 33), (5, 5), (40, 1)], window=window, page_dtype=Q8_0, **shape)
+    torch.testing.assert_close(_attend(case), case.expected_THK, rtol=0, atol=3e-6)
+
+
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize("window", [None, 1, 6, 64])
 def test_paged_attention(window: int | None, page_size: int, instruction_set: str) -> None:
@@ -128,7 +157,7 @@ def test_paged_attention(window: int | None, page_size: int, instruction_set: st
 def test_paged_attention_of_other_shapes(
     num_heads: int, num_kv_heads: int, head_dim: int, instruction_set: str
 ) -> None:
-    shape = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    shape: dict[str, Any] = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
     for dtype, atol in ((torch.float32, 3e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
         case = paged_case([(70, 33), (5, 5), (40, 1)], window=40, dtype=dtype, **shape)
         out = _attend(case)

@@ -5,6 +5,7 @@ import torch
 
 from tests.ops.paged_cases import MIXED, paged_case
 from tramontane.ops import reference
+from tramontane.ops.page_types import Q8_0
 from tramontane.ops.torch_ops import QUERY_CHUNK, TorchOps
 
 OPS = TorchOps()
@@ -15,6 +16,12 @@ OPS = TorchOps()
 def test_paged_attention(window: int | None, page_size: int) -> None:
     assert max(queries for _, queries in MIXED) > QUERY_CHUNK
     case = paged_case(MIXED, window=window, page_size=page_size)
+    out = OPS.paged_attention(case.q_THK, case.k_pages_PSGK, case.v_pages_PSGK, case.batch, case.window)
+    torch.testing.assert_close(out, case.expected_THK, rtol=0, atol=2e-6)
+
+
+def test_paged_attention_over_blocks() -> None:
+    case = paged_case(MIXED, window=6, head_dim=32, page_dtype=Q8_0)
     out = OPS.paged_attention(case.q_THK, case.k_pages_PSGK, case.v_pages_PSGK, case.batch, case.window)
     torch.testing.assert_close(out, case.expected_THK, rtol=0, atol=2e-6)
 

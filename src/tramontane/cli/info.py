@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import WEIGHT_FORMAT_HELP, Json
+from tramontane.cli.options import KV_DTYPE_HELP, WEIGHT_FORMAT_HELP, Json
 from tramontane.cli.terminal import amount, print_json, printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def info(
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: TRAMONTANE_THREADS, else all).")] = None,
+    kv_dtype: Annotated[str, typer.Option(help=KV_DTYPE_HELP)] = "auto",
     measure: Annotated[bool, typer.Option("--measure", help="Measure how fast this machine reads memory.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +33,15 @@ def info(
 
     Only headers are read, so this is quick for any size.
     """
-    facts = describe(model, weight_format=weight_format, dtype=dtype, device=device, threads=threads, measure=measure)
+    facts = describe(
+        model,
+        weight_format=weight_format,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        kv_dtype=kv_dtype,
+        measure=measure,
+    )
     if as_json:
         print_json(facts)
     else:
@@ -40,19 +49,29 @@ def info(
 
 
 def describe(
-    model: str, *, weight_format: str, dtype: str, device: str, threads: int | None, measure: bool
+    model: str,
+    *,
+    weight_format: str,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    kv_dtype: str,
+    measure: bool,
 ) -> dict[str, Any]:
     """The facts of `info`, JSON-ready. Sizes are in bytes."""
+    from tramontane.engine.kv_cache import resolve_kv_dtype
     from tramontane.hub import resolve_model
     from tramontane.loading import open_checkpoint, open_tokenizer
     from tramontane.loading.memory import available_bytes
+    from tramontane.ops.page_types import page_type_name
     from tramontane.runtime import resolve_device, set_threads
 
     checkpoint = open_checkpoint(resolve_model(model))
     config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
     place = resolve_device(device)
     runs = how_it_runs(checkpoint, weight_format, dtype, place)
-    compute, kv_dtype = runs.pop("compute"), runs.pop("kv_dtype")
+    compute = runs.pop("compute")
+    held_as = resolve_kv_dtype(kv_dtype, config, compute, runs.pop("embeddings_format"))
     facts: dict[str, Any] = {
         "model": model,
         "path": str(checkpoint.weights),
@@ -79,8 +98,9 @@ def describe(
         "threads": set_threads(threads),
         **runs,
         "free_bytes": available_bytes(place),
+        "kv_dtype": page_type_name(held_as),
         "kv_cache": [
-            {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, kv_dtype)}
+            {"num_tokens": length, "num_bytes": kv_cache_bytes(config, length, held_as)}
             for length in sorted({min(4096, config.max_seq_len), config.max_seq_len})
         ],
     }
@@ -95,7 +115,6 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
     """What holds the weights and what computes with them."""
     import torch
 
-    from tramontane.engine.kv_cache import default_kv_dtype
     from tramontane.formats.names import EMBEDDINGS
     from tramontane.loading import resolve_weight_format
     from tramontane.loading.weight_formats import checkpoint_formats, packed_size, shown_formats
@@ -108,7 +127,7 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
         name = str(compute).removeprefix("torch.")
         return {
             "compute": compute,
-            "kv_dtype": compute,
+            "embeddings_format": None,
             "weight_format": name,
             "kernels": "torch",
             "instruction_set": None,
@@ -119,7 +138,7 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
     formats = checkpoint_formats(checkpoint, held)
     return {
         "compute": torch.float32,
-        "kv_dtype": default_kv_dtype(torch.float32, formats[EMBEDDINGS]),
+        "embeddings_format": formats[EMBEDDINGS],
         "weight_format": shown_formats(config, formats),
         "kernels": CpuOps.name,
         "instruction_set": CpuOps.instruction_set(),
@@ -129,8 +148,10 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
 
 def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype) -> int:
     """Keys and values of one sequence of `num_tokens`: a layer keeps no more than its window."""
+    from tramontane.engine.kv_cache import token_bytes
+
     kept = sum(num_tokens if window is None else min(num_tokens, window) for window in config.sliding_windows)
-    return kept * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
+    return kept * token_bytes(config, dtype)
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -161,7 +182,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("chat", facts["chat_format"] or "no chat format: generate only"),
         ("runs on", f"{facts['device']}{cpu}, {native}, computing in {facts['dtype']}"),
         ("memory", f"{amount(facts['weights_bytes'], 'B')} for weights in {facts['weight_format']}{fits}"),
-        ("keys, values", ", ".join(cache)),
+        ("keys, values", f"{', '.join(cache)}, in {facts['kv_dtype']}"),
     ]
     if "read_bytes_per_s" in facts:
         speed = facts["read_bytes_per_s"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 WEIGHT_FORMAT_HELP = "Hold weights as auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, or torch (plain tensors)."
+KV_DTYPE_HELP = "Hold keys and values as auto, float32, bfloat16, float16 or q8_0."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -49,7 +50,7 @@ class ModelOptions:
     draft_model: Annotated[
         str | None, typer.Option(help="A small model of the same vocabulary that guesses ahead; answers stay the same.")
     ] = None
-    kv_dtype: Annotated[str, typer.Option(help="Hold keys and values as auto, float32, bfloat16 or float16.")] = "auto"
+    kv_dtype: Annotated[str, typer.Option(help=KV_DTYPE_HELP)] = "auto"
 
     def load(self) -> LLM:
         """The model, ready; progress goes to stderr. Raises ConfigError, CheckpointError or CapacityError."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tramontane.engine.draw import draw, uniform
 from tramontane.engine.engine_config import EngineConfig
-from tramontane.engine.kv_cache import DEFAULT_CPU_BYTES, KvCache, resolve_kv_dtype, resolve_num_pages
+from tramontane.engine.kv_cache import DEFAULT_CPU_BYTES, KvCache, model_kv_dtype, resolve_num_pages
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Sequence
 from tramontane.engine.runner import Runner
@@ -45,7 +45,7 @@ class DraftModel:
         self.lookup = lookup
         self.model = model
         self.max_chunk = config.max_batch_tokens
-        kv_dtype = resolve_kv_dtype("auto", model)
+        kv_dtype = model_kv_dtype("auto", model)
         kv_cache_bytes = (config.kv_cache_bytes or DEFAULT_CPU_BYTES) // KV_SHARE
         sizes = replace(config, num_pages=None, kv_cache_bytes=kv_cache_bytes)
         num_pages = resolve_num_pages(model.config, sizes, kv_dtype, model.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tramontane.engine.draft_model import DraftModel
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.integrity import check_integrity
-from tramontane.engine.kv_cache import KvCache, page_bytes, resolve_kv_dtype, resolve_num_pages
+from tramontane.engine.kv_cache import KvCache, model_kv_dtype, page_bytes, resolve_num_pages
 from tramontane.engine.logprobs import Logits, MeanHidden, PromptLogprobs
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Collector, FinishReason, Output, Request, Sequence, SequenceId
@@ -70,7 +70,7 @@ class Engine:
         for token_id in config.eos_token_ids:
             if not 0 <= token_id < model.config.vocab_size:
                 raise ConfigError(f"eos_token_ids holds {token_id}, beyond vocab_size={model.config.vocab_size}")
-        self.kv_dtype = resolve_kv_dtype(config.kv_dtype, model)
+        self.kv_dtype = model_kv_dtype(config.kv_dtype, model)
         num_pages = resolve_num_pages(model.config, config, self.kv_dtype, model.device)
         windows = model.config.windows
         allocator = PageAllocator(config.page_size, windows, num_pages, prefix_cache=config.prefix_cache)

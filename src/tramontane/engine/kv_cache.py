@@ -12,14 +12,15 @@ from tramontane.engine.page_allocator import PageCopy
 from tramontane.engine.pages import max_pages_for
 from tramontane.errors import CapacityError, ConfigError
 from tramontane.model.transformer import Transformer
-from tramontane.runtime import resolve_dtype
+from tramontane.ops.page_types import BLOCK, PAGE_TYPES, Q8_0, page_width
 
 DEFAULT_CPU_BYTES = 2**30
 DEFAULT_GPU_SHARE = 0.8  # of the memory that is free once the weights are loaded
 
 
 class KvCache:
-    """Keys and values of all pages: for each layer two tensors (P, S, G, K), P being its window group's pages.
+    """Keys and values of all pages: for each layer two tensors (P, S, G, page_width of K), P being its window
+    group's pages.
 
     The memory is reserved, not written: on a CPU it becomes resident page by page as sequences need it.
     """
@@ -30,7 +31,8 @@ class KvCache:
         self.page_size = page_size
         self.windows = config.windows
         self.group_of_layer = [config.windows.index(window) for window in config.sliding_windows]
-        shapes = [(num_pages[group], page_size, config.n_kv_heads, config.head_dim) for group in self.group_of_layer]
+        row = (page_size, config.n_kv_heads, page_width(config.head_dim, dtype))
+        shapes = [(num_pages[group], *row) for group in self.group_of_layer]
         try:
             self.k_pages = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
             self.v_pages = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
@@ -53,24 +55,42 @@ class KvCache:
                         pages.index_copy_(0, targets, pages.index_select(0, sources))
 
 
-def resolve_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:
-    """What keys and values are stored in. Raises ConfigError for an unknown name."""
+def model_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:
+    """`resolve_kv_dtype` for a model as it is loaded."""
+    packed = model.tok_embeddings.packed
+    return resolve_kv_dtype(kv_dtype, model.config, model.dtype, None if packed is None else packed.format)
+
+
+def resolve_kv_dtype(
+    kv_dtype: str, config: ModelConfig, compute: torch.dtype, packed_format: str | None
+) -> torch.dtype:
+    """What keys and values are stored in: Q8_0 stands for blocks (ops/page_types.py).
+
+    `auto` is float16 where the CPU kernels multiply weights of at most 16 bits: half the memory and traffic of float32,
+    in which they compute, for less error than the weights have. Everywhere else it is the compute dtype. Raises
+    ConfigError for an unknown name, and for q8_0 where heads are not whole blocks.
+    """
     if kv_dtype == "auto":
-        packed = model.tok_embeddings.packed
-        return default_kv_dtype(model.dtype, None if packed is None else packed.format)
-    return resolve_dtype(kv_dtype, model.dtype, model.device)
-
-
-def default_kv_dtype(compute: torch.dtype, packed_format: str | None) -> torch.dtype:
-    """float16 where the CPU kernels multiply weights of at most 16 bits: half the memory and traffic of float32, in
-    which they compute, for less error than the weights have. Everywhere else the compute dtype."""
-    return compute if packed_format in (None, "f32") else torch.float16
+        return compute if packed_format in (None, "f32") else torch.float16
+    if kv_dtype not in PAGE_TYPES:
+        raise ConfigError(f"kv_dtype {kv_dtype!r} is unknown; use one of auto, {', '.join(PAGE_TYPES)}")
+    if PAGE_TYPES[kv_dtype] == Q8_0 and config.head_dim % BLOCK:
+        raise ConfigError(
+            f"kv_dtype 'q8_0' needs heads of a multiple of {BLOCK} values, and this model's have {config.head_dim}; "
+            "use float16"
+        )
+    return PAGE_TYPES[kv_dtype]
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
     """Memory of one page in each window group, all its layers together."""
-    layer_bytes = 2 * page_size * config.n_kv_heads * config.head_dim * dtype.itemsize
+    layer_bytes = page_size * token_bytes(config, dtype)
     return tuple(config.sliding_windows.count(window) * layer_bytes for window in config.windows)
+
+
+def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory of one token's key and value in one layer."""
+    return 2 * config.n_kv_heads * page_width(config.head_dim, dtype) * dtype.itemsize
 
 
 def resolve_num_pages(

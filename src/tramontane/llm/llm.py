@@ -46,7 +46,7 @@ class LLM:
         `weight_format`: how weights are held on a CPU, where native kernels compute with them in float32: `auto` as
         stored, or `f32`, `bf16`, `f16`, `q8_0`, `q4_0`, `q4_k`; `torch` holds plain tensors instead, computed by torch
         in `dtype`, as on a GPU. `max_seq_len`: longest prompt and answer together in tokens. `kv_cache_gib`: memory
-        for keys and values, which are held in `kv_dtype`: `auto`, `float32`, `bfloat16` or `float16`.
+        for keys and values, which are held in `kv_dtype`: `auto`, `float32`, `bfloat16`, `float16` or `q8_0`.
         `draft_model`: a small model of the same vocabulary, whose guesses make answers faster and never different.
         Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it
         does not fit. `default_sampling`, for calls that give none, is what the model's makers advise in

@@ -1,7 +1,8 @@
 """The native extension (csrc/). Memory is passed as addresses: the caller proves shape, dtype and contiguity."""
 
 def instruction_sets() -> list[str]:
-    """Sets this build holds and this processor supports, narrowest first: 'scalar', 'avx2', 'avx512'."""
+    """Sets this build holds and this processor supports, narrowest first: 'scalar', then 'avx2', 'avx512'
+    or 'neon', 'neon_dotprod'."""
 
 def best_instruction_set() -> str:
     """The widest of `instruction_sets()`."""
@@ -43,7 +44,7 @@ max_heads_per_kv: int
 max_rank: int
 low_rank_panel: int
 
-# (k address, v address, "f32" | "bf16" | "f16", pages, page size, kv heads, head dim)
+# (k address, v address, "f32" | "bf16" | "f16" | "q8_0", pages, page size, kv heads, head dim)
 Pages = tuple[int, int, str, int, int, int, int]
 # PagedBatch: (sequences, query_starts, first_positions, page_table, table width, page_offsets)
 Sequences = tuple[int, int, int, int, int, int]

@@ -15,10 +15,11 @@ from tramontane.errors import ConfigError
 from tramontane.ops import _cpu, packed_weight
 from tramontane.ops.low_rank import LowRank
 from tramontane.ops.packed_weight import PackedWeight
+from tramontane.ops.page_types import Q8_0, page_head_dim
 from tramontane.ops.paged import PagedBatch
 from tramontane.ops.torch_ops import TorchOps
 
-_PAGE_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+_PAGE_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", Q8_0: "q8_0"}
 
 
 class CpuOps:
@@ -118,7 +119,8 @@ class CpuOps:
     def store_kv(
         self, k_TGK: Tensor, v_TGK: Tensor, k_pages_PSGK: Tensor, v_pages_PSGK: Tensor, slots_T: Tensor
     ) -> None:
-        if k_TGK.shape != v_TGK.shape or k_TGK.shape[1:] != k_pages_PSGK.shape[2:] or slots_T.shape != k_TGK.shape[:1]:
+        page_heads = (k_pages_PSGK.shape[2], page_head_dim(k_pages_PSGK))
+        if k_TGK.shape != v_TGK.shape or k_TGK.shape[1:] != page_heads or slots_T.shape != k_TGK.shape[:1]:
             raise ValueError(
                 f"keys {tuple(k_TGK.shape)} for {slots_T.numel()} slots do not fit pages {tuple(k_pages_PSGK.shape)}"
             )
@@ -135,7 +137,11 @@ class CpuOps:
         num_kv_heads = k_pages_PSGK.shape[2]
         if head_dim > _cpu.max_head_dim or num_heads > num_kv_heads * _cpu.max_heads_per_kv:
             return self._torch.paged_attention(q_THK, k_pages_PSGK, v_pages_PSGK, batch, window)
-        if num_heads % num_kv_heads or head_dim != k_pages_PSGK.shape[3] or batch.page_size != k_pages_PSGK.shape[1]:
+        if (
+            num_heads % num_kv_heads
+            or head_dim != page_head_dim(k_pages_PSGK)
+            or batch.page_size != k_pages_PSGK.shape[1]
+        ):
             raise ValueError(f"queries {tuple(q_THK.shape)} do not fit pages {tuple(k_pages_PSGK.shape)}")
         q32_THK = q_THK.detach().to(torch.float32).contiguous()
         out_THK = torch.empty_like(q32_THK)
@@ -175,7 +181,7 @@ def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
     page_type = _PAGE_TYPES.get(k_pages_PSGK.dtype)
     if not is_alike or not is_plain or page_type is None or k_pages_PSGK.dim() != 4:
         raise ValueError(f"pages of {k_pages_PSGK.dtype} {tuple(k_pages_PSGK.shape)} cannot be used by the CPU kernels")
-    num_pages, page_size, num_kv_heads, head_dim = k_pages_PSGK.shape
+    num_pages, page_size, num_kv_heads, _ = k_pages_PSGK.shape
     return (
         k_pages_PSGK.data_ptr(),
         v_pages_PSGK.data_ptr(),
@@ -183,7 +189,7 @@ def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
         num_pages,
         page_size,
         num_kv_heads,
-        head_dim,
+        page_head_dim(k_pages_PSGK),
     )
 
 

@@ -32,7 +32,7 @@ class PagedBatch:
 class PagedStep:
     """A step over a paged cache, all layers at once: what one call needs to compute a whole forward pass."""
 
-    k_pages: Sequence[Tensor]  # one (P, S, G, K) per layer; the same object in every step of a cache
+    k_pages: Sequence[Tensor]  # one (P, S, G, page_width of K) per layer; the same object in every step of a cache
     v_pages: Sequence[Tensor]
     group_of_layer: Sequence[int]
     windows: Sequence[int | None]  # of each window group

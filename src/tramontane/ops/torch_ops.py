@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tramontane.ops import reference
 from tramontane.ops.low_rank import LowRank
+from tramontane.ops.page_types import from_page_type, to_page_type
 from tramontane.ops.paged import PagedBatch
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class TorchOps:
     def store_kv(
         self, k_TGK: Tensor, v_TGK: Tensor, k_pages_PSGK: Tensor, v_pages_PSGK: Tensor, slots_T: Tensor
     ) -> None:
-        k_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, k_TGK.to(k_pages_PSGK.dtype))
-        v_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, v_TGK.to(v_pages_PSGK.dtype))
+        k_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, to_page_type(k_TGK, k_pages_PSGK.dtype))
+        v_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, to_page_type(v_TGK, v_pages_PSGK.dtype))
 
     def paged_attention(
         self, q_THK: Tensor, k_pages_PSGK: Tensor, v_pages_PSGK: Tensor, batch: PagedBatch, window: int | None
@@ -70,8 +71,8 @@ class TorchOps:
                 keys = slice(key.start - origin, key.stop - origin)
                 out_THK[start + query.start : start + query.stop] = _attend(
                     q_THK[start + query.start : start + query.stop],
-                    k_SGK[keys].to(q_THK.dtype),
-                    v_SGK[keys].to(q_THK.dtype),
+                    from_page_type(k_SGK[keys], q_THK.dtype),
+                    from_page_type(v_SGK[keys], q_THK.dtype),
                     window,
                 )
         return out_THK

@@ -68,7 +68,9 @@ class ServerSettings:
         int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
     ] = None
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values per model, in GiB.")] = None
-    kv_dtype: Annotated[str, typer.Option(help="Keep keys and values as auto, float32, bfloat16 or float16.")] = "auto"
+    kv_dtype: Annotated[str, typer.Option(help="Keep keys and values as auto, float32, bfloat16, float16, q8_0.")] = (
+        "auto"
+    )
     draft_model: Annotated[
         str | None, typer.Option(help="A small model of the same vocabulary that guesses ahead for a single MODEL.")
     ] = None
