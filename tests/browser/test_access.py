@@ -67,8 +67,10 @@ def test_headings_of_answers_skip_no_level_however_they_are_written(open_app: Op
     app.send("say: #### Deep\n\ntext\n\n###### Deeper\n\n# Top\n\n> ### Quoted\n\n- ##### In a list\n\n## Second")
     app.send("say: ### Another answer\n\n#### Below it")
     assert app.page.evaluate(SKIPPED) == []
-    shown = app.page.get_by_role("log").get_by_role("heading").evaluate_all(
-        "nodes => nodes.map((node) => [Number(node.tagName[1]), node.textContent])"
+    shown = (
+        app.page.get_by_role("log")
+        .get_by_role("heading")
+        .evaluate_all("nodes => nodes.map((node) => [Number(node.tagName[1]), node.textContent])")
     )
     assert shown == [
         *([2, "Your message"], [2, "Answer by tiny"]),
