@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 from tests.server.live import start_server
 
+from benchmarks._http_streams import prompts, quantile
 from benchmarks._results import record
-from benchmarks.server_load import prompts, quantile, write_model
+from benchmarks.server_load import write_model
 
 ENDPOINT = "/v1/completions"
 AT_ONCE = 8
