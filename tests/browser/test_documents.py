@@ -71,7 +71,7 @@ def test_a_long_document_is_answered_from_passages_and_later_questions_too(open_
 def test_a_summary_shows_progress_and_can_be_stopped(open_app: Open, tmp_path: Path) -> None:
     app = open_app()
     path = tmp_path / "long.txt"
-    path.write_text("The wind blows over the hills. " * 2000)
+    path.write_text("The wind blows over the hills. " * 20_000)  # minutes of work, should it not be stopped
     app.attach(path)
     app.page.get_by_role("button", name="Summarise", exact=True).click()
     expect(app.page.get_by_role("progressbar")).to_be_visible()
