@@ -12,6 +12,10 @@ from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.sampling import SamplingParams
 from tramontane.loading import load_model, open_checkpoint, resolve_weight_format
 
+PROMPT = 512  # tokens of a prefill
+SHORT = 32  # tokens of context where decoding starts
+PAUSE_S = 0.1  # lets the threads of one side fall asleep before the next begins
+
 
 def read_bandwidth(buffer: torch.Tensor) -> float:
     """Bytes per second of reading `buffer` with all threads, the best of three."""

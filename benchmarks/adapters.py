@@ -17,38 +17,29 @@ import torch
 from tests.engine.trials import fill, random_adapter
 
 from benchmarks._results import record, spread
-from tramontane.config import ModelConfig
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.sampling import SamplingParams
+from tramontane.loading import named_shape
 from tramontane.model.adapter import Adapter
 from tramontane.ops import _cpu
 
 NUM_SEQUENCES, RANK, PROMPT_LEN = 8, 16, 64
 STEPS, REPETITIONS = 16, 7
-SHAPES = {  # dim, layers, heads, kv heads, hidden_dim
-    "small": (384, 8, 6, 2, 1024),  # 15.7 M weights, as recipes/petit_pretrain_cpu.toml
-    "large": (2048, 6, 16, 4, 5632),  # 0.3 B weights, whose products no cache holds
-}
-
-
-def model_config(shape: str) -> ModelConfig:
-    dim, n_layers, n_heads, n_kv_heads, hidden_dim = SHAPES[shape]
-    return ModelConfig(
-        family="mistral",
-        dim=dim,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=dim // n_heads,
-        hidden_dim=hidden_dim,
-        vocab_size=8192,
-        norm_eps=1e-5,
-        rope_theta=10000.0,
+SHAPES = {
+    "small": named_shape("mini-16m", max_seq_len=2048, rope_theta=1e4),
+    "large": named_shape(  # 0.3 B weights, whose products no cache holds
+        "mini-16m",
+        dim=2048,
+        n_layers=6,
+        n_heads=16,
+        n_kv_heads=4,
+        head_dim=128,
+        hidden_dim=5632,
         max_seq_len=2048,
-        sliding_windows=(512,) * n_layers,
-        tied_embeddings=True,
-    )
+        rope_theta=1e4,
+    ),
+}
 
 
 class Decoding:
@@ -76,7 +67,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    config = model_config(options.shape)
+    config = SHAPES[options.shape]
     model = fill(config, options.stored)
     _cpu.set_num_threads(options.threads)
     adapters = [random_adapter(model, seed, rank=RANK) for seed in range(NUM_SEQUENCES)]

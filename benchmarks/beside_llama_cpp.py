@@ -21,15 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks._engine import EngineSide, read_bandwidth
+from benchmarks._engine import PAUSE_S, PROMPT, SHORT, EngineSide, read_bandwidth
 from benchmarks._llama_cpp import LlamaCpp
 from benchmarks._results import record, spread
 from tramontane.loading import named_shape, synthesise
 
-PROMPT = 512
 STREAMS = 8
-SHORT = 32  # tokens of context where decoding starts
-PAUSE_S = 0.1  # lets the threads of the one side fall asleep before the other begins
 TYPES = ("Q4_0", "Q4_K", "Q8_0")
 
 

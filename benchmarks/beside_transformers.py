@@ -20,13 +20,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks._engine import EngineSide, read_bandwidth
+from benchmarks._engine import PAUSE_S, PROMPT, SHORT, EngineSide, read_bandwidth
 from benchmarks._results import record, spread
 from tramontane.loading import named_shape, synthesise
-
-PROMPT = 512
-SHORT = 32  # tokens of context where decoding starts
-PAUSE_S = 0.1  # lets the threads of one side fall asleep before the next begins
 
 
 class TransformersSide:

@@ -14,11 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._engine import EngineSide
+from benchmarks._engine import SHORT, EngineSide
 from benchmarks._results import record
 from tramontane.loading import named_shape, synthesise
-
-PROMPT = 32
 
 
 class Stopwatch:
@@ -60,7 +58,7 @@ def main() -> None:
         synthesise(path, config, layout="hf", stored="BF16")
         side = EngineSide(path, options.format)
         rng = random.Random(0)
-        prompts = [[rng.randrange(10, config.vocab_size) for _ in range(PROMPT)] for _ in range(options.streams)]
+        prompts = [[rng.randrange(10, config.vocab_size) for _ in range(SHORT)] for _ in range(options.streams)]
         side.decode(prompts, 20)  # warms
         bare_s = side.decode(prompts, options.tokens)
         engine, clock = side.engine, Stopwatch()

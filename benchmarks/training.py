@@ -25,37 +25,21 @@ import torch
 from benchmarks._results import peak_rss_bytes, record, rss_bytes, spread
 from tramontane.config import ModelConfig
 from tramontane.data.shards import Manifest, ShardSet, ShardWriter, SourceInfo, write_manifest
+from tramontane.loading import named_shape
 from tramontane.runtime import resolve_device
 from tramontane.training.flops import measure_matmul_rate, training_flops
 
-SHAPES = {  # dim, layers, heads, kv heads, hidden_dim, vocabulary
-    "15M": (384, 8, 6, 2, 1024, 8192),  # as recipes/petit_pretrain_cpu.toml
-    "tiny": (64, 2, 2, 1, 128, 512),
+COMMON: dict[str, Any] = {"rope_theta": 1e4, "max_seq_len": 2048}
+TINY = {"dim": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 32, "hidden_dim": 128, "vocab_size": 512}
+SHAPES = {
+    "15M": named_shape("mini-16m", sliding_windows=(None,) * 8, **COMMON),
+    "tiny": named_shape("mini-16m", sliding_windows=(None,) * 2, **COMMON, **TINY),
 }
 METHODS, SIDES = ("lora", "full"), ("ours", "theirs")
 UPDATE_LEN, SAMPLES_PER_UPDATE = 2048, 8
 WARM_UP = 1
 LEARNING_RATE = 1e-4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def model_config(shape: str) -> ModelConfig:
-    dim, n_layers, n_heads, n_kv_heads, hidden_dim, vocab_size = SHAPES[shape]
-    return ModelConfig(
-        family="mistral",
-        dim=dim,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=dim // n_heads,
-        hidden_dim=hidden_dim,
-        vocab_size=vocab_size,
-        norm_eps=1e-5,
-        rope_theta=10000.0,
-        max_seq_len=2048,
-        sliding_windows=(None,) * n_layers,
-        tied_embeddings=True,
-    )
 
 
 def samples(config: ModelConfig, count: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
@@ -73,7 +57,7 @@ def write_inputs(folder: Path, shape: str, num_updates: int) -> None:
     from tramontane.loading import save_checkpoint
     from tramontane.training.model_setup import new_model
 
-    config = model_config(shape)
+    config = SHAPES[shape]
     model = new_model(config, device=torch.device("cpu"), seed=0, std=0.02)
     tensors = ((name, parameter.detach()) for name, parameter in model.named_parameters())
     save_checkpoint(folder / "base", config, tensors, layout="hf", stored="F32")
@@ -172,7 +156,7 @@ def theirs(folder: Path, method: str, num_updates: int, shape: str) -> dict[str,
         from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=list(LINEARS)))
-    documents = samples(model_config(shape), num_samples(num_updates))
+    documents = samples(SHAPES[shape], num_samples(num_updates))
     drawn: list[list[int]] = []
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -227,7 +211,7 @@ def report(
     """Of one process: what it did after warming up. `before`: bytes resident once its libraries were imported."""
     seconds = ends[-1] - ends[WARM_UP - 1]
     counted = lens[WARM_UP : len(ends)]
-    config = model_config(shape)
+    config = SHAPES[shape]
     flops = sum(training_flops(config, each, trains_weights=method == "full") for each in counted)
     rate = measure_matmul_rate(torch.device("cpu"), torch.float32)
     return {
@@ -282,7 +266,7 @@ def main() -> None:
                     runs[side].append(run_child(folder, side, method, options))
                     print(method, side, {name: round(value, 4) for name, value in runs[side][-1].items()}, flush=True)
             row: dict[str, Any] = {"method": method, "shape": options.shape, "note": options.note}
-            row["weights"] = model_config(options.shape).num_parameters()
+            row["weights"] = SHAPES[options.shape].num_parameters()
             for side in SIDES:
                 row |= {f"{side}_{key}": spread([run[key] for run in runs[side]]) for key in runs[side][0]}
             pairs = list(zip(runs["ours"], runs["theirs"], strict=True))

@@ -20,13 +20,13 @@ def llama_cpp_logits(path: Path, ids: list[int]) -> torch.Tensor:
         model.close()
 
 
-def quantise_with_llama_cpp(source: Path, out: Path, kind: str) -> Path:
-    """Have llama.cpp write `source` (float weights) again as `kind`, such as Q4_K_M."""
+def quantise_with_llama_cpp(source: Path, out: Path, kind: str, *, pure: bool = False) -> Path:
+    """Have llama.cpp write `source` (float weights) again as `kind`, such as Q4_K_M; `pure`: every tensor as that."""
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
-    names = {"Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0", "Q4_K_M": "MOSTLY_Q4_K_M", "Q6_K": "MOSTLY_Q6_K"}
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{names[kind]}")
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.pure = pure
     params.nthread = 1
     failed = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
     if failed:

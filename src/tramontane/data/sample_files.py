@@ -36,6 +36,14 @@ class FileCheck:
     num_invalid: int
     problems: tuple[LineProblem, ...]
 
+    @property
+    def num_lines(self) -> int:
+        return self.num_valid + self.num_invalid
+
+    def is_unsound(self, max_invalid_share: float) -> bool:
+        """Whether no line is valid, or a larger share (0 to 1) than that is not."""
+        return not self.num_valid or self.num_invalid > max_invalid_share * self.num_lines
+
 
 class UnsoundFileError(DataError):
     """A file holds too many lines that are no sample; `check` has the first of them."""
@@ -43,10 +51,9 @@ class UnsoundFileError(DataError):
     SHOWN = 5
 
     def __init__(self, path: Path, check: FileCheck) -> None:
-        num_lines = check.num_valid + check.num_invalid
         told = "; ".join(f"line {problem.line}: {problem.message}" for problem in check.problems[: self.SHOWN])
         more = f"; and {check.num_invalid - self.SHOWN} more" if check.num_invalid > self.SHOWN else ""
-        super().__init__(f"{path.name}: {check.num_invalid} of {num_lines} lines are invalid: {told}{more}")
+        super().__init__(f"{path.name}: {check.num_invalid} of {check.num_lines} lines are invalid: {told}{more}")
         self.path = path
         self.check = check
 

@@ -78,7 +78,7 @@ def write_sample_shards(
     tokenizer = load_tokenizer(tokenizer_folder)
     parse = line_parser(kind, SampleEncoder(tokenizer, max_len))
     check = check_file(path, parse)
-    if not check.num_valid or check.num_invalid > max_invalid_share * (check.num_valid + check.num_invalid):
+    if check.is_unsound(max_invalid_share):
         raise UnsoundFileError(path, check)
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)

@@ -34,9 +34,9 @@ def check_format(path: Path, purpose: str) -> Format:
     if purpose == "fine-tune":
         parser = _SampleParser()
         check = check_file(path, parser, max_problems=SHOWN_PROBLEMS)
-        if check.num_invalid > MAX_INVALID_SHARE * (check.num_valid + check.num_invalid) or not check.num_valid:
+        if check.is_unsound(MAX_INVALID_SHARE):
             raise refusal(check)
-        return Format(parser.sample_type, check.num_valid + check.num_invalid, "application/jsonl")
+        return Format(parser.sample_type, check.num_lines, "application/jsonl")
     if purpose == "batch":
         ids = UniqueIds()
 
@@ -46,7 +46,7 @@ def check_format(path: Path, purpose: str) -> Format:
                 raise DataError(f"a batch has at most {MAX_BATCH_LINES} requests")
 
         check = check_file(path, parse, max_problems=SHOWN_PROBLEMS)
-        if check.num_invalid or not check.num_valid:
+        if check.is_unsound(0.0):
             raise refusal(check)
         return Format("batch_request", check.num_valid, "application/jsonl")
     return Format("instruct")
