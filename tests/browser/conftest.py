@@ -48,7 +48,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """One model under two names."""
     models = [f"{name}={checkpoint}" for name in ("tiny", "other")]
-    live = start_server(tmp_path_factory.mktemp("home"), models, module="tests.browser.scripted_serve")
+    arguments = [*models, "--price-per-hour", 2]
+    live = start_server(tmp_path_factory.mktemp("home"), arguments, module="tests.browser.scripted_serve")
     yield live
     assert live.stop() == 0, live.log.read_text(encoding="utf-8")
 

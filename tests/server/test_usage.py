@@ -57,6 +57,8 @@ def test_cost_is_the_price_of_busy_time_shared_out_by_tokens(address: str) -> No
         by_model = usage_report(database, price_per_hour=3600.0)
         assert by_model["totals"]["cost"] == pytest.approx(180)
         assert by_model["totals"]["cost_per_million_tokens"] == pytest.approx(180 / 444 * 1e6)
+        assert (by_model["totals"]["requests"], by_model["totals"]["first_token_s"]) == (4, pytest.approx(1))
+        assert by_model["totals"]["tokens_per_second"] == pytest.approx(30 / (99 + 19 + 99))
         chat, coder = by_model["data"]
         assert (chat["model"], chat["requests"], chat["failures"], chat["prompt_tokens"]) == ("chat", 3, 0, 300)
         assert (coder["model"], coder["requests"], coder["failures"], coder["cached_tokens"]) == ("coder", 1, 1, 40)
@@ -72,7 +74,9 @@ def test_cost_is_the_price_of_busy_time_shared_out_by_tokens(address: str) -> No
         own = usage_report(database, by="key", owner="b", price_per_hour=3600.0)["data"]
         assert [(line["key"], line["requests"]) for line in own] == [("b", 1)]
         assert own[0]["cost"] == pytest.approx(180 / 4)
-        assert usage_report(database, since=1e9, price_per_hour=1.0)["data"] == []
+        nothing = usage_report(database, since=1e9, price_per_hour=1.0)
+        assert nothing["data"] == []
+        assert (nothing["totals"]["requests"], nothing["totals"]["first_token_s"]) == (0, None)
     finally:
         database.close()
 

@@ -7,6 +7,7 @@ shared out by tokens, prompt and completion alike.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -28,12 +29,13 @@ def usage_report(
     owner: str | None = None,
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
-    """`owner`: only this one's requests; the cost of a token is the whole server's all the same. Times are seconds
-    since 1970, days and hours those of UTC. Waits for the disk."""
+    """`owner`: only this one's requests, None for everyone's; the cost of a token is the whole server's all the same.
+    Times are seconds since 1970, days and hours those of UTC. Waits for the disk."""
     group = _group(by, is_sqlite=database.engine.dialect.name == "sqlite")
     with database.read() as session:
         busy = {name: (busy_s, tokens) for name, busy_s, tokens in session.execute(_busy(group, since))}
         rows = session.execute(_sums(group, since, owner)).all()
+        whole = session.execute(_whole(since, owner)).one()
     all_busy_s, all_tokens = (sum(column) for column in zip(*busy.values(), strict=True)) if busy else (0.0, 0)
 
     def cost(name: Any, tokens: int) -> dict[str, float | None]:
@@ -45,24 +47,19 @@ def usage_report(
 
     data = []
     for name, *values in rows:
-        figures = dict(zip(SUMS, values, strict=True))
-        decoding_s, decoded = figures.pop("decoding_s"), figures.pop("decoded")
-        figures["tokens_per_second"] = decoded / decoding_s if decoding_s else None
-        tokens = figures["prompt_tokens"] + figures["completion_tokens"]
-        data.append({by: _shown(by, name), **figures, **cost(name, tokens)})
-    totals = {
-        name: sum(line[name] for line in data)
-        for name in ("requests", "failures", "prompt_tokens", "cached_tokens", "completion_tokens")
-    }
+        figures = _figures(values)
+        data.append({by: _shown(by, name), **figures, **cost(name, _num_tokens(figures))})
+    totals = _figures(whole)
     costs = [line["cost"] for line in data if line["cost"] is not None]
-    tokens = totals["prompt_tokens"] + totals["completion_tokens"]
+    num_tokens = _num_tokens(totals)
     totals["cost"] = sum(costs) if costs else None
-    totals["cost_per_million_tokens"] = sum(costs) / tokens * 1e6 if costs and tokens else None
+    totals["cost_per_million_tokens"] = sum(costs) / num_tokens * 1e6 if costs and num_tokens else None
     return {
         "object": "list",
         "by": by,
         "since": since,
         "until": time.time(),
+        "owner": owner,
         "price_per_hour": price_per_hour,
         "data": data,
         "totals": totals,
@@ -81,6 +78,7 @@ SUMS: dict[str, ColumnElement[Any]] = {
     "decoding_s": func.sum(case((_IS_DECODING, Usage.duration_s - Usage.first_token_s), else_=0.0)),
     "decoded": cast(func.sum(case((_IS_DECODING, Usage.completion_tokens - 1), else_=0)), Usage.completion_tokens.type),
 }
+MEANS = frozenset(("first_token_s", "duration_s"))
 
 
 def _group(by: By, *, is_sqlite: bool) -> ColumnElement[Any]:
@@ -95,6 +93,25 @@ def _sums(group: ColumnElement[Any], since: float, owner: str | None) -> Select[
     if owner is not None:
         query = query.where(Usage.owner == owner)
     return query.group_by("name").order_by("name").limit(MAX_GROUPS)
+
+
+def _whole(since: float, owner: str | None) -> Select[Any]:
+    query = select(*SUMS.values()).where(Usage.ended_at >= since)
+    return query if owner is None else query.where(Usage.owner == owner)
+
+
+def _figures(values: Iterable[Any]) -> dict[str, Any]:
+    """A row of SUMS, where the sum of nothing is 0 and the mean of nothing None."""
+    figures = dict(zip(SUMS, values, strict=True))
+    for name in figures.keys() - MEANS:
+        figures[name] = figures[name] or 0
+    decoding_s, decoded = figures.pop("decoding_s"), figures.pop("decoded")
+    figures["tokens_per_second"] = decoded / decoding_s if decoding_s else None
+    return figures
+
+
+def _num_tokens(figures: Mapping[str, Any]) -> int:
+    return int(figures["prompt_tokens"] + figures["completion_tokens"])
 
 
 def _busy(group: ColumnElement[Any], since: float) -> Select[Any]:

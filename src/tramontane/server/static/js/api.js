@@ -17,11 +17,6 @@ export async function call(path, { method = "GET", body = null, signal = null } 
   return response.json();
 }
 
-/** The text answer to a GET request. Raises ApiError. */
-export async function callText(path) {
-  return (await send(path, { method: "GET" })).text();
-}
-
 /** The parsed events of a streamed answer, as {event, data}; ends at the protocol's [DONE]. Raises ApiError. */
 export async function* callStream(path, body, signal) {
   const response = await send(path, { method: "POST", body, signal });

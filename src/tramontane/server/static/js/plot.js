@@ -5,8 +5,10 @@ import { h, svg } from "./element.js";
 const HEIGHT = 190;
 const MARGIN = { top: 10, right: 8, bottom: 24, left: 52 };
 
-/** Stacked bars. `places`: a label per bar; `series`: [{name, values}], one value per place; `format(value)`. */
+/** Stacked bars. `places`: a label per bar; `series`: [{name, values}], one value per place, null where there is none;
+ * `format(value)`. */
 export function barPlot({ title, places, series, format = compact }) {
+  const shown = (value) => (value === null || value === undefined ? "–" : format(value));
   const totals = places.map((_, place) => series.reduce((sum, { values }) => sum + (values[place] ?? 0), 0));
   const draw = (width) => {
     const frame = new Frame(width, [0, places.length], [0, Math.max(...totals, 0)], format);
@@ -41,12 +43,12 @@ export function barPlot({ title, places, series, format = compact }) {
   };
   return plotFigure(title, draw, series, {
     head: ["", ...series.map(({ name }) => name)],
-    rows: places.map((label, place) => [label, ...series.map(({ values }) => format(values[place] ?? 0))]),
+    rows: places.map((label, place) => [label, ...series.map(({ values }) => shown(values[place]))]),
     tip: (share) => {
       const place = Math.min(places.length - 1, Math.floor(share * places.length));
       return place < 0
         ? null
-        : [places[place], ...series.map(({ name, values }) => `${name}: ${format(values[place] ?? 0)}`)];
+        : [places[place], ...series.map(({ name, values }) => `${name}: ${shown(values[place])}`)];
     },
   });
 }

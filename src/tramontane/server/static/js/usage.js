@@ -1,18 +1,24 @@
-// The usage page: what was asked of the server since it started, how fast it answered, and how it stands now.
+// The usage page: what was asked of the server, how fast it answered and what it cost, over time and by model.
 
-import { callText } from "./api.js";
+import { ApiError, call } from "./api.js";
 import { h } from "./element.js";
-import { Metrics, quantile } from "./metrics.js";
 import { barPlot, compact } from "./plot.js";
+import { daysBetween, hoursBetween, PERIODS } from "./period.js";
 
 const REFRESH_MS = 5000;
+const SHARE_OF_TIME = 0.05; // at most, of the server's time that goes into these figures
 
 export class UsagePage {
   constructor() {
-    this.now = h("div", { class: "sheet-section" });
-    this.status = h("p", { class: "hint", role: "status" });
-    this.head = [h("h1", {}, "Usage"), h("span", { class: "spring" }), this.status];
-    this.element = h("div", { class: "sheet scroller", tabindex: "-1" }, h("div", { class: "sheet-column" }, this.now));
+    this.period = PERIODS[0];
+    this.figures = h("div", { class: "sheet-section" });
+    this.status = h("p", { class: "hint" }); // no role: it would be read out every few seconds
+    this.head = [h("h1", {}, "Usage"), h("span", { class: "spring" }), this.#periods()];
+    this.element = h(
+      "div",
+      { class: "sheet scroller", tabindex: "-1" },
+      h("div", { class: "sheet-column" }, this.figures, this.status),
+    );
   }
 
   get title() {
@@ -21,91 +27,139 @@ export class UsagePage {
 
   show() {
     this.element.focus();
-    clearTimeout(this.timer);
     this.#refresh();
   }
 
-  async #refresh() {
-    if (document.visibilityState === "visible") {
-      try {
-        const text = await callText("metrics");
-        if (text !== this.text) this.#showNow(new Metrics(text));
-        this.text = text;
-        this.status.textContent = `As of ${new Date().toLocaleTimeString()}`;
-      } catch (error) {
-        this.status.textContent = error.status === 403 ? "Your key may not read the server's figures." : error.message;
-      }
-    }
-    if (this.element.isConnected) this.timer = setTimeout(() => this.#refresh(), REFRESH_MS);
+  retryRefused() {
+    this.#refresh();
   }
 
-  #showNow(metrics) {
-    const opened = [...this.now.querySelectorAll("details[open]")].map((details) => details.dataset.of);
-    this.now.replaceChildren(...(metrics.sum("tramontane_requests_total") ? figures(metrics) : [nothingYet()]));
+  #periods() {
+    const select = h(
+      "select",
+      {
+        class: "title-select",
+        "aria-label": "Period",
+        onchange: () => {
+          this.period = PERIODS.find(({ label }) => label === select.value);
+          this.#refresh();
+        },
+      },
+      PERIODS.map(({ label }) => h("option", { value: label }, label)),
+    );
+    return select;
+  }
+
+  async #refresh() {
+    clearTimeout(this.timer);
+    const { period } = this;
+    const started = performance.now();
+    if (document.visibilityState === "visible") {
+      try {
+        const since = period.since(new Date());
+        const read = (by) => call(`api/usage?by=${by}&since=${since}`);
+        const reports = await Promise.all([read("model"), read(period.by)]);
+        if (period !== this.period) return; // another was chosen meanwhile, and is on its way
+        this.#show(period, ...reports);
+        this.status.textContent = `As of ${new Date().toLocaleTimeString()}. ${explanation(period)}`;
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error;
+        this.#fail(error);
+      }
+    }
+    const pause = Math.max(REFRESH_MS, (performance.now() - started) / SHARE_OF_TIME);
+    clearTimeout(this.timer);
+    if (this.element.isConnected) this.timer = setTimeout(() => this.#refresh(), pause);
+  }
+
+  #show(period, byModel, byTime) {
+    const hour = Math.floor(byTime.until / 3600);
+    const shown = JSON.stringify([period.label, hour, byModel.data, byTime.data, byTime.price_per_hour]);
+    if (shown === this.shown) return; // nothing new: what is open, scrolled or pointed at stays as it is
+    this.shown = shown;
+    const opened = [...this.figures.querySelectorAll("details[open]")].map((details) => details.dataset.of);
+    this.figures.replaceChildren(
+      ...(byModel.totals.requests ? figures(period, byModel, byTime) : [nothingYet(period, byModel.owner !== null)]),
+    );
     for (const name of opened)
-      this.now.querySelector(`details[data-of="${CSS.escape(name)}"]`)?.setAttribute("open", "");
+      this.figures.querySelector(`details[data-of="${CSS.escape(name)}"]`)?.setAttribute("open", "");
+  }
+
+  #fail(error) {
+    this.status.textContent = "";
+    if (error.status === 0 && this.shown) return; // the banner says so; what was last known is worth more than nothing
+    this.shown = JSON.stringify(error.message);
+    if (this.figures.querySelector("[role=alert]")?.textContent !== refusal(error).textContent)
+      this.figures.replaceChildren(refusal(error));
   }
 }
 
-function nothingYet() {
+function refusal(error) {
+  if (error.status !== 403) return h("p", { class: "empty-state", role: "alert" }, error.message);
+  return h(
+    "div",
+    { class: "empty-state", role: "alert" },
+    h("p", {}, "Your key may not read usage: it was made without the scope “usage”."),
+    h("p", {}, "Keys have it unless they were limited to other scopes: ", h("code", {}, "tramontane keys create NAME")),
+  );
+}
+
+function nothingYet(period, isOwn) {
   return h(
     "p",
     { class: "empty-state" },
-    "No request has been answered since the server started. ",
+    `No request${isOwn ? " with your keys" : ""} has ended in the ${period.label.toLowerCase()}. `,
     h("a", { href: "#/chat" }, "Ask something"),
     ", and figures appear here.",
   );
 }
 
-function figures(metrics) {
-  const started = metrics.find("process_start_time_seconds")[0]?.value;
-  const firstToken = metrics.histogram("tramontane_first_token_seconds");
-  const speed = metrics.histogram("tramontane_completion_tokens_per_second");
-  const failed = metrics.find("tramontane_requests_total").filter(({ labels }) => Number(labels.status) >= 500);
-  const [prompt, cached] = ["prompt_tokens", "cached_prompt_tokens"].map((name) =>
-    metrics.sum(`tramontane_${name}_total`),
-  );
-  const pages = metrics.sum("tramontane_engine_pages");
+function figures(period, byModel, byTime) {
+  const { totals, price_per_hour: price, owner } = byModel;
+  const plots = [
+    timePlot("Requests", [
+      ["Answered", ({ requests, failures }) => requests - failures],
+      ["Failed", ({ failures }) => failures],
+    ]),
+    timePlot("Tokens", [
+      ["Read", (line) => line.prompt_tokens - line.cached_tokens],
+      ["From the cache", (line) => line.cached_tokens],
+      ["Written", (line) => line.completion_tokens],
+    ]),
+    timePlot("Mean time to the first token", [["Mean", (line) => line.first_token_s]], duration),
+    timePlot("Mean tokens per second of an answer", [["Mean", (line) => line.tokens_per_second]]),
+    price !== null && timePlot("Cost", [["Cost", ({ cost }) => cost]], money),
+  ];
   return [
-    h(
-      "dl",
-      { class: "tiles" },
-      tile("Requests", compact(metrics.sum("tramontane_requests_total")), started && `since ${whenStarted(started)}`),
-      tile(
-        "Failures of the server",
-        compact(failed.reduce((sum, { value }) => sum + value, 0)),
-        "status 500 and above",
-      ),
-      tile("Tokens read", compact(prompt), prompt > 0 && `${Math.round((100 * cached) / prompt)} % from the cache`),
-      tile("Tokens written", compact(metrics.sum("tramontane_completion_tokens_total"))),
-      tile(
-        "First token",
-        quantile(firstToken, 0.5, duration),
-        `half within; 99 % within ${quantile(firstToken, 0.99, duration)}`,
-      ),
-      tile("Speed", quantile(speed, 0.5, compact), "tokens per second and answer, median"),
-      tile(
-        "Running now",
-        compact(metrics.sum("tramontane_engine_running_sequences")),
-        `${metrics.sum("tramontane_engine_waiting_requests")} waiting`,
-      ),
-      tile(
-        "Memory for context",
-        `${Math.round((100 * metrics.sum("tramontane_engine_held_pages")) / (pages || 1))} %`,
-        "of pages in use",
-      ),
-    ),
+    h("dl", { class: "tiles" }, tiles(totals, price, owner)),
     h(
       "div",
       { class: "plots" },
-      tokensByModel(metrics),
-      barPlot({
-        title: "Requests by route",
-        ...bars(metrics.sumsBy("tramontane_requests_total", "endpoint"), "Requests", shortRoute),
-      }),
-      barPlot({ title: "Time to the first token", ...bars(inUse(firstToken), "Answers", untilLabel(duration)) }),
-      barPlot({ title: "Tokens per second of an answer", ...bars(inUse(speed), "Answers", untilLabel(compact)) }),
+      plots.filter(Boolean).map((plot) => plot(period, byTime)),
     ),
+    modelTable(byModel),
+  ];
+}
+
+function explanation({ by }) {
+  const days = by === "day" ? "Days are those of UTC. " : "";
+  return `${days}A request counts when it has ended. First tokens and speeds are those of streamed answers.`;
+}
+
+function tiles(totals, price, owner) {
+  const { requests, failures, prompt_tokens: prompt, cached_tokens: cached } = totals;
+  return [
+    tile("Requests", compact(requests), owner === null ? "of everyone" : "of your keys"),
+    tile("Failures", compact(failures), "status 500 and above"),
+    tile("Tokens read", compact(prompt), prompt > 0 && `${Math.round((100 * cached) / prompt)} % from the cache`),
+    tile("Tokens written", compact(totals.completion_tokens)),
+    tile("First token", known(totals.first_token_s, duration), "mean"),
+    tile("Speed", known(totals.tokens_per_second, compact), "tokens per second and answer, mean"),
+    price === null
+      ? tile("Cost", "–", "start with --price-per-hour to see it")
+      : tile("Cost", known(totals.cost, money), `at ${money(price)} per hour of the machine`),
+    price !== null &&
+      tile("Per million tokens", known(totals.cost_per_million_tokens, money), "read and written alike"),
   ];
 }
 
@@ -119,41 +173,79 @@ function tile(name, value, note = null) {
   );
 }
 
-function bars(pairs, name, label) {
-  return { places: pairs.map(([place]) => label(place)), series: [{ name, values: pairs.map(([, value]) => value) }] };
+/** The line of an hour or day without requests. */
+const IDLE = {
+  requests: 0,
+  failures: 0,
+  prompt_tokens: 0,
+  cached_tokens: 0,
+  completion_tokens: 0,
+  first_token_s: null,
+  tokens_per_second: null,
+  cost: 0,
+};
+
+/** `series`: [name, value of a line of the report]; null where there is none. */
+function timePlot(title, series, format = compact) {
+  return ({ by, place }, report) => {
+    const lines = new Map(report.data.map((line) => [line[by], line]));
+    const slots = (by === "day" ? daysBetween : hoursBetween)(report.since, report.until);
+    return barPlot({
+      title: `${title} by ${by}`,
+      places: slots.map(place),
+      series: series.map(([name, value]) => ({
+        name,
+        values: slots.map((slot) => value(lines.get(slot) ?? IDLE)),
+      })),
+      format,
+    });
+  };
 }
 
-function tokensByModel(metrics) {
-  const models = metrics.sumsBy("tramontane_prompt_tokens_total", "model").map(([model]) => model);
-  const values = (name) => models.map((model) => metrics.sum(`tramontane_${name}_tokens_total`, { model }));
-  const series = [
-    { name: "Read", values: values("prompt") },
-    { name: "Written", values: values("completion") },
-  ];
-  return barPlot({ title: "Tokens by model", places: models, series });
+const COLUMNS = [
+  ["Requests", ({ requests }) => requests.toLocaleString("en")],
+  ["Failed", ({ failures }) => failures.toLocaleString("en")],
+  ["Read", (line) => compact(line.prompt_tokens)],
+  ["Cached", (line) => compact(line.cached_tokens)],
+  ["Written", (line) => compact(line.completion_tokens)],
+  ["First token", (line) => known(line.first_token_s, duration)],
+  ["Tokens/s", (line) => known(line.tokens_per_second, compact)],
+  ["Cost", (line) => known(line.cost, money)],
+];
+
+function modelTable({ data, price_per_hour: price }) {
+  const columns = price === null ? COLUMNS.slice(0, -1) : COLUMNS;
+  const headings = ["Model", ...columns.map(([name]) => name)].map((name) => h("th", { scope: "col" }, name));
+  const rows = data.map((line) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, line.model || "(none)"),
+      columns.map(([, value]) => h("td", {}, value(line))),
+    ),
+  );
+  return h(
+    "section",
+    { class: "panel", "aria-label": "By model" },
+    h("h2", {}, "By model"),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "By model, numbers" },
+      h("table", {}, h("thead", {}, h("tr", {}, headings)), h("tbody", {}, rows)),
+    ),
+  );
 }
 
-/** The buckets of a histogram from the first to the last that holds anything, as [bucket, count]. */
-function inUse(buckets) {
-  const used = buckets.map(({ count }) => count > 0);
-  return buckets.slice(used.indexOf(true), used.lastIndexOf(true) + 1).map((bucket) => [bucket, bucket.count]);
-}
-
-function untilLabel(format) {
-  return ({ from, to }) => (to === Infinity ? `> ${format(from)}` : `≤ ${format(to)}`);
-}
-
-function shortRoute(endpoint) {
-  return endpoint.replace(/^\/(v1|api)\//, "");
+function known(value, format) {
+  return value === null ? "–" : format(value);
 }
 
 export function duration(seconds) {
-  if (seconds < 1) return `${(seconds * 1000).toPrecision(2).replace(/\.0$/, "")} ms`;
+  if (seconds < 0.9995) return `${Number((seconds * 1000).toPrecision(seconds < 0.1 ? 2 : 3))} ms`;
   return seconds < 60 ? `${Number(seconds.toPrecision(2))} s` : `${Math.round(seconds / 60)} min`;
 }
 
-function whenStarted(seconds) {
-  const date = new Date(seconds * 1000);
-  const isToday = date.toDateString() === new Date().toDateString();
-  return isToday ? date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : date.toLocaleDateString();
+/** Three digits of an amount in whatever currency the price was given. */
+function money(amount) {
+  return new Intl.NumberFormat("en", { maximumSignificantDigits: 3 }).format(amount);
 }
