@@ -3,11 +3,13 @@
 The reader of the streams runs on the same cores as the server; it counts events and looks at nothing else.
 
     python -m benchmarks.server_load [MODEL] [--streams 64] [--rounds 3] [--tokens 192] [--soak SECONDS]
-                                     [--disconnects COUNT] [--answers COUNT] [--llama-cpp] [--threads COUNT]
+                                     [--disconnects COUNT] [--answers COUNT] [--cache-gib SIZE] [--llama-cpp]
+                                     [--threads COUNT]
 
 MODEL is random weights in a shape of 14 layers of width 384 unless given; `default` is the embedded model. With
 `--rounds 0` the bare engine is left out. `--answers` asks for that many answers whose texts are known, with readers
-that leave and a small cache. `--llama-cpp` needs `pip install 'llama_cpp_python[server]'`.
+that leave and a cache so small that running answers lose their pages. `--llama-cpp` needs `pip install
+'llama_cpp_python[server]'`.
 """
 
 from __future__ import annotations
@@ -37,9 +39,8 @@ from tramontane.loading import save_checkpoint
 MAX_SEQ_LEN = 1024
 LONG_ANSWER = 800
 """Tokens of the answers that readers leave."""
-SMALL_CACHE_GIB = 0.01
-SOAK_CACHE_GIB = 0.125
-"""Soon filled: pages of a large cache are touched for the first time for minutes, which looks like a leak."""
+SMALL_CACHE_GIB = 0.002
+"""Of `--answers`: 65 pages of the embedded model, where 64 of these answers need about 500."""
 
 
 def write_model(out: Path) -> Path:
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0.0)
     parser.add_argument("--disconnects", type=int, default=0)
     parser.add_argument("--answers", type=int, default=0)
+    parser.add_argument("--cache-gib", type=float, help="default: the server's own; of --answers, a very small one")
     parser.add_argument("--llama-cpp", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     wanted = parser.parse_args()
@@ -81,7 +83,7 @@ def main() -> None:
         name = wanted.model or "random, 14 layers of width 384"
         options = [f"bench={model}", "--threads", wanted.threads, "--max-seq-len", MAX_SEQ_LEN]
         if wanted.rounds or wanted.soak or wanted.disconnects:
-            cache = ["--kv-cache-gib", SOAK_CACHE_GIB] if wanted.soak else []
+            cache = ["--kv-cache-gib", wanted.cache_gib] if wanted.cache_gib else []
             live = start_server(Path(folder) / "home", [*options, *cache])
             try:
                 row = measure(model, live, wanted)
@@ -89,22 +91,35 @@ def main() -> None:
                 code = live.stop()
             record("server_load", [{"model": name} | row | {"exit_code": code}])
         if wanted.answers:
-            live = start_server(Path(folder) / "answers", [*options, "--kv-cache-gib", SMALL_CACHE_GIB])
+            cache = ["--kv-cache-gib", wanted.cache_gib or SMALL_CACHE_GIB]
+            live = start_server(Path(folder) / "answers", [*options, *cache])
             try:
-                seen = ask_known(live.url, "bench", wanted.answers, num_readers=wanted.streams)
-                row = {
-                    "answers": seen.num_whole,
-                    "left": seen.num_left,
-                    "wrong_answers": seen.num_wrong,
-                    "preemptions": metric(live.url, "engine_preemptions"),
-                    "held_pages_at_the_end": metric(live.url, "engine_held_pages"),
-                }
+                row = known_answers(live, wanted)
             finally:
                 code = live.stop()
             record("server_load", [{"model": name} | row | {"exit_code": code}])
         if wanted.llama_cpp:
             rows = beside_llama_cpp(model, Path(folder), threads=wanted.threads, rounds=wanted.rounds or 3)
             record("server_load", [{"model": name} | row for row in rows])
+
+
+def known_answers(live: LiveServer, wanted: argparse.Namespace) -> dict[str, Any]:
+    started = time.perf_counter()
+    seen = ask_known(live.url, "bench", wanted.answers, num_readers=wanted.streams)
+    row: dict[str, Any] = {
+        "streams": wanted.streams,
+        "answers": seen.num_whole,
+        "left": seen.num_left,
+        "wrong_answers": seen.num_wrong,
+        "answers_s": time.perf_counter() - started,
+    }
+    for name in ("pages", "preemptions", "evictions"):
+        row[name] = metric(live.url, f"engine_{name}")
+    row["cached_tokens"] = metric(live.url, "cached_prompt_tokens_total")
+    row["held_pages_at_the_end"] = metric(live.url, "engine_held_pages")
+    if not (row["preemptions"] and row["evictions"]):
+        raise RuntimeError(f"nothing was preempted, or nothing evicted; lower --cache-gib: {row}")
+    return row
 
 
 def measure(model: str, live: LiveServer, wanted: argparse.Namespace) -> dict[str, Any]:

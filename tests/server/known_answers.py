@@ -23,12 +23,14 @@ class Seen:
 
 
 def known_bodies(model: str, count: int) -> list[dict[str, Any]]:
-    """Requests that begin alike in groups, so that they share cached pages, and end with a nonce each."""
+    """Requests that begin alike in groups, so that they share cached pages, and end with a nonce each. Their answers
+    have 32 to 96 tokens: where pages are few, more begin than can end."""
     draw = random.Random(3)
     beginnings = [" ".join(draw.choices(WORDS, k=draw.randrange(20, 90))) for _ in range(max(1, count // 8))]
     return [
         {"model": model, "prompt": f"{draw.choice(beginnings)} nonce-{draw.getrandbits(64):016x} is",
-         "max_tokens": draw.randrange(8, 60), "seed": n, "temperature": (0, 0.8)[n % 2], "stream": True}
+         "min_tokens": 32, "max_tokens": draw.randrange(32, 96), "seed": n, "temperature": (0, 0.8)[n % 2],
+         "stream": True}
         for n in range(count)
     ]  # fmt: skip
 

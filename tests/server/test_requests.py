@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,8 @@ def test_every_answer_has_an_id_and_metrics_count_it(app_client: TestClient) -> 
     text = app_client.get("/metrics").text
     assert 'tramontane_requests_total{endpoint="/v1/chat/completions",model="chat",status="200"}' in text
     assert 'tramontane_engine_held_pages{model="chat"} 0.0' in text
+    figures = dict(re.findall(r'^tramontane_engine_(\w+)\{model="chat"\} (\S+)$', text, re.M))
+    assert float(figures["touched_bytes"]) > 0 == float(figures["evictions"])
 
 
 def test_cards_show_every_alias(app_client: TestClient) -> None:

@@ -37,6 +37,8 @@ class GroupStats:
     num_pages: int
     num_held: int  # by running sequences
     num_cached: int  # reusable by a request with the same beginning, free for others
+    num_touched: int  # used at least once: the others take no memory yet
+    num_evictions: int  # cached pages given up for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,15 @@ class Engine:
             num_accepted_tokens=0 if self.lookup is None else self.lookup.num_accepted_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
             groups=tuple(
-                GroupStats(window, size, pool.num_pages, pool.num_held, len(pool.cached))
+                GroupStats(
+                    window=window,
+                    page_bytes=size,
+                    num_pages=pool.num_pages,
+                    num_held=pool.num_held,
+                    num_cached=len(pool.cached),
+                    num_touched=pool.num_pages - pool.num_untouched,
+                    num_evictions=pool.num_evictions,
+                )
                 for window, size, pool in zip(allocator.windows, sizes, allocator.pools, strict=True)
             ),
         )

@@ -97,6 +97,7 @@ class PagePool:
         self.cached: OrderedDict[int, None] = OrderedDict()  # least recently held first
         self.returned: list[int] = []  # free pages that were used before: taken first, their memory is warm
         self.num_untouched = num_pages  # free pages never used: num_pages - num_untouched …
+        self.num_evictions = 0  # cached pages whose content was given up for somebody else's
         self._forget = forget
 
     @property
@@ -118,6 +119,7 @@ class PagePool:
             page, _ = self.cached.popitem(last=False)
             self.is_remembered[page] = False
             self._forget(page)
+            self.num_evictions += 1
         else:
             raise RuntimeError(f"all {self.num_pages} pages of the KV cache are held; the scheduler must check first")
         self.ref_counts[page] = 1

@@ -88,6 +88,8 @@ class Metrics:
                 ("pages", "KV pages there are"),
                 ("held_pages", "KV pages of running sequences"),
                 ("cached_pages", "KV pages kept for reuse"),
+                ("evictions", "Cached KV pages that were given up for others"),
+                ("touched_bytes", "Memory of the KV pages used so far: on a CPU it is taken page by page"),
             )
         }
 
@@ -119,6 +121,8 @@ class Metrics:
                 ("pages", sum(group.num_pages for group in stats.groups)),
                 ("held_pages", sum(group.num_held for group in stats.groups)),
                 ("cached_pages", sum(group.num_cached for group in stats.groups)),
+                ("evictions", sum(group.num_evictions for group in stats.groups)),
+                ("touched_bytes", sum(group.num_touched * group.page_bytes for group in stats.groups)),
             ):
                 self._engine[name].labels(model).set(value)
         return generate_latest(self.registry)
