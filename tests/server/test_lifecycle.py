@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +16,7 @@ from mistralai.client import Mistral
 
 from tests.server.live import start_server
 from tests.server.test_streams import LONG
+from tramontane.cli.main import run
 
 OPTIONS: dict[str, Any] = {"model": "chat", "messages": LONG["messages"], "max_tokens": 1500, "temperature": 0.0}
 
@@ -33,10 +32,19 @@ def read_stream(url: str, body: dict[str, Any], begun: threading.Event, lines: l
                 begun.set()
 
 
-def test_sigterm_lets_running_answers_end(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    live = start_server(tmp_path, [checkpoints["chat"]])
+def test_aliases_of_a_file_are_served_and_sigterm_lets_running_answers_end(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    aliases = tmp_path / "aliases.toml"
+    aliases.write_text('gpt = "my-chat"\nmistral-embed = "my-chat"\n', encoding="utf-8")
+    live = start_server(tmp_path, [f"my-chat={checkpoints['chat']}", checkpoints["coder"], "--aliases", aliases])
+    cards = {card["id"]: card["name"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
+    assert cards["gpt"] == cards["mistral-embed"] == cards["my-chat"] == "my-chat"
+    assert cards["coder"] == "coder"
     begun, lines = threading.Event(), list[str]()
-    reader = threading.Thread(target=read_stream, args=(live.url, {**LONG, "max_tokens": 700}, begun, lines))
+    reader = threading.Thread(
+        target=read_stream, args=(live.url, {**LONG, "model": "gpt", "max_tokens": 700}, begun, lines)
+    )
     reader.start()
     assert begun.wait(20)
     assert live.stop() == 0
@@ -97,38 +105,23 @@ def test_a_dead_engine_ends_streams_with_errors_and_the_server_with_a_code_of_it
     assert "MemoryError" in log
 
 
-def run_serve(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tramontane.cli", "serve", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def test_what_cannot_be_served_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*arguments: object) -> str:
+        assert run(["serve", str(checkpoints["chat"]), "--state-dir", str(tmp_path), *map(str, arguments)]) == 2
+        return capsys.readouterr().err
 
-
-def test_what_cannot_be_served_is_one_line(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run_serve(checkpoints["chat"], "--port", port)
-        assert done.returncode == 2
-        assert done.stderr == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        assert refusal("--port", port) == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
     aliases = tmp_path / "aliases.toml"
     aliases.write_text('gpt = "none"\n', encoding="utf-8")
-    done = run_serve(checkpoints["chat"], "--port", 0, "--aliases", aliases)
-    assert done.returncode == 2
-    assert "gpt = 'none' names no served model" in done.stderr
+    assert "gpt = 'none' names no served model" in refusal("--port", 0, "--aliases", aliases)
     state = tmp_path / "state" / "state.db"
     state.parent.mkdir()
     state.write_bytes(b"wind" * 5000)
-    done = run_serve(checkpoints["chat"], "--port", 0, "--state-dir", state.parent)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {state} cannot be used: file is not a database. ")
-    assert done.stderr.count("\n") == 1
+    told = refusal("--port", 0, "--state-dir", state.parent)
+    assert told.startswith(f"error: {state} cannot be used: file is not a database. ")
+    assert told.count("\n") == 1
     assert state.read_bytes() == b"wind" * 5000
-
-
-def test_aliases_of_a_file_are_served(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    aliases = tmp_path / "aliases.toml"
-    aliases.write_text('gpt = "my-chat"\nmistral-embed = "my-chat"\n', encoding="utf-8")
-    chat, coder = checkpoints["chat"], checkpoints["coder"]
-    live = start_server(tmp_path, [f"my-chat={chat}", coder, "--aliases", aliases])
-    cards = {card["id"]: card["name"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
-    assert cards["gpt"] == cards["mistral-embed"] == cards["my-chat"] == "my-chat"
-    assert cards["coder"] == "coder"
-    assert live.stop() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from tests.server.in_process import HELLO, serving
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
+from tramontane.server.errors import MAX_MESSAGE_CHARS
 
 BODY: dict[str, Any] = {"model": "chat", "messages": HELLO, "max_tokens": 2}
 LONG = [{"role": "user", "content": "wind " * 4000}]
@@ -87,6 +89,66 @@ def test_what_cannot_be_served_is_refused_before_anything_is_sent(
     content = json.dumps({**BODY, **change, "stream": stream})
     headers = {"content-type": "application/json"}
     assert words in refusal(app_client.post("/v1/chat/completions", content=content, headers=headers), 400)["message"]
+
+
+def with_text(value: Any, text: str) -> Iterator[Any]:
+    """`value` with each of its fields in turn holding `text`, named `text`, and joined by 300 others of such names."""
+    match value:
+        case dict():
+            yield {**value, text: 1}
+            yield {**value, **{f"{n}{text[:200]}": 1 for n in range(300)}}
+            for name, held in value.items():
+                yield from ({**value, name: changed} for changed in with_text(held, text))
+        case list():
+            yield [text]
+            yield [text[:200]] * 300
+            yield from ([changed, *value[1:]] for changed in with_text(value[0], text))
+        case _:
+            yield text
+            yield {text: text}
+            yield [text]
+
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        **BODY,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "logit_bias": {"1": 1},
+        "stop": ["x"],
+        "guardrails": [{"moderation_llm_v2": {"custom_category_thresholds": {"selfharm": 0.5}}}],
+    },
+    "/v1/completions": {"model": "chat", "prompt": ["x"], "max_tokens": 2, "response_format": {"type": "text"}},
+    "/v1/embeddings": {"model": "chat", "input": ["x"], "encoding_format": "float", "output_dtype": "float"},
+    "/v1/responses": {"model": "chat", "input": [{"role": "user", "content": "x"}], "max_output_tokens": 2},
+    "/v1/moderations": {"model": "none", "input": ["x"]},
+    "/v1/fim/completions": {"model": "none", "prompt": "x", "suffix": "x"},
+    "/v1/batch/jobs": {"endpoint": "/v1/none", "input_files": ["x"], "metadata": {"x": "x"}, "model": "chat"},
+    "/v1/batches": {"endpoint": "/v1/none", "input_file_id": "x", "completion_window": "24h", "metadata": {"x": "x"}},
+}
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_refusals_repeat_little_of_what_was_sent(app_client: TestClient, path: str) -> None:
+    num_refused = 0
+    for body in with_text(EVERYTHING[path], "wind " * 40_000):
+        answer = app_client.post(path, json=body)
+        if answer.status_code != 200:
+            num_refused += 1
+            assert answer.status_code < 500
+            assert len(answer.json()["message"]) <= MAX_MESSAGE_CHARS
+            assert len(answer.text) < 60 * MAX_MESSAGE_CHARS, (answer.text[:300], len(answer.text))
+            assert "wind " * 200 not in answer.text
+    assert num_refused > 5
+
+
+def test_refusals_repeat_little_of_an_address(app_client: TestClient) -> None:
+    for name in ("models", "files", "batches", "batch/jobs"):
+        for address in (f"/v1/{name}/{'x' * 1500}", f"/v1/{name}/x?limit={'x' * 1500}&after={'x' * 1500}"):
+            answer = app_client.get(address)
+            assert answer.status_code in (404, 422)
+            assert len(answer.text) < 3 * MAX_MESSAGE_CHARS
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import func, insert, select
 
-from tests.server.live import start_server
+from tests.server.in_process import serving
 from tramontane.cli.main import run
 from tramontane.server.keys import KeyOptions, create_key, revoke_key
 from tramontane.server.metrics import BusyTime
@@ -130,16 +129,15 @@ def test_requests_over_http_are_kept_without_a_word_of_them(
     other, other_token = create_key(database, KeyOptions("other"))
     _, admin_token = create_key(database, KeyOptions("admin", scopes=["usage", "admin"]))
     request_log = tmp_path / "requests.jsonl"
-    arguments = (f"chat={checkpoints['chat']}", "--price-per-hour", "2", "--request-log", request_log)
-    live = start_server(home, arguments)
     body = {"model": "chat", "max_tokens": 4, "messages": [{"role": "user", "content": secret_words}]}
+    chat = {"chat": checkpoints["chat"]}
     try:
-        with live.client() as http:
+        with serving(chat, home / "server", price_per_hour=2.0, request_log=request_log) as http:
 
-            def ask(token: str, **more: object) -> httpx.Response:
+            def ask(token: str, **more: object) -> Any:
                 return http.post("/v1/chat/completions", json=body | more, headers={"authorization": f"Bearer {token}"})
 
-            def read(token: str, **params: Any) -> httpx.Response:
+            def read(token: str, **params: Any) -> Any:
                 return http.get("/api/usage", params=params, headers={"authorization": f"Bearer {token}"})
 
             used = ask(token).json()["usage"]
@@ -162,7 +160,6 @@ def test_requests_over_http_are_kept_without_a_word_of_them(
             assert ask(admin_token).status_code == 403
             assert ask(other_token).status_code == 200
     finally:
-        assert live.stop() == 0
         database.close()
     # the last one had no time to be written before the server was told to end
     assert run(["usage", "--database-url", address, "--by", "key", "--since", "1d", "--json"]) == 0

@@ -33,12 +33,20 @@ _OF_A_UNION = frozenset("[(<")
 """In pydantic's names of the branches of a union, which are no part of the body; tags such as a role are kept."""
 
 MAX_ECHO_CHARS = 100
-"""A refused value is repeated in the refusal if it is no longer: enough to recognise it, too little to fill logs."""
+"""A refused value or the name of a field is repeated in the refusal up to this length: enough to recognise it, too
+little to fill logs."""
+
+MAX_MESSAGE_CHARS = 600
+"""Whatever the message repeats of the request; its beginning names the field, its end what would be right."""
+
+MAX_DETAILS = 50
+"""Wrong fields that a refusal lists one by one."""
 
 
 class ApiError(Exception):
     """Ends a request with `status` and the body of `error_body`. `message` is for the user: what was wrong, and what
-    to do about it. `param` names the field. `detail` is the list of a 422."""
+    to do about it. `param` names the field. `detail` is the list of a 422. What these repeat of a request is cut here,
+    for every error there is."""
 
     def __init__(
         self,
@@ -51,13 +59,13 @@ class ApiError(Exception):
         detail: Sequence[Mapping[str, Any]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        self.message = shortened(message, MAX_MESSAGE_CHARS)
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.kind = kind or KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-        self.param = param
+        self.param = param and shortened(param, MAX_MESSAGE_CHARS)
         self.code = code
-        self.detail = detail
+        self.detail = detail and [_shortened_entry(entry) for entry in detail[:MAX_DETAILS]]
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
@@ -75,6 +83,20 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """`text` with its middle left out if it is longer."""
+    if len(text) <= max_chars:
+        return text
+    end = (max_chars - 1) // 2
+    return f"{text[: max_chars - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _shortened_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One wrong field; its name and pydantic's words may repeat what was sent."""
+    loc = [shortened(part, MAX_ECHO_CHARS) if isinstance(part, str) else part for part in entry["loc"]]
+    return {**entry, "loc": loc, "msg": shortened(entry["msg"], MAX_MESSAGE_CHARS)}
 
 
 def as_api_error(error: BaseException) -> ApiError:
@@ -109,9 +131,9 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
         loc = [part for part in error["loc"] if not (isinstance(part, str) and _OF_A_UNION & set(part))]
         entry = {"type": error["type"], "loc": [*prefix, *loc], "msg": error["msg"]}
         value = error.get("input")
-        if isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= MAX_ECHO_CHARS):
+        if isinstance(value, bool | int | str) and len(str(value)) <= MAX_ECHO_CHARS:
             entry["input"] = value
-        detail.append(entry)
+        detail.append(_shortened_entry(entry))
     first = max(detail, key=lambda entry: len(entry["loc"]))  # of the branches of a union, the one that went furthest
     place = ".".join(str(part) for part in first["loc"][first["loc"][:1] == ["body"] :])
     more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
