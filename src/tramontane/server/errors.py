@@ -141,6 +141,14 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
     return ApiError(422, message, param=place or None, code=first["type"], detail=detail)
 
 
+async def on_failure(request: Request, error: Exception) -> JSONResponse:
+    """What nobody foresaw. uvicorn closes the connection after it: a client that is not told so would send its next
+    request into a connection that is gone."""
+    answer = await on_error(request, error)
+    answer.headers["Connection"] = "close"
+    return answer
+
+
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     answer = as_api_error(error)
     if answer.status == 404 and isinstance(error, HTTPException):
@@ -165,5 +173,6 @@ def _methods(request: Request) -> list[str]:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    for kind in (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException, Exception):
+    for kind in (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, on_error)
+    app.add_exception_handler(Exception, on_failure)
