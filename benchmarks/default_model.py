@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rows(model: str, column: str, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each task's headline, and each phenomenon's."""
+    for task, summary in results["results"].items():
+        metric = summary["headline"]
+        estimates = {task.removeprefix("text:"): summary["metrics"][metric]}
+        if task == "blimp":
+            estimates |= {f"{task}, {group}": found[metric] for group, found in summary.get("groups", {}).items()}
+        for name, estimate in estimates.items():
+            row = {"model": model, "column": column, "task": name, "metric": metric, "value": estimate["value"]}
+            yield row | {"interval": [estimate["low"], estimate["high"]], "items": estimate["num_items"]}
+
+
 def main() -> None:
     if len(sys.argv) == 1:  # as `make bench` calls it
         print(__doc__)
@@ -90,19 +103,20 @@ def main() -> None:
         file_task(arguments.built / "chat" / "valid" / "texts.jsonl"),
         *tasks_named(["tinystories", "wikitext2", "blimp"]),
     ]
-    columns: dict[str, dict[str, Any]] = {}
-    for weight_format in arguments.formats.split(","):
-        llm = LLM(arguments.model, weight_format=weight_format)
-        target = EngineTarget(llm, arguments.model)
-        columns[weight_format] = measure(target, tasks, arguments, weight_format)
-    if (arguments.out / BASELINE / RESULTS).exists():
+    if (arguments.out / BASELINE / RESULTS).exists():  # it outlives the weights of the model
         baseline = read_json_file(arguments.out / BASELINE / RESULTS)
     else:
+        llm = LLM(arguments.model)
+        target = EngineTarget(llm, arguments.model)
         folders = [arguments.built / name / "train" for name in arguments.sets.split(",")]
         ngram = train_ngram(folders, llm.tokenizer.vocab_size)
         judge = NgramTarget(ngram, llm.tokenizer, BASELINE, window=target.window, stride=target.stride)
         baseline = measure(judge, tasks, arguments, BASELINE)
-    columns = {BASELINE: baseline, **columns}
+        del ngram, judge
+    columns = {BASELINE: baseline}
+    for weight_format in arguments.formats.split(","):
+        target = EngineTarget(LLM(arguments.model, weight_format=weight_format), arguments.model)
+        columns[weight_format] = measure(target, tasks, arguments, weight_format)
     text = table(columns)
     first = arguments.formats.split(",")[0]
     for row in compare(arguments.out / BASELINE, arguments.out / first):
@@ -110,15 +124,7 @@ def main() -> None:
         text += f"p {row.difference.p_value:.2g} ({row.difference.test})\n"
     (arguments.out / "table.md").write_text(text, "utf-8")
     print(text)
-    record(
-        "default_model",
-        [
-            {"model": arguments.model, "column": name, "task": task, "metric": summary["headline"]}
-            | {"value": summary["metrics"][summary["headline"]]["value"], "items": summary["num_items"]}
-            for name, results in columns.items()
-            for task, summary in results["results"].items()
-        ],
-    )
+    record("default_model", [row for name, results in columns.items() for row in rows(arguments.model, name, results)])
 
 
 if __name__ == "__main__":

@@ -44,10 +44,11 @@ class Loss:
         return math.exp(self.nats)
 
 
-def windows(llm: LLM, text: str, num_tokens: int) -> list[list[int]]:
+def windows(llm: LLM, text: str, num_tokens: int, window: int = WINDOW) -> list[list[int]]:
+    """The beginning of a text in parts of `window` tokens, each after the beginning-of-sequence token."""
     token_ids = llm.tokenizer.encode(text)[:num_tokens]
     bos = llm.tokenizer.encode("", bos=True)
-    return [bos + token_ids[start : start + WINDOW] for start in range(0, len(token_ids) - WINDOW + 1, WINDOW)]
+    return [bos + token_ids[start : start + window] for start in range(0, len(token_ids) - window + 1, window)]
 
 
 def log_probabilities(llm: LLM, texts: list[list[int]]) -> Iterator[Tensor]:

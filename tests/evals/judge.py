@@ -42,9 +42,8 @@ LAMBADA = {
 CONFIGS: dict[str, dict[str, Any]] = {"hellaswag": HELLASWAG, "arc_easy": ARC_EASY, "piqa": PIQA, "lambada": LAMBADA}
 
 
-def judge(model: LM, documents: dict[str, Sequence[dict[str, Any]]], folder: Path) -> dict[str, Any]:
-    """What the harness reports of `model` on documents of the tasks in CONFIGS, with its samples; `folder` is for its
-    files."""
+def harness_tasks(documents: dict[str, Sequence[dict[str, Any]]], folder: Path) -> dict[str, ConfigurableTask]:
+    """Tasks in CONFIGS over these documents; `folder` is for the harness's files."""
     tasks = {}
     for name, rows in documents.items():
         write_rows(folder / f"{name}.jsonl", rows)
@@ -61,5 +60,10 @@ def judge(model: LM, documents: dict[str, Sequence[dict[str, Any]]], folder: Pat
                 **CONFIGS[name],
             }
         )
+    return tasks
+
+
+def judge(model: LM, tasks: dict[str, ConfigurableTask]) -> dict[str, Any]:
+    """What the harness reports of `model`, with its samples."""
     found: dict[str, Any] = evaluate(model, tasks, log_samples=True, bootstrap_iters=0)
     return found

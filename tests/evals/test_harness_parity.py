@@ -30,10 +30,10 @@ def judged(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the harness finds with its own HFLM, one request at a time."""
     from lm_eval.models.huggingface import HFLM
 
-    from tests.evals.judge import judge
+    from tests.evals.judge import harness_tasks, judge
 
     theirs = HFLM(pretrained=str(checkpoint), dtype="float32", batch_size=1, device="cpu")
-    return judge(theirs, DOCUMENTS, tmp_path_factory.mktemp("judge"))
+    return judge(theirs, harness_tasks(DOCUMENTS, tmp_path_factory.mktemp("judge")))
 
 
 @pytest.mark.parametrize("task", DOCUMENTS)
@@ -56,10 +56,10 @@ def test_scores_equal_those_of_the_harness(
 
 
 def test_the_harness_on_our_engine_finds_the_same(judged: Any, checkpoint: Path, tmp_path: Path) -> None:
-    from tests.evals.judge import judge
+    from tests.evals.judge import harness_tasks, judge
     from tramontane.evals.harness import register
 
-    found = judge(register()(str(checkpoint), kv_cache_gib=0.05), DOCUMENTS, tmp_path)
+    found = judge(register()(str(checkpoint), kv_cache_gib=0.05), harness_tasks(DOCUMENTS, tmp_path))
     for task in DOCUMENTS:
         for ours, theirs in zip(found["samples"][task], judged["samples"][task], strict=True):
             assert [r[0] for r in ours["filtered_resps"]] == pytest.approx(

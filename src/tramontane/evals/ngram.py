@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ids = NDArray[np.int64]
+    Counts = NDArray[np.int32]
 
 ORDER = 5
 FALLBACK = (0.5, 1.0, 1.5)
@@ -40,7 +41,7 @@ class KneserNey:
 
     Counts of the longest n-grams, and of those that begin a text, are as they are; those of all others are the number
     of different tokens seen before them. Each length has its own three discounts, from its counts of counts. Below
-    single tokens lies the uniform distribution.
+    single tokens lies the uniform distribution. Counting takes up to 60 bytes a token of memory.
     """
 
     def __init__(self, token_ids: Ids, starts: Ids, vocab_size: int) -> None:
@@ -49,30 +50,30 @@ class KneserNey:
         if len(token_ids) == 0 or token_ids.min() < 0 or token_ids.max() >= vocab_size:
             raise RequestError(f"token ids must be given, and lie between 0 and {vocab_size - 1}")
         self.vocab_size = vocab_size
-        places = np.arange(len(token_ids), dtype=np.int64)
-        places -= np.repeat(starts, np.diff(np.append(starts, len(token_ids))))  # of each token in its text
-        ranks = np.zeros(len(token_ids), np.int64)  # of the context that ends before each token; level 0 has but one
-        counted: list[tuple[Ids, Ids, Ids, Ids]] = []
+        places = np.arange(len(token_ids), dtype=np.int32)
+        places -= np.repeat(starts, np.diff(np.append(starts, len(token_ids)))).astype(np.int32)  # of each in its text
+        ranks = np.zeros(len(token_ids), np.int32)  # of the context that ends before each token; level 0 has but one
+        below_ranks = below_firsts = ranks  # of the length before
+        counted: list[tuple[Ids, Counts]] = []
         for n in range(1, ORDER + 1):
-            ends = np.flatnonzero(places >= n - 1)
-            keys, first, inverse, counts = np.unique(
-                ranks[ends] * vocab_size + token_ids[ends], return_index=True, return_inverse=True, return_counts=True
-            )
-            firsts = ends[first]
-            ends_rank = np.full(len(token_ids), -1, np.int64)
-            ends_rank[ends] = inverse
+            ends = np.flatnonzero(places >= n - 1).astype(np.int32)
+            ids = ranks[ends].astype(np.int64) * vocab_size + token_ids[ends]
+            keys, firsts, counts, ends_ranks = _grouped(ids)
+            firsts = ends[firsts]
             if counted:
                 # what the n-grams of this length say of the one a token shorter: how many different tokens precede it
-                below_keys, below_counts, below_firsts, below_ranks = counted[-1]
-                preceded = np.bincount(below_ranks[firsts], minlength=len(below_keys))
-                below_counts = np.where(places[below_firsts] == n - 2, below_counts, preceded)
-                counted[-1] = (below_keys, below_counts, below_firsts, below_ranks[:0])
-            counted.append((keys, counts, firsts, ends_rank))
-            ranks = np.empty_like(ends_rank)
-            ranks[0], ranks[1:] = -1, ends_rank[:-1]
+                below_keys, below_counts = counted[-1]
+                preceded = np.bincount(below_ranks[firsts], minlength=len(below_keys)).astype(np.int32)
+                counted[-1] = (below_keys, np.where(places[below_firsts] == n - 2, below_counts, preceded))
+            counted.append((keys, counts))
+            below_firsts = firsts
+            below_ranks = np.full(len(token_ids), -1, np.int32)
+            below_ranks[ends] = ends_ranks
+            del ends, ends_ranks
+            ranks[0], ranks[1:] = -1, below_ranks[:-1]
         self.levels = [
             _level(keys, counts, vocab_size, 1 if n == 0 else len(counted[n - 1][0]))
-            for n, (keys, counts, _, _) in enumerate(counted)
+            for n, (keys, counts) in enumerate(counted)
         ]
 
     @property
@@ -98,7 +99,21 @@ class KneserNey:
         return log_probabilities
 
 
-def _level(keys: Ids, counts: Ids, vocab_size: int, num_contexts: int) -> _Level:
+def _grouped(keys: Ids) -> tuple[Ids, Counts, Counts, Counts]:
+    """The different keys (N,) ascending; where each comes first and how often, (N,); and which of them each key is."""
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    is_new = np.empty(len(keys), np.bool_)
+    is_new[0] = True
+    np.not_equal(keys[1:], keys[:-1], out=is_new[1:])
+    groups = np.flatnonzero(is_new)
+    ranks = np.empty(len(keys), np.int32)
+    ranks[order] = np.cumsum(is_new, dtype=np.int32) - 1
+    counts = np.diff(groups, append=len(keys)).astype(np.int32)
+    return keys[groups], order[groups].astype(np.int32), counts, ranks
+
+
+def _level(keys: Ids, counts: Counts, vocab_size: int, num_contexts: int) -> _Level:
     """Discounts D1, D2, D3+ from how many n-grams have counts 1 to 4; where these are no guide, as among few different
     tokens, FALLBACK. A context never followed backs off wholly."""
     at = [int((counts == k).sum()) for k in (1, 2, 3, 4)]
