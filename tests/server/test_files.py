@@ -145,6 +145,27 @@ def test_forms_that_are_broken(client: TestClient, home: Path) -> None:
     assert stored(home) == []
 
 
+def test_forms_that_would_hold_up_others_are_refused_at_once(client: TestClient, home: Path) -> None:
+    """Content types that make patterns backtrack, boundaries and fields without measure."""
+    kind = "multipart/form-data"
+    types = [f"{kind}; {'!=' + chr(34) + chr(92) * size}" for size in (1000, 50_000)]
+    types += [f"{kind}; boundary={'x' * size}" for size in (1000, 1_000_000)]
+    types += [f"{kind}; {'a=b; ' * size}" for size in (1000, 50_000)]
+    types += [f"{kind}{';' * 100_000}", f"{kind}{' ' * 100_000}", f"{kind}; boundary={'-' * 100_000}"]
+    for content_type in types:
+        started = time.process_time()
+        answer = client.post("/v1/files", content=b"--x\r\n" * 100, headers={"content-type": content_type})
+        assert answer.status_code == 400, content_type[:50]
+        assert time.process_time() - started < 1.0, content_type[:50]
+    field = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+    endless = {"content-type": f"{kind}; boundary=x"}
+    started = time.process_time()
+    for body in (field * 100_000, b"--x\r\n" * 300_000, b"\r\n--" * 300_000, b"\r" * 1_000_000, b"-" * 1_000_000):
+        assert client.post("/v1/files", content=body, headers=endless).status_code in (400, 413), body[:20]
+    assert time.process_time() - started < 5.0
+    assert stored(home) == []
+
+
 def test_a_file_that_is_too_large(client: TestClient, home: Path) -> None:
     assert upload(client, b"x" * (2 << 20), purpose="user_data")[0] == 413
     chunks = (b"--x\r\n" if n == 0 else b"x" * (1 << 20) for n in range(4))

@@ -6,6 +6,8 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from fastapi import APIRouter
@@ -145,6 +147,77 @@ def test_no_route_answers_without_a_key(guarded: TestClient) -> None:
                     assert answer.headers["www-authenticate"] == "Bearer"
                     num_checked += 1
     assert num_checked > 100
+
+
+CRAFTED_HOSTS = (
+    *("evil.example", "localhost/health", "localhost/docs?x=", "localhost/health#", "health", "/health", "?", "#", ""),
+    *("evil.example/docs/..", "localhost:8000/health?", "user@health", "localhost:80:80", "[::1]/health", "[::1", "\\"),
+    *("localhost\t", "localhost ", "localhost,health", "é", "%2fhealth", "x" * 300, "0", "localhost:health", "..", "*"),
+)
+
+
+def crafted_paths(path: str) -> list[str]:
+    """Other spellings of `path`, as they come in a request line."""
+    first = f"/%{ord(path[1]):02x}{path[2:]}"
+    return [
+        *(first, f"/{path}", f"{path}/", f"/.{path}", f"/x/..{path}", path.upper(), path.replace("/", "//")),
+        *(path.replace("/", "%2f"), f"{path};x", f"{path}%00", f"{path}%20", f"{path}?/health", f"{path}#/health"),
+        *(f"/health/..{path}", f"/docs/..{path}", f"/docs/%2e%2e{path}", f"/health{path}", f"/docs{path}"),
+        *(path.replace("/", "\\"), f"\\{path}", f"http://evil.example{path}", path[1:], f"/health?{path}/.."),
+    ]
+
+
+def status_of(client: TestClient, method: str, target: str, host: str) -> int:
+    """As a server would hand it to the app: a client's library would put both in order first."""
+    raw_path, _, query = target.partition("?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(raw_path),
+        "raw_path": raw_path.encode(),
+        "query_string": query.encode(),
+        "headers": [(b"host", host.encode("latin-1")), (b"content-type", b"application/json")],
+        "client": ("192.0.2.1", 50000),
+        "server": ("192.0.2.2", 80),
+    }
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    portal: Any = client.portal
+    portal.call(client.app, scope, receive, send)
+    return statuses[0]
+
+
+def test_no_host_and_no_spelling_of_a_path_leads_past_the_key(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The check belongs to the handler that runs, so it cannot see another path than that handler's."""
+    database = open_database(f"sqlite:///{tmp_path}/state.db")
+    create_key(database, KeyOptions("first"))
+    database.close()
+    kept = [
+        (method, route.path.replace("{rest:path}", "x").replace("{name:path}", "x"))
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and policies_of(route) != {"public"}
+        for method in sorted(route.methods or ())[:1]
+    ]
+    with serving({"chat": checkpoints["chat"]}, tmp_path, host="0.0.0.0") as client:
+        for method, path in kept:
+            assert status_of(client, method, path, "evil.example") == 401  # every name is ours, with a key
+            for host in CRAFTED_HOSTS:
+                assert status_of(client, method, path, host) in (400, 401), (method, path, host)
+            for target in crafted_paths(path):
+                status = status_of(client, method, target, "localhost")
+                is_health = target.startswith("/health?")  # a query is no path
+                assert status in ((200, 405) if is_health else (400, 401, 404, 405)), (method, target)
 
 
 def test_scopes(guarded: TestClient) -> None:
