@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """One model under two names."""
     models = [f"{name}={checkpoint}" for name in ("tiny", "other")]
-    arguments = [*models, "--price-per-hour", 2]
+    arguments = [*models, "--price-per-hour", 2, "--fine-tuning-nice", 0]
     live = start_server(tmp_path_factory.mktemp("home"), arguments, module="tests.browser.scripted_serve")
     yield live
     assert live.stop() == 0, live.log.read_text(encoding="utf-8")

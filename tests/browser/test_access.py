@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.browser.app import App
 
 Open = Callable[..., App]
-PAGES = ("chat", "playground", "usage")
+PAGES = ("chat", "playground", "usage", "tuning", "tuning/done")
 HERE = Path(__file__).parent
 UNNAMED = (HERE / "unnamed.js").read_text(encoding="utf-8")
 FAINT = (HERE / "faint.js").read_text(encoding="utf-8")
@@ -25,6 +25,25 @@ RICH = (
     '    return len("a string so long that it does not fit the width of any phone at all, ever") + 12\n```\n\n'
     "averyveryveryveryveryveryveryveryveryveryveryveryveryveryveryverylongwordwithoutanyspaceinit"
 )
+
+LONG_NAME = "ft:a-base-of-a-rather-long-name:25bf8e1a:20261126:a-long-suffix-too:5f925725"
+ESTIMATE = {"data_tokens": 12345, "train_tokens": 37035, "train_tokens_per_step": 1024, "cost": 0.0123,
+            "expected_duration_seconds": 95}  # fmt: skip
+QUESTIONS = ("A question of some length, as people ask them?", "Another one?")
+SAMPLES = [
+    {"step": step, "prompt": question, "answer": f"{question} {'word ' * 30}"}
+    for step in (0, 9)
+    for question in QUESTIONS
+]
+PROBLEM = {"file_id": "f", "line": 7, "message": f"not valid JSON: {'x' * 90}"}
+EVENTS = [
+    {"name": "status-updated", "data": {"status": "QUEUED"}, "created_at": 1},
+    {"name": "invalid-line", "data": PROBLEM, "created_at": 2},
+    *({"name": "sample", "data": sample, "created_at": 3} for sample in SAMPLES),
+]
+DONE_JOB = {"id": "done", "status": "SUCCESS", "job_type": "completion", "model": "tiny", "suffix": "a-long-suffix-too",
+            "fine_tuned_model": LONG_NAME, "trained_tokens": 37035, "metadata": ESTIMATE, "events": EVENTS}  # fmt: skip
+LOSSES = {"train": [[step, 4 / step] for step in range(1, 10)], "held_out": [[3, 2.0], [9, 1.5]]}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -49,6 +68,14 @@ def test_nothing_is_too_wide_unnamed_or_faint(open_app: Open, scheme: str, width
             app.page.get_by_role("button", name="Complete").click()
             expect(app.page.locator(".tokens .token").nth(3)).to_be_visible()
             app.page.locator(".tokens .token").nth(3).click()
+        elif page == "tuning":
+            app.go(page)
+            expect(app.page.get_by_role("form", name="New job")).to_be_visible()
+        elif page == "tuning/done":
+            app.fake("**/v1/fine_tuning/jobs/done", json=DONE_JOB)
+            app.fake("**/api/fine_tuning/jobs/done/losses", json=LOSSES)
+            app.go(page)
+            expect(app.page.locator(".plot polyline").first).to_be_visible()
         else:
             app.page.get_by_role("button", name="Settings of this conversation").click()
         assert app.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_a_second_ctrl_c_ends_a_program_that_is_stuck(terminal: PseudoTerminal) 
     terminal.send("stuck")
     terminal.wait_for("<stuck>")
     terminal.interrupt()
-    assert terminal.interrupt_until_over() == 130
+    # a Ctrl-C more, while Python already takes itself apart, ends it by the signal; a shell calls both 130
+    assert terminal.interrupt_until_over() in (130, -signal.SIGINT)
     assert "Traceback" not in terminal.output
 
 

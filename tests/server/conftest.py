@@ -32,7 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def server(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = start_server(tmp_path_factory.mktemp("home"), list(checkpoints.values()))
+    live = start_server(tmp_path_factory.mktemp("home"), [*checkpoints.values(), "--fine-tuning-nice", 0])
     yield live
     assert live.stop() == 0, live.log.read_text(encoding="utf-8")
 

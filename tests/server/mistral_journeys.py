@@ -225,6 +225,44 @@ def fail(client: Any) -> None:
     assert (wrong.value.data.detail or [])[0].loc == ["body", "top_p"]
 
 
+def fine_tune(client: Any) -> None:
+    """With the last client that can: from conversations to a model, and all that can be done with job and model."""
+    if not hasattr(client, "fine_tuning"):
+        return
+    jobs, models = client.fine_tuning.jobs, client.models
+    pair = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Ahoy!"}]}
+    lines = "".join(json.dumps(pair) + "\n" for _ in range(16)).encode()
+    file = client.files.upload(file={"file_name": "ahoy.jsonl", "content": lines}, purpose="fine-tune")
+    options: dict[str, Any] = {
+        "model": "chat",
+        "training_files": [{"file_id": file.id, "weight": 1}],
+        "hyperparameters": {"training_steps": 3, "learning_rate": 0.001},
+    }
+    estimated = jobs.create(**options, suffix="ahoy", auto_start=False)
+    assert estimated.status == "VALIDATED"
+    assert estimated.metadata.train_tokens == 3 * estimated.metadata.train_tokens_per_step
+    assert estimated.id in [job.id for job in jobs.list(suffix="ahoy", model="chat").data]
+    assert jobs.start(job_id=estimated.id).status in ("STARTED", "RUNNING")
+    unwanted = jobs.create(**options)
+    assert jobs.cancel(job_id=unwanted.id).status in ("CANCELLED", "CANCELLATION_REQUESTED")
+    deadline = time.monotonic() + 300
+    while (job := jobs.get(job_id=estimated.id)).status in ("STARTED", "RUNNING"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert job.status == "SUCCESS"
+    assert job.trained_tokens == estimated.metadata.train_tokens
+    assert job.events[-1].data["status"] == "SUCCESS"
+    assert job.checkpoints[-1].step_number == 3
+    name = job.fine_tuned_model
+    assert client.chat.complete(model=name, messages=HELLO, max_tokens=3).choices
+    assert models.update(model_id=name, name="Sailor", description="Says ahoy").description == "Says ahoy"
+    assert models.archive(model_id=name).archived
+    assert not models.unarchive(model_id=name).archived
+    card = client.models.retrieve(model_id=name)
+    assert (card.root, card.job, card.name) == ("chat", estimated.id, "Sailor")
+    assert client.models.delete(model_id=name).deleted
+
+
 async def asynchronously(client: Any) -> None:
     answers = await asyncio.gather(
         *(client.chat.complete_async(model=SMALL, messages=HELLO, max_tokens=4, random_seed=5) for _ in range(4))
@@ -241,7 +279,7 @@ async def asynchronously(client: Any) -> None:
 
 JOURNEYS = (
     *(list_models, chat, stream, call_functions, structured, prefix_and_prediction, reason, fill_in_the_middle),
-    *(embed, moderate, respond, keep_files, run_batches, fail),
+    *(embed, moderate, respond, keep_files, run_batches, fine_tune, fail),
 )
 
 

@@ -30,7 +30,7 @@ def test_adapters_come_and_go_without_a_restart(checkpoints: dict[str, Path], tm
         registry = client.app.state.services.registry  # type: ignore[attr-defined]
 
         async def add() -> None:
-            registry.add(serve_adapter(registry.get("chat"), "ft:chat:second", folders[1], job="job-1"))
+            registry.add(serve_adapter(registry.resolve("chat", "local"), "ft:chat:second", folders[1], job="job-1"))
 
         portal: Any = client.portal
         portal.call(add)

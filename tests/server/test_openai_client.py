@@ -236,3 +236,41 @@ def test_files_and_batches(client: openai.OpenAI) -> None:
         client.batches.create(**options, input_file_id=file.id)
     with pytest.raises(openai.UnprocessableEntityError, match="line 2: not valid JSON"):
         client.files.create(file=("batch.jsonl", content.splitlines()[0] + b"\n{"), purpose="batch")
+
+
+def test_fine_tuning(client: openai.OpenAI) -> None:
+    jobs = client.fine_tuning.jobs
+    lines = [{"messages": [*HELLO, {"role": "assistant", "content": "Ahoy!"}]} for _ in range(16)]
+    file = client.files.create(file=("ahoy.jsonl", _lines(lines)), purpose="fine-tune")
+    unwanted = jobs.create(model="chat", training_file=file.id)
+    assert jobs.cancel(unwanted.id).id == unwanted.id
+    made = jobs.create(
+        model="chat",
+        training_file=file.id,
+        validation_file=file.id,
+        suffix="ahoy",
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}},
+        metadata={"crew": "all"},
+    )
+    assert made.object == "fine_tuning.job"
+    assert made.status in ("validating_files", "queued", "running")
+    deadline = time.monotonic() + 300
+    while (job := jobs.retrieve(made.id)).status in ("validating_files", "queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (job.status, job.error) == ("succeeded", None)
+    assert job.fine_tuned_model is not None
+    assert job.finished_at is not None
+    assert client.chat.completions.create(model=job.fine_tuned_model, messages=HELLO, max_tokens=3).choices
+    assert [each.id for each in jobs.list(limit=1, metadata={"crew": "all"}).data] == [made.id]
+    events = list(jobs.list_events(made.id, limit=3))  # in pages
+    assert events[-1].message == "The job is validating_files"
+    assert {event.type for event in events} == {"message", "metrics"}
+    newest = jobs.checkpoints.list(made.id).data[0]
+    assert newest.fine_tuned_model_checkpoint == job.fine_tuned_model
+    assert newest.metrics.valid_loss is not None
+    assert client.models.delete(job.fine_tuned_model).deleted
+
+
+def _lines(values: list[Any]) -> bytes:
+    return "".join(json.dumps(value) + "\n" for value in values).encode()

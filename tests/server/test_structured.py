@@ -180,4 +180,4 @@ def test_many_grammars_are_not_all_kept(app_client: TestClient) -> None:
         wanted = {"type": "regex", "regex": f"a{number}"}
         chat(app_client, "chat", response_format=wanted, max_tokens=1)
     app: Any = app_client.app
-    assert len(app.state.services.registry.get("chat").grammars._compiled) <= 64
+    assert len(app.state.services.registry.resolve("chat", "local").grammars._compiled) <= 64

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -133,24 +134,47 @@ def test_a_finished_wsd_run_is_extended_without_its_decay(tmp_path: Path, data: 
     assert {row["lr_factor"] for row in rows[2:15]} == {1.0}
 
 
-def test_kill_loses_at_most_the_time_since_the_last_checkpoint(tmp_path: Path, data: Path) -> None:
+def go_on(path: Path) -> None:
+    """In a process of its own: train or resume."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    train(read_recipe(path, KILLED), resume=True)
+
+
+NUM_KILLS = 10
+KILLED = ["checkpoint.every_steps=2", "schedule.num_steps=80"]
+
+
+def test_ten_kills_at_random_moments_lose_two_steps_each_at_most(tmp_path: Path, data: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(recipe_text(tmp_path, train=data / "train", num_steps=20), "utf-8")
-    train(read_recipe(path, [f"run='{tmp_path / 'whole'}'"]))
-    command = [sys.executable, "-m", "tramontane.training", str(path), "--resume", "--set", "checkpoint.every_steps=1"]
-    environment = {**os.environ, "PYTHONPATH": "src"}
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("step 4 "):
-            break
-    child.kill()
-    child.wait()
-    child.stderr.close()
-    # the report of step n comes before its checkpoint is written
-    assert Checkpointer(tmp_path / "run", keep=2).steps()[-1] >= 3
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    path.write_text(recipe_text(tmp_path, train=data / "train"), "utf-8")
+    train(read_recipe(path, [*KILLED, f"run='{tmp_path / 'whole'}'"]))
+    run, checkpointer = tmp_path / "run", Checkpointer(tmp_path / "run", keep=2)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.training.test_run"])
+    moments = random.Random(0)
+    for _ in range(NUM_KILLS):
+        before = len(losses(run))
+        child = processes.Process(target=go_on, args=(path,))
+        child.start()
+        started = time.monotonic()
+        while len(losses(run)) in (0, before) and child.is_alive():
+            assert time.monotonic() - started < 120
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        child.kill()
+        child.join()
+        reported = len(losses(run))
+        newest = checkpointer.newest()
+        # the report of a step comes before its checkpoint is written
+        assert reported - (checkpointer.steps() or [0])[-1] <= 2
+        if newest is not None:
+            assert read_state(newest).values["step"] == checkpointer.steps()[-1]
+            load_model(open_checkpoint(newest), device="cpu")
+    assert train(read_recipe(path, KILLED), resume=True).stopped_by is None
+    assert losses(run) == losses(tmp_path / "whole")
+    assert [path.name for path in (run / "checkpoints").glob(".*")] == []
+    for name, tensor in final_state(tmp_path / "whole").items():
+        assert torch.equal(final_state(run)[name], tensor)
 
 
 def test_samples_are_made_from_each_checkpoint(tmp_path: Path, data: Path) -> None:

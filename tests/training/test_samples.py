@@ -186,7 +186,7 @@ def test_a_classifier_run_learns_and_gives_its_head(tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
     assert [row["bits_per_byte"] for row in rows if row["kind"] == "held_out"] == [None]
     document = json.loads((tmp_path / "run" / "model" / "classifier.json").read_text("utf-8"))
-    assert document == {"targets": {"size": ["low", "high"], "odd": ["odd"]}}
+    assert document == {"targets": {"size": ["low", "high"], "odd": ["odd"]}, "single": ["size"]}
     with open_tensors(tmp_path / "run" / "model" / "classifier.safetensors") as head:
         assert head.read("weight").shape == (3, 32)
         assert bool(head.read("weight").any())

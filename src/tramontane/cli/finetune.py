@@ -108,12 +108,20 @@ def problems_of(error: UnsoundFileError) -> dict[str, Any]:
 
 
 def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
+    from tramontane.data.sample_shards import read_skipped
     from tramontane.training.estimate import estimate
 
     expected = estimate(recipe)
+    skipped = [
+        {"split": Path(folder).name, "line": problem.line, "message": problem.message}
+        for folder in (*recipe.data.train, *recipe.data.valid)
+        for problem in read_skipped(Path(folder))
+    ]
     if as_json:
-        print_json({"run": recipe.run, **asdict(expected)})
+        print_json({"run": recipe.run, **asdict(expected), "skipped": skipped})
         return
+    for problem in skipped:
+        print(printable(f"{problem['split']}: line {problem['line']} is skipped: {problem['message']}"))
     print(
         printable(
             f"{recipe.run}: {amount(expected.data_tokens)} tokens of samples, {expected.epochs:.1f} times in "

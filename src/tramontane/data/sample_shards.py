@@ -17,8 +17,9 @@ import numpy as np
 from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.report import SplitTally
-from tramontane.data.sample_files import FileCheck, Parse, UnsoundFileError, check_file, read_samples
+from tramontane.data.sample_files import FileCheck, LineProblem, Parse, UnsoundFileError, check_file, read_samples
 from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
+from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
 
 SampleKind = Literal["chat", "preference", "classifier"]
@@ -29,6 +30,7 @@ SOURCES: Mapping[SampleKind, tuple[str, ...]] = {
 }
 """Sources of a set by kind. Document n of `chosen` and of `rejected` are a pair."""
 LABELS = "labels.json"
+SKIPPED = "skipped.json"
 _SHARD_LEN = 8_000_000
 
 
@@ -73,7 +75,7 @@ def write_sample_shards(
 
     Classifier sets hold no loss masks but `labels.json`: the labels of each target in order of appearance, and for
     each document the places of those that hold. Raises UnsoundFileError with the first problems when more than
-    `max_invalid_share` of the lines (0 to 1) are invalid; fewer are skipped.
+    `max_invalid_share` of the lines (0 to 1) are invalid; fewer are skipped, and told by `read_skipped`.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     parse = line_parser(kind, SampleEncoder(tokenizer, max_len))
@@ -105,6 +107,8 @@ def write_sample_shards(
     if kind == "classifier":
         labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
         (beside / LABELS).write_text(json.dumps(labels), "utf-8")
+    if check.problems:
+        (beside / SKIPPED).write_text(json.dumps([asdict(problem) for problem in check.problems]), "utf-8")
     sources = [SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names]
     manifest = Manifest(
         name=path.name,
@@ -119,6 +123,22 @@ def write_sample_shards(
     shutil.rmtree(out, ignore_errors=True)
     beside.replace(out)
     return manifest
+
+
+def read_skipped(folder: Path) -> list[LineProblem]:
+    """The lines that are no sample and were left out of the set in `folder`: the first of them."""
+    path = folder / SKIPPED
+    return [LineProblem(**row) for row in json.loads(path.read_text("utf-8"))] if path.exists() else []
+
+
+def read_labels(folder: Path) -> dict[str, Any]:
+    """`labels.json` of a classifier set: `targets`, the labels by target, and `documents`, for each document the places
+    of its labels by target. Raises DataError for another set."""
+    try:
+        labels: dict[str, Any] = json.loads((folder / LABELS).read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: holds no {LABELS}; build it as a classifier set") from None
+    return labels
 
 
 def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict[str, int]]) -> dict[str, list[int]]:

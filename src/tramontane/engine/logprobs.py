@@ -80,6 +80,25 @@ class MeanHidden:
         return torch.from_numpy(self._sum_D / self.num_collected).float()
 
 
+class LastHidden:
+    """Collector of the hidden state of a prompt's last token."""
+
+    def __init__(self) -> None:
+        self.num_collected = 0
+        self._last_D: Tensor | None = None
+
+    def collect(self, hidden_TD: Tensor) -> None:
+        self.num_collected += len(hidden_TD)
+        self._last_D = hidden_TD[-1].float().cpu()
+
+    @property
+    def last(self) -> Tensor:
+        """(D,) float32 on the CPU. Raises ValueError before there is one."""
+        if self._last_D is None:
+            raise ValueError("nothing was collected")
+        return self._last_D
+
+
 def _logits_rows(model: Transformer, hidden_TD: Tensor, max_rows: int) -> Iterator[NDArray[np.float32]]:
     """One row of scores after the other, never more than `max_rows` of them in memory."""
     for block_TD in _blocks(hidden_TD, max_rows):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tramontane.engine.async_engine import AsyncEngine, Health
-from tramontane.engine.logprobs import MeanHidden
+from tramontane.engine.logprobs import LastHidden, MeanHidden
 from tramontane.engine.request import Output, TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm.completion import Completion, Delta
@@ -254,6 +254,20 @@ class AsyncLLM:
                 for task in tasks:  # where one has failed, the others are not wanted any more
                     task.cancel()
         return F.normalize(torch.stack([collector.mean for collector in collectors]), dim=-1)
+
+    async def last_hidden(
+        self,
+        token_ids: Sequence[int],
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Tensor:
+        """Final hidden state of an encoded text's last token, (dim,) float32: what a classifier's head reads."""
+        collector = LastHidden()
+        carried = await self._adapter(adapter)
+        await self.engine.collect(token_ids, collector, priority=priority, salt=salt, adapter=carried)
+        return collector.last
 
     async def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:
         """Log-probability of each token given those before it; None for the first."""

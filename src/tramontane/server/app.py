@@ -17,6 +17,9 @@ from tramontane.server.dispatch import dispatch
 from tramontane.server.endpoint import Dialect
 from tramontane.server.errors import add_error_handlers
 from tramontane.server.files.files import Files
+from tramontane.server.fine_tuning.jobs import FineTuningJobs
+from tramontane.server.fine_tuning.models import FineTunedModels
+from tramontane.server.fine_tuning.runner import FineTuningRunner
 from tramontane.server.guard import LOCAL_NAMES, MIB, Guard, GuardPolicy
 from tramontane.server.limits import RateLimits
 from tramontane.server.load import load_registry
@@ -32,6 +35,8 @@ from tramontane.server.routes import (
     documents,
     embeddings,
     fim,
+    fine_tuned_models,
+    fine_tuning_jobs,
     health,
     metrics,
     models,
@@ -66,6 +71,8 @@ ROUTERS = (
     files_routes.router,
     batch_jobs.router,
     batches.router,
+    fine_tuning_jobs.router,
+    fine_tuned_models.router,
     not_implemented.router,
 )
 
@@ -90,6 +97,9 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
             stack.callback(usage_writer.close)
             await stack.enter_async_context(running(keep_house(files)))
             await stack.enter_async_context(running(services.batch_runner.run()))
+            await services.fine_tuned_models.sync(services.registry)  # before the first request asks for one
+            await stack.enter_async_context(running(services.fine_tuned_models.watch(services.registry)))
+            await stack.enter_async_context(running(services.fine_tuning_runner.run(services.registry)))
             yield
 
     app = FastAPI(
@@ -110,7 +120,23 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
     observers = [counters.observe, gate.observe, usage_writer.observe]
-    app.state.services = Services(settings, served, counters, database, files, gate, jobs, runner, observers)
+    tuning_jobs = FineTuningJobs(database, settings.state_folder / "fine_tuning")
+    tuned_models = FineTunedModels(tuning_jobs)
+    tuning_runner = FineTuningRunner(tuning_jobs, tuned_models, settings)
+    app.state.services = Services(
+        settings=settings,
+        registry=served,
+        metrics=counters,
+        database=database,
+        files=files,
+        gate=gate,
+        batch_jobs=jobs,
+        batch_runner=runner,
+        fine_tuning_jobs=tuning_jobs,
+        fine_tuned_models=tuned_models,
+        fine_tuning_runner=tuning_runner,
+        observers=observers,
+    )
     add_error_handlers(app)
     require_policies(ROUTERS)
     for router in ROUTERS:

@@ -54,7 +54,7 @@ class Call:
 
     def use(self, name: str) -> ServedModel:
         """The model a body names. Raises ApiError 400 if there is none."""
-        model = self.services.registry.resolve(name)
+        model = self.services.registry.resolve(name, self.caller.owner)
         self.model = model.name
         return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -97,6 +97,14 @@ def _shortened_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """One wrong field; its name and pydantic's words may repeat what was sent."""
     loc = [shortened(part, MAX_ECHO_CHARS) if isinstance(part, str) else part for part in entry["loc"]]
     return {**entry, "loc": loc, "msg": shortened(entry["msg"], MAX_MESSAGE_CHARS)}
+
+
+def invalid_lines(message: str, param: str, problems: Iterable[tuple[int, str]]) -> ApiError:
+    """422 for a file of which some lines, (number from 1, what is wrong), cannot be used."""
+    detail = [
+        {"type": "invalid_line", "loc": ["body", param, line], "msg": what, "input": None} for line, what in problems
+    ]
+    return ApiError(422, message, param=param, code="invalid_file", detail=detail)
 
 
 def as_api_error(error: BaseException) -> ApiError:

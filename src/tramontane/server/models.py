@@ -13,6 +13,7 @@ from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import AsyncLLM
 from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt
+from tramontane.loading.classifier_files import Classifier, open_classifier
 from tramontane.server.errors import ApiError
 from tramontane.server.structured.compiler import GrammarCompiler
 from tramontane.tokenizer.chat import MistralChat
@@ -57,6 +58,12 @@ class ServedModel:
     job: str | None = None  # of a fine-tuned model: the job that made it
     adapter: str | None = None  # its name in the AsyncLLM
     archived: bool = False
+    title: str | None = None  # what its owner calls it
+    owner: str | None = None  # who alone sees it; None: everyone
+    classifier: Classifier | None = None
+
+    def is_seen_by(self, owner: str) -> bool:
+        return self.owner is None or self.owner == owner
 
     async def start(self, prompt: Prompt, sampling: SamplingParams, *, salt: str, priority: int = 0) -> Stream:
         """As AsyncLLM.start, with this model's adapter."""
@@ -65,6 +72,15 @@ class ServedModel:
     async def embed(self, batch: Sequence[Sequence[int]], *, salt: str, priority: int = 0) -> Tensor:
         """As AsyncLLM.embed_token_ids, with this model's adapter."""
         return await self.llm.embed_token_ids(batch, salt=salt, priority=priority, adapter=self.adapter)
+
+    async def classify(
+        self, token_ids: Sequence[int], *, salt: str, priority: int = 0
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Probability of each label by target, of a model that was trained to tell them."""
+        if self.classifier is None:
+            raise ValueError(f"{self.name} is no classifier")
+        hidden_D = await self.llm.last_hidden(token_ids, salt=salt, priority=priority, adapter=self.adapter)
+        return self.classifier.probabilities(hidden_D)
 
 
 def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
@@ -79,6 +95,7 @@ def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
         reasoning=features is not None and features.thinks,
         classification=can_chat,
         moderation=can_chat,
+        fine_tuning=can_chat and llm.checkpoint.path.is_dir() and llm.default_adapter is None,
     )
     grammars = GrammarCompiler(tokenizer, llm.checkpoint.config.vocab_size)
     advised: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, **llm.checkpoint.sampling}
@@ -89,9 +106,22 @@ def serve_adapter(base: ServedModel, name: str, folder: Path, **card: Any) -> Se
     """A fine-tuned model beside its base, in the same engine; to be added to the registry, at any time. Raises
     ConfigError or CheckpointError for an adapter that does not fit the base."""
     adapter = base.llm.adapters.load(folder, name)
-    return dataclasses.replace(
-        base, name=name, adapter=adapter, root=base.name, aliases=[], created=int(time.time()), **card
-    )
+    capabilities = dataclasses.replace(base.capabilities, fine_tuning=False)
+    card = {"created": int(time.time()), "capabilities": capabilities, **card}
+    return dataclasses.replace(base, name=name, adapter=adapter, root=base.name, aliases=[], **card)
+
+
+def serve_classifier(base: ServedModel, name: str, folder: Path, **card: Any) -> ServedModel:
+    """As `serve_adapter`, of one that was trained with a head: it tells labels, and does nothing else."""
+    classifier = open_classifier(folder, base.llm.checkpoint.config.dim)
+    capabilities = Capabilities(classification=True)
+    return serve_adapter(base, name, folder, classifier=classifier, capabilities=capabilities, **card)
+
+
+def serve_fine_tuned(base: ServedModel, name: str, folder: Path, *, kind: str, **card: Any) -> ServedModel:
+    """What a job of type `kind`, completion or classifier, has made."""
+    serve = serve_classifier if kind == "classifier" else serve_adapter
+    return serve(base, name, folder, **card)
 
 
 class ModelRegistry:
@@ -113,27 +143,31 @@ class ModelRegistry:
         self._aliases |= dict.fromkeys(model.aliases, model.name)
 
     def remove(self, name: str) -> ServedModel:
-        """Serve no new request with it; those running end by themselves. Raises ApiError 404."""
-        model = self._models.pop(self.get(name).name)
+        """Serve no new request with it; those running end by themselves. Raises KeyError."""
+        model = self._models.pop(name)
         self._aliases = {alias: target for alias, target in self._aliases.items() if target != model.name}
         if model.adapter is not None:
             model.llm.unload_adapter(model.adapter)
         return model
 
     def find(self, name: str) -> ServedModel | None:
+        """Whoever's it is."""
         return self._models.get(self._aliases.get(name, name))
 
-    def get(self, name: str) -> ServedModel:
+    def seen_by(self, owner: str) -> list[ServedModel]:
+        return [model for model in self if model.is_seen_by(owner)]
+
+    def get(self, name: str, owner: str) -> ServedModel:
         """For routes that name a model in their path. Raises ApiError 404."""
         model = self.find(name)
-        if model is None:
+        if model is None or not model.is_seen_by(owner):
             raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
         return model
 
-    def resolve(self, name: str) -> ServedModel:
+    def resolve(self, name: str, owner: str) -> ServedModel:
         """For requests that name a model in their body. Raises ApiError 400 as Mistral's API does."""
         model = self.find(name)
-        if model is None or model.archived:
+        if model is None or model.archived or not model.is_seen_by(owner):
             raise ApiError(
                 400,
                 f"Invalid model: {name}; GET /v1/models lists those served",

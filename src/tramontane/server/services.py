@@ -12,6 +12,9 @@ from tramontane.server.auth import Gate
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import BatchRunner
 from tramontane.server.files.files import Files
+from tramontane.server.fine_tuning.jobs import FineTuningJobs
+from tramontane.server.fine_tuning.models import FineTunedModels
+from tramontane.server.fine_tuning.runner import FineTuningRunner
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.request_record import RequestRecord
@@ -29,6 +32,9 @@ class Services:
     gate: Gate
     batch_jobs: BatchJobs
     batch_runner: BatchRunner
+    fine_tuning_jobs: FineTuningJobs
+    fine_tuned_models: FineTunedModels
+    fine_tuning_runner: FineTuningRunner
     observers: Sequence[Callable[[RequestRecord], None]] = ()
 
     def observe(self, record: RequestRecord) -> None:

@@ -58,6 +58,13 @@ class ServerSettings:
     ] = None
     max_upload_mib: Annotated[int, typer.Option(help="Largest file that may be uploaded, in MiB.")] = 512
     batch_concurrency: Annotated[int, typer.Option(help="Requests of batches computed at once.")] = 8
+    fine_tuning_jobs: Annotated[int, typer.Option(help="Fine-tuning jobs trained at once; 0: none are taken.")] = 1
+    fine_tuning_nice: Annotated[
+        int, typer.Option(help="How far training stands back behind requests, 0 (not at all) to 19 (where idle).")
+    ] = 10
+    fine_tuning_memory_gib: Annotated[
+        float | None, typer.Option(help="Memory that one fine-tuning job may take, in GiB (default: no limit).")
+    ] = None
     weight_format: Annotated[
         str, typer.Option(help="Hold the weights in this format, such as q8_0 (auto: as stored).")
     ] = "auto"
@@ -99,6 +106,12 @@ class ServerSettings:
         for name in ("max_upload_mib", "batch_concurrency", "usage_days"):
             if not 1 <= getattr(self, name) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
+        if not 0 <= self.fine_tuning_jobs < 1000:
+            raise ConfigError(f"fine_tuning_jobs={self.fine_tuning_jobs} must be a number from 0 to 999")
+        if not 0 <= self.fine_tuning_nice < 20:
+            raise ConfigError(f"fine_tuning_nice={self.fine_tuning_nice} must be a number from 0 to 19")
+        if self.fine_tuning_memory_gib is not None and not 0 < self.fine_tuning_memory_gib < 2**20:
+            raise ConfigError(f"fine_tuning_memory_gib={self.fine_tuning_memory_gib} must be a size above 0")
         for name in ("drain_s", "stall_s", "price_per_hour"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**31:

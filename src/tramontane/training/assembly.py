@@ -107,7 +107,12 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
         world=world,
     )
     release = Release(
-        model.config, recipe.checkpoint, tokenizer_files, adapter, None if targets is None else targets.labels
+        model.config,
+        recipe.checkpoint,
+        tokenizer_files,
+        adapter,
+        None if targets is None else targets.labels,
+        frozenset() if targets is None else targets.single,
     )
     return Parts(trainer, _evaluator(recipe, valid, targets), release)
 

@@ -3,7 +3,6 @@ in PEFT's format; the tokenizer beside it; a classifier's head as `classifier.sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,25 @@ from torch import Tensor
 
 from tramontane.config import ModelConfig, to_hf_config, to_params_json
 from tramontane.errors import DataError
-from tramontane.formats.write import SHARD_BYTES, write_consolidated, write_hf, write_safetensors
+from tramontane.formats.write import SHARD_BYTES, write_consolidated, write_hf
 from tramontane.loading.adapter_files import AdapterConfig, write_adapter
+from tramontane.loading.classifier_files import Classifier, write_classifier
 from tramontane.training.recipe import CheckpointRecipe
 
 TOKENIZER_FILES = ("tekken.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-HEAD, HEAD_LABELS = "classifier.safetensors", "classifier.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """How the weights of one run are written. `labels` are those of a classifier, by target."""
+    """How the weights of one run are written. `labels` are those of a classifier, by target; of the targets of
+    `single` every text has one."""
 
     config: ModelConfig
     recipe: CheckpointRecipe
     tokenizer_files: Mapping[str, Path]
     adapter: AdapterConfig | None = None
     labels: Mapping[str, tuple[str, ...]] | None = None
+    single: frozenset[str] = frozenset()
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """`weights` by name, as `TrainingModule.named_weights` gives them, into an empty folder."""
@@ -40,11 +41,8 @@ class Release:
             adapters = {name: w for name, w in weights.items() if ".lora." in name}
             write_adapter(folder, self.config, self.adapter, adapters)
         if self.labels is not None:
-            head = {name.removeprefix("head."): w for name, w in weights.items() if name.startswith("head.")}
-            specs = {name: (weight.dtype, tuple(weight.shape)) for name, weight in head.items()}
-            write_safetensors(folder / HEAD, specs, head.items())
-            document = {target: list(labels) for target, labels in self.labels.items()}
-            (folder / HEAD_LABELS).write_text(json.dumps({"targets": document}, indent=1) + "\n", "utf-8")
+            weight, bias = weights["head.weight"], weights["head.bias"]
+            write_classifier(folder, Classifier(self.labels, self.single, weight, bias))
 
     def _write_model(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.recipe.dtype]

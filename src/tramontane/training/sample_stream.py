@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tramontane.data.loader import Batch
 from tramontane.data.permutation import Permutation
-from tramontane.data.sample_shards import LABELS, SOURCES
+from tramontane.data.sample_shards import LABELS, SOURCES, read_labels
 from tramontane.data.shards import ShardSet
 from tramontane.errors import DataError
 
@@ -76,10 +75,7 @@ class Targets:
 
 def read_targets(folder: Path) -> Targets:
     """The labels of a classifier set. Raises DataError if the folder holds none."""
-    try:
-        value = json.loads((folder / LABELS).read_text("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: holds no {LABELS}; build it as a classifier set") from None
+    value = read_labels(folder)
     documents = tuple({target: tuple(places) for target, places in row.items()} for row in value["documents"])
     return Targets({target: tuple(labels) for target, labels in value["targets"].items()}, documents)
 

@@ -11,7 +11,7 @@ from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_pre
 from tramontane.data.sample_files import FileCheck, check_file
 from tramontane.errors import DataError
 from tramontane.server.batch.request_line import UniqueIds, parse_request_line
-from tramontane.server.errors import ApiError
+from tramontane.server.errors import ApiError, invalid_lines
 
 PURPOSES = ("fine-tune", "batch", "ocr", "audio", "assistants", "user_data", "vision", "evals")
 MAX_INVALID_SHARE = 0.5
@@ -87,9 +87,5 @@ def refusal(check: FileCheck, param: str = "file", place: str = "file", *, unit:
     """422 that lists the first problems; the message says where the first is: `unit` so and so of `place`."""
     first = check.problems[0]
     more = f" ({check.num_invalid} are invalid in all)" if check.num_invalid > 1 else ""
-    detail = [
-        {"type": "invalid_line", "loc": ["body", param, problem.line], "msg": problem.message, "input": None}
-        for problem in check.problems
-    ]
     message = f"{place}: {unit} {first.line}: {first.message}{more}"
-    return ApiError(422, message, param=param, code="invalid_file", detail=detail)
+    return invalid_lines(message, param, [(problem.line, problem.message) for problem in check.problems])

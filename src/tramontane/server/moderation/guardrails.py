@@ -38,7 +38,7 @@ async def apply_guardrails(
                 )
             judge = model
             if settings.model_name is not None:
-                judge = call.services.registry.resolve(settings.model_name)
+                judge = call.services.registry.resolve(settings.model_name, call.caller.owner)
             watched = {n: q for n, q in categories.items() if n in thresholds or not settings.ignore_other_categories}
             try:
                 scores = await reflect(call, judge, conversation_text(messages), watched, chat=True)

@@ -63,7 +63,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
     body = validate(BatchJobRequest, await read_json(request), strict=services.settings.strict)
     needs_model = check_endpoint(body.endpoint)
     if body.model is not None:
-        services.registry.resolve(body.model)
+        services.registry.resolve(body.model, caller.owner)
     new = NewBatch(
         dialect="mistral",
         endpoint=body.endpoint,

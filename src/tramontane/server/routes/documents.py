@@ -52,7 +52,7 @@ Progress = Callable[[int, int, int], None]
     },
 )
 async def text(
-    request: Request, services: ServicesDep, _: Annotated[Caller, Depends(authorize("inference"))]
+    request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
 ) -> dict[str, Any]:
     """Without `model`, `num_tokens` is null."""
     require_small(request)
@@ -60,7 +60,7 @@ async def text(
         upload, model_name = form.get("file"), form.get("model")
         if not isinstance(upload, UploadFile):
             raise ApiError(422, "the form lacks a file", param="file")
-        model = services.registry.resolve(model_name) if isinstance(model_name, str) else None
+        model = services.registry.resolve(model_name, caller.owner) if isinstance(model_name, str) else None
         name = display_name(upload.filename)
         data = await upload.read()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ CallerDep = Annotated[Caller, Depends(authorize("inference"))]
 async def list_models(
     services: ServicesDep, caller: CallerDep, provider: str | None = None, model: str | None = None
 ) -> dict[str, Any]:
-    cards = [card_of(served, name) for served in services.registry for name in (served.name, *served.aliases)]
+    seen = services.registry.seen_by(caller.owner)
+    cards = [card_of(served, name) for served in seen for name in (served.name, *served.aliases)]
     if model is not None:
         cards = [card for card in cards if card["id"] == model]
     if provider is not None:
@@ -31,7 +33,7 @@ async def list_models(
 
 @router.get("/{name:path}", summary="One model", response_model=ModelCard, responses={404: {"model": Error}})
 async def get_model(name: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    return card_of(services.registry.get(name), name)
+    return card_of(services.registry.get(name, caller.owner), name)
 
 
 @router.delete(
@@ -40,10 +42,14 @@ async def get_model(name: str, services: ServicesDep, caller: CallerDep) -> dict
 async def delete_model(
     name: str, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("fine_tuning"))]
 ) -> dict[str, Any]:
-    model = services.registry.get(name)
+    model = services.registry.get(name, caller.owner)
     if model.root is None:
         raise ApiError(403, f"{name} is a base model; only fine-tuned models can be deleted", param="model")
-    services.registry.remove(name)
+    if model.owner is None:  # one that the server was started with
+        services.registry.remove(model.name)
+    else:
+        await asyncio.to_thread(services.fine_tuned_models.delete, model.name, caller.owner)
+        await services.fine_tuned_models.sync(services.registry)
     return {"id": name, "object": "model", "deleted": True}
 
 
@@ -55,7 +61,7 @@ def card_of(model: ServedModel, name: str) -> dict[str, Any]:
         "object": "model",
         "created": model.created,
         "owned_by": "tramontane" if model.root is None else "owner",
-        "name": model.name,
+        "name": model.title or model.name,
         "description": model.description,
         "max_context_length": model.llm.max_seq_len,
         "aliases": [other for other in names if other != name],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,25 +38,45 @@ async def chat_moderations(call: Call, request: ChatModerationRequest) -> dict[s
 
 
 async def classifications(call: Call, request: ClassificationRequest) -> dict[str, Any]:
-    return await _classify(call, request.model, request.texts, chat=False)
+    model = call.use(request.model)
+    if model.classifier is None:
+        return await _reflect(call, request.model, request.texts, chat=False)
+    tokenizer = model.llm.tokenizer
+    return await _classify(call, request.model, model, [tokenizer.encode(text, bos=True) for text in request.texts])
 
 
 async def chat_classifications(call: Call, request: ChatClassificationRequest) -> dict[str, Any]:
-    return await _classify(call, request.model, _texts(request.conversations), chat=True)
+    model = call.use(request.model)
+    if model.classifier is None:
+        return await _reflect(call, request.model, _texts(request.conversations), chat=True)
+    conversations = [chat_messages(messages) for messages in request.conversations]
+    prompts = [await model.llm.read_prompt(messages) for messages in conversations]
+    return await _classify(call, request.model, model, [prompt.token_ids for prompt in prompts])
 
 
 def _texts(conversations: Sequence[Sequence[Message]]) -> list[str]:
     return [conversation_text(chat_messages(messages)) for messages in conversations]
 
 
+async def _classify(call: Call, name: str, model: ServedModel, batch: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """By a model that was trained to."""
+    call.prompt_tokens += sum(map(len, batch))
+    found = await asyncio.gather(
+        *(model.classify(token_ids, salt=call.caller.salt, priority=call.priority) for token_ids in batch)
+    )
+    results = [{target: {"scores": scores} for target, scores in targets.items()} for targets in found]
+    return _answer(call, name, results)
+
+
+async def _reflect(call: Call, name: str, texts: Sequence[str], *, chat: bool) -> dict[str, Any]:
+    """By a model that was not."""
+    scores = await _scores(call, name, texts, chat=chat)
+    return _answer(call, name, [{TARGET: {"scores": entry}} for entry in scores])
+
+
 async def _moderate(call: Call, name: str, texts: Sequence[str], *, chat: bool) -> dict[str, Any]:
     scores = await _scores(call, name, texts, chat=chat)
     return _answer(call, name, [_result(entry) for entry in scores])
-
-
-async def _classify(call: Call, name: str, texts: Sequence[str], *, chat: bool) -> dict[str, Any]:
-    scores = await _scores(call, name, texts, chat=chat)
-    return _answer(call, name, [{TARGET: {"scores": entry}} for entry in scores])
 
 
 async def _scores(call: Call, name: str, texts: Sequence[str], *, chat: bool) -> list[dict[str, float]]:

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ID = String(36)
@@ -112,6 +124,74 @@ class BatchResult(Base):
     custom_id: Mapped[str]
     status_code: Mapped[int] = mapped_column(Integer)
     body: Mapped[str]  # JSON text
+
+
+class FineTuningJob(Base):
+    """A fine-tuning job. Samples, run and adapter lie in a folder of its id in the state folder of the servers of
+    `place`, which alone work on it."""
+
+    __tablename__ = "fine_tuning_jobs"
+    __table_args__ = (Index(None, "owner", "created_at"), Index(None, "place", "status"))
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    key_id: Mapped[str] = mapped_column(ID)
+    place: Mapped[str] = mapped_column(ID)
+    dialect: Mapped[str] = mapped_column(String(16))  # whose API it came by
+    job_type: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(String(16))  # what a sample holds: chat, preference, classify
+    model: Mapped[str]  # the served name of the base
+    base_path: Mapped[str]
+    suffix: Mapped[str | None]
+    status: Mapped[str] = mapped_column(String(32))
+    auto_start: Mapped[bool] = mapped_column(Boolean)
+    training_files: Mapped[list[dict[str, Any]]]  # file_id, weight
+    validation_files: Mapped[list[str]]
+    hyperparameters: Mapped[dict[str, Any]]
+    classifier_targets: Mapped[list[dict[str, Any]]]
+    max_invalid_share: Mapped[float]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # the client's metadata
+    created_at: Mapped[float]
+    modified_at: Mapped[float]
+    finished_at: Mapped[float | None]
+    estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # known once it is validated
+    checkpoints: Mapped[list[dict[str, Any]]]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    num_interruptions: Mapped[int] = mapped_column(Integer)  # since training last moved on
+    fine_tuned_model: Mapped[str | None]
+    error: Mapped[str | None]
+
+
+class FineTuningEvent(Base):
+    """What happened to a job, in order."""
+
+    __tablename__ = "fine_tuning_events"
+    __table_args__ = (Index(None, "job_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(64))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class FineTunedModel(Base):
+    """A model that a job has made. Its adapter stays in the job's folder as long as the row is there."""
+
+    __tablename__ = "fine_tuned_models"
+    __table_args__ = (Index(None, "place"),)
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    place: Mapped[str] = mapped_column(ID)
+    job_id: Mapped[str] = mapped_column(ID)
+    root: Mapped[str]  # the served name of the base
+    model_type: Mapped[str] = mapped_column(String(16))
+    title: Mapped[str | None]  # what its owner calls it
+    description: Mapped[str | None]
+    created_at: Mapped[float]
+    archived: Mapped[bool] = mapped_column(Boolean)
 
 
 class Usage(Base):

@@ -4,10 +4,11 @@ import { readEvents } from "./event_stream.js";
 import { currentKey } from "./key.js";
 
 export class ApiError extends Error {
-  /** `status` is 0 when the server could not be reached. */
-  constructor(message, status) {
+  /** `status` is 0 when the server could not be reached; `detail` is the list of a 422, else null. */
+  constructor(message, status, detail = null) {
     super(message);
     this.status = status;
+    this.detail = detail;
   }
 }
 
@@ -61,12 +62,15 @@ async function send(path, { method, body = null, signal = null }) {
 
 async function readError(response) {
   let message = `The server answered ${response.status} ${response.statusText}`.trimEnd();
+  let detail = null;
   try {
-    message = messageOf(await response.json(), response.status) ?? message;
+    const body = await response.json();
+    message = messageOf(body, response.status) ?? message;
+    if (Array.isArray(body.detail)) detail = body.detail;
   } catch {
     // not JSON: a proxy in between answered
   }
-  return new ApiError(message, response.status);
+  return new ApiError(message, response.status, detail);
 }
 
 /** The sentence inside any of the error shapes that servers of this interface use. */

@@ -1,4 +1,4 @@
-// The start of the page: storage, server, pages by address (#/chat/<id>, #/playground, #/usage), keys.
+// The start of the page: storage, server, pages by address (#/chat/<id>, #/playground, #/tuning, #/usage), keys.
 
 import { announce } from "./announcer.js";
 import { ChatPage } from "./chat.js";
@@ -14,12 +14,14 @@ import { PlaygroundPage } from "./playground.js";
 import { listen, showHelp } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
 import { switchTheme, themeButton } from "./theme.js";
+import { TuningPage } from "./tuning.js";
 import { UsagePage } from "./usage.js";
 
 // A page: {element, head, title, show(rest of the address), shortcuts}. Adding one is a line here.
 const PAGES = [
   { name: "chat", label: "New chat", icon: "plus", make: () => new ChatPage() },
   { name: "playground", label: "Playground", icon: "flask", make: () => new PlaygroundPage() },
+  { name: "tuning", label: "Fine-tuning", icon: "tune", make: () => new TuningPage() },
   { name: "usage", label: "Usage", icon: "chart", make: () => new UsagePage() },
 ];
 const made = new Map();
@@ -90,6 +92,7 @@ const KEYS = {
   n: go("#/chat"),
   "g c": go("#/chat"),
   "g p": go("#/playground"),
+  "g f": go("#/tuning"),
   "g u": go("#/usage"),
   t: switchTheme,
   "?": showHelp,

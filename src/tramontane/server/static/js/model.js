@@ -22,6 +22,11 @@ export function findModel(id) {
   return cards.find((card) => card.id === id) ?? null;
 }
 
+/** Those that fine-tuning can start from, by their own names. */
+export function tunableModels() {
+  return cards.filter(({ id, name, capabilities }) => capabilities?.fine_tuning && id === name);
+}
+
 /** The model to begin with: the one used last where it is still served, else the first that can chat. */
 export function defaultModel() {
   const last = findModel(preference("model"));

@@ -13,6 +13,7 @@ const HELP = [
       ["f", "Search conversations"],
       ["g c", "Chat"],
       ["g p", "Playground"],
+      ["g f", "Fine-tuning"],
       ["g u", "Usage"],
       ["t", "Switch theme"],
       ["?", "This list"],

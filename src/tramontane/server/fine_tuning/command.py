@@ -1,0 +1,98 @@
+"""The command lines of a job: `tramontane finetune --check`, then the same with `--resume`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tramontane.server.fine_tuning.samples import num_passes
+from tramontane.server.settings import ServerSettings
+from tramontane.server.store.tables import FineTuningJob
+
+DEFAULT_EPOCHS = 3.0
+DEFAULT_MAX_LEN = 2048
+CHECKPOINT_S = 60.0
+NUM_CHECKPOINTS = 4
+"""In the course of a job; more where it lasts longer than CHECKPOINT_S for each."""
+PRIVATE = ("TRAMONTANE_DATABASE_URL",)
+"""What a job has no use for is not in its environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Where everything of one job lies."""
+
+    path: Path
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        return self.path / "held_out.jsonl"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def model(self) -> Path:
+        return self.run / "model"
+
+    @property
+    def check_process(self) -> Path:
+        return self.path / "check"
+
+    @property
+    def train_process(self) -> Path:
+        return self.path / "train"
+
+
+def check_command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings) -> list[str]:
+    """Checks the samples and estimates the run."""
+    return [*_command(job, folder, settings, warmup_steps=0), "--check"]
+
+
+def train_command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings) -> list[str]:
+    """Begins the run that was checked, or goes on with it."""
+    num_steps = 0 if job.estimate is None else job.estimate["num_steps"]
+    every_steps = max(1, num_steps // NUM_CHECKPOINTS)
+    warmup_steps = round((job.hyperparameters.get("warmup_fraction") or 0.0) * num_steps)
+    changes = ["--set", f"checkpoint.every_steps={every_steps}"]
+    return [*_command(job, folder, settings, warmup_steps=warmup_steps), *changes, "--resume"]
+
+
+def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *, warmup_steps: int) -> list[str]:
+    asked = job.hyperparameters
+    epochs = (asked.get("epochs") or DEFAULT_EPOCHS) / num_passes(folder.samples)
+    command = [
+        *(sys.executable, "-m", "tramontane.cli", "finetune", job.base_path, str(folder.samples)),
+        *("--run", str(folder.run), "--task", job.method, "--json"),
+        *("--epochs", repr(epochs), "--max-len", str(asked.get("seq_len") or DEFAULT_MAX_LEN)),
+        *("--skip-invalid", repr(job.max_invalid_share), "--seed", str(job.seed), "--device", settings.device),
+        *("--set", f"checkpoint.every_seconds={CHECKPOINT_S}", "--set", f"schedule.warmup_steps={warmup_steps}"),
+    ]
+    if job.validation_files:
+        command += ["--valid", str(folder.held_out)]
+    if settings.weight_format != "auto":
+        command += ["--weight-format", settings.weight_format]
+    if asked.get("learning_rate") is not None:
+        command += ["--lr", repr(asked["learning_rate"])]
+    for name, key in (
+        ("weight_decay", "optimizer.weight_decay"),
+        ("training_steps", "schedule.num_steps"),
+        ("beta", "task.beta"),
+    ):
+        if asked.get(name) is not None:
+            command += ["--set", f"{key}={asked[name]}"]
+    return command
+
+
+def environment(settings: ServerSettings) -> Mapping[str, str]:
+    """That of the server, with its threads."""
+    threads = {} if settings.threads is None else {"TRAMONTANE_THREADS": str(settings.threads)}
+    return {name: value for name, value in os.environ.items() if name not in PRIVATE} | threads

@@ -1,0 +1,216 @@
+"""FineTuningJobs: the rows of jobs and their folders. Every change of status leaves an event."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from tramontane.server.errors import ApiError
+from tramontane.server.store.contents import ID
+from tramontane.server.store.database import Database
+from tramontane.server.store.tables import FineTuningEvent, FineTuningJob
+
+QUEUED, VALIDATING, VALIDATED, STARTED, RUNNING = "QUEUED", "VALIDATING", "VALIDATED", "STARTED", "RUNNING"
+FAILED_VALIDATION, FAILED, SUCCESS = "FAILED_VALIDATION", "FAILED", "SUCCESS"
+CANCELLATION_REQUESTED, CANCELLED = "CANCELLATION_REQUESTED", "CANCELLED"
+MOVING = (QUEUED, VALIDATING, STARTED, RUNNING, CANCELLATION_REQUESTED)
+"""Jobs that go on by themselves; VALIDATED waits for its owner, STARTED for its turn."""
+STATUSES = (*MOVING, VALIDATED, FAILED_VALIDATION, FAILED, SUCCESS, CANCELLED)
+ENDED = (FAILED_VALIDATION, FAILED, SUCCESS, CANCELLED)
+STATUS_UPDATED, INVALID_LINE, INTERRUPTED, SAMPLE = "status-updated", "invalid-line", "interrupted", "sample"
+
+
+@dataclass(frozen=True, slots=True)
+class JobListing:
+    """Which jobs to list. `after` is OpenAI's cursor, `page` Mistral's number from 0."""
+
+    page: int = 0
+    page_size: int = 100
+    after: str | None = None
+    model: str | None = None
+    status: str | None = None
+    suffix: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    key_id: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    jobs: list[FineTuningJob] = field(default_factory=list)
+    total: int = 0
+    has_more: bool = False
+
+
+class FineTuningJobs:
+    """Waits for the disk: call it from other threads than the event loop's.
+
+    `folder` is shared by the servers that use one state folder; `place` is its name in the database.
+    """
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.place = _place(folder / "place")
+
+    def folder_of(self, job_id: str) -> Path:
+        if not ID.match(job_id):
+            raise ValueError("not an id of a job")
+        return self.folder / job_id
+
+    def add(self, job: FineTuningJob) -> FineTuningJob:
+        """Durable when this returns; its folder must be whole by then."""
+        with self.database.write() as session:
+            session.add(job)
+            session.flush()
+            set_status(session, job, job.status)
+        return job
+
+    def get(self, job_id: str, owner: str) -> FineTuningJob:
+        """Raises ApiError 404 for a job that is not there, or not this owner's."""
+        with self.database.read() as session:
+            return _find(session, job_id, owner)
+
+    def events(self, job_id: str) -> list[FineTuningEvent]:
+        """The oldest first."""
+        query = select(FineTuningEvent).where(FineTuningEvent.job_id == job_id).order_by(FineTuningEvent.id)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def list(self, owner: str, listing: JobListing) -> JobPage:
+        """The newest first."""
+        conditions: list[ColumnElement[bool]] = [FineTuningJob.owner == owner]
+        for column, value in (
+            (FineTuningJob.model, listing.model),
+            (FineTuningJob.status, listing.status),
+            (FineTuningJob.suffix, listing.suffix),
+            (FineTuningJob.key_id, listing.key_id),
+        ):
+            if value is not None:
+                conditions.append(column == value)
+        if listing.created_after is not None:
+            conditions.append(FineTuningJob.created_at > listing.created_after)
+        if listing.created_before is not None:
+            conditions.append(FineTuningJob.created_at < listing.created_before)
+        conditions += [FineTuningJob.details[name].as_string() == value for name, value in listing.details.items()]
+        at, by_id = FineTuningJob.created_at, FineTuningJob.id
+        with self.database.read() as session:
+            total = session.scalar(select(func.count()).select_from(FineTuningJob).where(*conditions)) or 0
+            if listing.after is not None:
+                start = _find(session, listing.after, owner)
+                conditions.append(or_(at < start.created_at, (at == start.created_at) & (by_id < start.id)))
+            query = select(FineTuningJob).where(*conditions).order_by(at.desc(), by_id.desc())
+            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
+        return JobPage(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+
+    def start(self, job_id: str, owner: str) -> FineTuningJob:
+        """Raises ApiError 409 for a job that does not wait for it."""
+        with self.database.write() as session:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status in (QUEUED, VALIDATING):
+                job.auto_start = True
+            elif job.status == VALIDATED:
+                set_status(session, job, STARTED)
+            else:
+                raise ApiError(409, f"the job is {job.status}; only one that is VALIDATED can start", code="job_state")
+        return job
+
+    def cancel(self, job_id: str, owner: str) -> FineTuningJob:
+        """A job with no process is over at once, others when theirs has ended. Raises ApiError 409 for one that has
+        ended otherwise."""
+        with self.database.write() as session:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status in (QUEUED, VALIDATED, STARTED):
+                set_status(session, job, CANCELLED)
+            elif job.status in (VALIDATING, RUNNING):
+                set_status(session, job, CANCELLATION_REQUESTED)
+            elif job.status not in (CANCELLATION_REQUESTED, CANCELLED):
+                raise ApiError(409, f"the job has ended: its status is {job.status}", code="job_state")
+        return job
+
+    def forget(self, job_id: str, owner: str) -> None:
+        """Row and folder of a job that was only to be estimated; one that is still checked is cancelled instead."""
+        with self.database.write() as session:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status == VALIDATING:
+                set_status(session, job, CANCELLATION_REQUESTED)
+                return
+            session.delete(job)
+        shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
+
+    def moving(self) -> Sequence[FineTuningJob]:
+        """The jobs of this place that something is to be done for, the oldest first."""
+        query = (
+            select(FineTuningJob)
+            .where(FineTuningJob.place == self.place, FineTuningJob.status.in_(MOVING))
+            .order_by(FineTuningJob.created_at)
+        )
+        with self.database.read() as session:
+            return session.scalars(query).all()
+
+    def ids(self) -> Sequence[str]:
+        """Of all jobs, whatever their owner."""
+        with self.database.read() as session:
+            return session.scalars(select(FineTuningJob.id)).all()
+
+    def update(self, job: FineTuningJob, status: str | None = None, **values: Any) -> FineTuningJob | None:
+        """Set fields, and the status if the job still has that of `job`: None where its owner was faster."""
+        with self.database.write() as session:
+            row = session.get(FineTuningJob, job.id, with_for_update=True)
+            if row is None or row.status != job.status:
+                return None
+            for name, value in values.items():
+                setattr(row, name, value)
+            row.modified_at = time.time()
+            if status is not None:
+                set_status(session, row, status)
+        return row
+
+    def say(self, job_id: str, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """An event for each entry."""
+        now = time.time()
+        with self.database.write() as session:
+            session.add_all(
+                FineTuningEvent(job_id=job_id, name=name, data=dict(entry), created_at=now) for entry in entries
+            )
+
+
+def set_status(session: Session, job: FineTuningJob, status: str) -> None:
+    now = time.time()
+    job.status, job.modified_at = status, now
+    if status in ENDED:
+        job.finished_at = now
+    data = {"status": status} | ({"error": job.error} if job.error and status in ENDED else {})
+    session.add(FineTuningEvent(job_id=job.id, name=STATUS_UPDATED, data=data, created_at=now))
+
+
+def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> FineTuningJob:
+    if ID.match(job_id):
+        query = select(FineTuningJob).where(FineTuningJob.id == job_id, FineTuningJob.owner == owner)
+        found = session.scalar(query.with_for_update() if lock else query)
+        if found is not None:
+            return found
+    raise ApiError(404, "job does not exist", param="job_id", code="job_not_found")
+
+
+def _place(path: Path) -> str:
+    """The name in `path`, made up by whichever server comes first."""
+    made = path.with_name(f".place-{uuid.uuid4()}")
+    made.write_text(str(uuid.uuid4()), "utf-8")
+    try:
+        path.hardlink_to(made)
+    except FileExistsError:
+        pass
+    finally:
+        made.unlink()
+    return path.read_text("utf-8")

@@ -1,0 +1,50 @@
+"""Several files as one, and back from its lines to theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.server.fine_tuning.making import conversation, upload
+from tramontane.server.errors import ApiError
+from tramontane.server.files.files import Files
+from tramontane.server.fine_tuning.samples import copies_of, join_files, num_passes, place_of
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [([1.0], (1, [1])), ([1.0, 2.0], (1, [1, 2])), ([1.0, 0.5], (2, [2, 1])), ([1.0, 1.5, 0.25], (4, [4, 6, 1]))],
+)
+def test_copies(weights: list[float], expected: tuple[int, list[int]]) -> None:
+    assert copies_of(weights) == expected
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8))
+def test_every_file_is_seen_about_as_often_as_its_weight(weights: list[float]) -> None:
+    k, copies = copies_of(weights)
+    for weight, num_copies in zip(weights, copies, strict=True):
+        assert num_copies >= 1
+        assert abs(num_copies - k * weight) <= max(0.5, 1 - k * weight) + 1e-9
+
+
+def test_lines_keep_their_files(app_client: TestClient, tmp_path: Path) -> None:
+    files: Files = app_client.app.state.services.files  # type: ignore[attr-defined]
+    first = upload(app_client, [conversation("a", "b"), "not JSON", conversation("c", "d")])
+    marked = "\ufeff" + json.dumps(conversation("e", "f"))
+    second = upload(app_client, [marked])
+    target = tmp_path / "samples.jsonl"
+    join_files(files, "local", {first: 1.0, second: 0.5}, target, "training_files")
+    lines = target.read_text("utf-8").splitlines()
+    assert len(lines) == 7
+    assert num_passes(target) == 2
+    assert place_of(target, 2) == place_of(target, 5) == (first, 2)
+    assert place_of(target, 7) == (second, 1)
+    assert place_of(target, 8) == (None, 8)
+    assert json.loads(lines[6]) == conversation("e", "f")
+    with pytest.raises(ApiError, match="does not exist"):
+        join_files(files, "somebody else", {first: 1.0}, target, "training_files")
