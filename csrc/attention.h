@@ -5,6 +5,8 @@
 // its position and window alone: not on the chunk, the page size, the thread or the other queries of the tile. Keys that
 // a query must not see never enter its sums, not even times zero.
 #pragma once
+#include <type_traits>
+
 #include "elementwise.h"
 
 namespace tramontane {
@@ -15,8 +17,7 @@ constexpr int key_block = 32;
 // Rows of `width` floats (head_dim rounded up to whole Vecs), one after another.
 struct AttentionScratch {
     int64_t width;
-    float* k;         // (key_block, width), zero where no query of the tile sees the key
-    float* v;
+    float* kv;        // (key_block, width): the keys of a block, then its values
     float* q;         // (tile rows, width), scaled by head_dim^-1/2
     float* out;
     float* weights;   // (tile rows, key_block)
@@ -25,90 +26,136 @@ struct AttentionScratch {
 
     AttentionScratch(uint8_t* memory, int64_t head_dim)
         : width((head_dim + Vec::width - 1) / Vec::width * Vec::width),
-          k(reinterpret_cast<float*>(memory)),
-          v(k + key_block * width),
-          q(v + key_block * width),
+          kv(reinterpret_cast<float*>(memory)),
+          q(kv + key_block * width),
           out(q + attention_tile_rows * width),
           weights(out + attention_tile_rows * width),
           largest(weights + attention_tile_rows * key_block),
           total(largest + attention_tile_rows) {}
 };
 
-inline const uint8_t* page_row(const AttentionCall& call, const uint8_t* pages, int64_t position, int64_t row_bytes) {
-    const int64_t page = call.page_table[position / call.page_size - call.page_offset];
-    const int64_t slot = page * call.page_size + position % call.page_size;
-    return pages + (slot * call.num_kv_heads + call.kv_head) * row_bytes;
-}
+// Where the rows of a block's keys lie, first…last - 1 being all that any query of the tile sees.
+struct BlockRows {
+    int first, last;
+    int64_t offsets[key_block];  // bytes, from k_pages and from v_pages; of unseen keys those of a seen one
 
-inline void read_q8_0_row(const uint8_t* row, int64_t head_dim, float* out) {
-    for (int64_t i = 0; i < head_dim; i += 32, row += sizeof(BlockQ8_0)) {
+    BlockRows(const AttentionCall& call, int64_t block, int64_t begin, int64_t end)
+        : first(static_cast<int>(begin > block ? begin - block : 0)),
+          last(static_cast<int>(end - block < key_block ? end - block : key_block)) {
+        if (first >= last) return;
+        int64_t page = (block + first) / call.page_size, slot = block + first - page * call.page_size;
+        for (int j = first; j < last; ++j) {
+            offsets[j] = call.page_table[page - call.page_offset] * call.page_stride + slot * call.slot_stride;
+            if (++slot == call.page_size) {
+                ++page;
+                slot = 0;
+            }
+        }
+        for (int j = 0; j < first; ++j) offsets[j] = offsets[first];
+        for (int j = last; j < key_block; ++j) offsets[j] = offsets[first];
+    }
+};
+
+// Vec i of a row of a page; of a q8_0 row a Vec never crosses a block, and head_dim is a multiple of 32.
+template <PageType type>
+inline Vec load_row(const uint8_t* row, int64_t i) {
+    if (type == PageType::q8_0) {
+        const uint8_t* block = row + i / 32 * static_cast<int64_t>(sizeof(BlockQ8_0));
         uint16_t d;
-        __builtin_memcpy(&d, row, sizeof d);
-        const Vec scale = vset1_f16(d);
-        const int8_t* q = reinterpret_cast<const int8_t*>(row + sizeof d);
-        for (int j = 0; j < 32; j += Vec::width) vstore(out + i + j, vmul(vload_i8(q + j), scale));
+        __builtin_memcpy(&d, block, sizeof d);
+        return vmul(vload_i8(reinterpret_cast<const int8_t*>(block + sizeof d) + i % 32), vset1_f16(d));
     }
+    if (type == PageType::f32) return vload(reinterpret_cast<const float*>(row) + i);
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(row) + i;
+    return type == PageType::bf16 ? vload_bf16(from) : vload_f16(from);
 }
 
-inline void read_page_row(const uint8_t* row, PageType type, int64_t head_dim, float* out) {
-    if (type == PageType::q8_0) return read_q8_0_row(row, head_dim, out);
-    for (int64_t i = 0; i < head_dim; i += Vec::width) {
-        const int64_t left = head_dim - i;
-        if (type == PageType::f32) {
-            vstore(out + i, load_part(reinterpret_cast<const float*>(row) + i, left));
-        } else {
-            const uint16_t* from = reinterpret_cast<const uint16_t*>(row) + i;
-            alignas(64) uint16_t lanes[Vec::width] = {};
-            if (left < Vec::width) {
-                __builtin_memcpy(lanes, from, static_cast<size_t>(left) * sizeof(uint16_t));
-                from = lanes;
-            }
-            vstore(out + i, type == PageType::bf16 ? vload_bf16(from) : vload_f16(from));
-        }
-    }
+template <PageType type>
+inline void read_row(const uint8_t* row, int64_t head_dim, float* out) {
+    int64_t i = 0;
+    for (; i + Vec::width <= head_dim; i += Vec::width) vstore(out + i, load_row<type>(row, i));
+    if (i == head_dim) return;
+    constexpr int64_t size = type == PageType::f32 ? 4 : 2;
+    alignas(64) uint8_t lanes[Vec::width * 4] = {};
+    __builtin_memcpy(lanes, row + i * size, static_cast<size_t>((head_dim - i) * size));
+    vstore(out + i, load_row<type>(lanes, 0));
 }
 
-// Keys and values of positions begin…end - 1 of the block that starts at `block`; k rows outside become zero.
-inline void read_block(const AttentionCall& call, int64_t block, int64_t begin, int64_t end,
-                       const AttentionScratch& s) {
-    const int64_t row_bytes = page_row_bytes(call.page_type, call.head_dim);
-    for (int64_t position = block; position < block + key_block; ++position) {
-        float* k = s.k + (position - block) * s.width;
-        if (position < begin || position >= end) {
-            for (int64_t i = 0; i < s.width; i += Vec::width) vstore(k + i, vset1(0.0f));
-            continue;
-        }
-        const int64_t ahead = position + key_block;
-        if (ahead < call.num_positions) {  // rows of one head lie apart: no hardware stream covers them
-            const uint8_t* next_k = page_row(call, call.k_pages, ahead, row_bytes);
-            const uint8_t* next_v = page_row(call, call.v_pages, ahead, row_bytes);
-            for (int64_t i = 0; i < row_bytes; i += 64) {
-                __builtin_prefetch(next_k + i);
-                __builtin_prefetch(next_v + i);
-            }
-        }
-        read_page_row(page_row(call, call.k_pages, position, row_bytes), call.page_type, call.head_dim, k);
-        read_page_row(page_row(call, call.v_pages, position, row_bytes), call.page_type, call.head_dim,
-                      s.v + (position - block) * s.width);
+// Where keys or values of a block are taken from: from their pages, or from s.kv, converted for many rows at once.
+// `ahead` brings some keys of the next block into the cache, a few at a time between the products of this one: no
+// hardware stream crosses pages, and all at once would fill the queue of cache misses and wait.
+template <PageType type>
+struct PageSource {
+    const uint8_t* pages;
+    const BlockRows &rows, &next;
+    int64_t row_bytes;
+    Vec load(int j, int64_t d) const { return load_row<type>(pages + rows.offsets[j], d); }
+    void ahead(int begin, int end) const {
+        for (int j = begin > next.first ? begin : next.first; j < (end < next.last ? end : next.last); ++j)
+            for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(pages + next.offsets[j] + i);
     }
+};
+struct ScratchSource {
+    const float* rows;
+    int64_t width;
+    Vec load(int j, int64_t d) const { return vload(rows + j * width + d); }
+    void ahead(int, int) const {}
+};
+
+// Calls body(first, how many) for `total` keys or Vecs of channels, as many at once as give, with NR rows, about twelve
+// sums: enough to hide the latency of a multiply-add, and not more than the registers of AVX2 hold.
+template <int NR, class Body>
+inline void in_parts(int total, Body&& body) {
+    constexpr int most = NR == 4 ? 3 : NR == 2 ? 4 : 8;
+    int i = 0;
+    for (; total - i >= most && total - i != most + 1; i += most) body(i, std::integral_constant<int, most>());
+    for (; total - i >= 2; i += 2) body(i, std::integral_constant<int, 2>());
+    for (; i < total; ++i) body(i, std::integral_constant<int, 1>());
 }
 
-// Scores of one row against keys first…last - 1 of the block (rounded outwards to whole Vecs), unseen ones -infinity.
-inline void score_row(int row, int first, int last, const AttentionScratch& s) {
+// Products of NR rows with keys j…j + NK - 1, lane by lane
+template <int NR, int NK, class Source>
+inline void multiply_keys(int row, int j, const Source& source, const AttentionScratch& s, Vec (&out)[NR][Vec::width]) {
+    Vec sums[NR][NK];
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+        for (int n = 0; n < NK; ++n) sums[r][n] = vset1(0.0f);
+    const float* q = s.q + row * s.width;
+    for (int64_t d = 0; d < s.width; d += Vec::width) {
+        Vec key[NK];
+#pragma GCC unroll 8
+        for (int n = 0; n < NK; ++n) key[n] = source.load(j + n, d);
+#pragma GCC unroll 8
+        for (int r = 0; r < NR; ++r) {
+            const Vec query = vload(q + r * s.width + d);
+#pragma GCC unroll 8
+            for (int n = 0; n < NK; ++n) sums[r][n] = vfma(query, key[n], sums[r][n]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+        for (int n = 0; n < NK; ++n) out[r][j % Vec::width + n] = sums[r][n];
+}
+
+// Scores of NR rows against keys first…last - 1 of the block, -infinity for the others.
+template <int NR, class Source>
+inline void score_rows(int row, int first, int last, const Source& source, const AttentionScratch& s) {
     const Vec hidden = vset1(-__builtin_inff());
     for (int j = 0; j < key_block; j += Vec::width) {
-        Vec scores = hidden;
-        if (j < last && j + Vec::width > first) {
-            Vec sums[Vec::width];
-            for (int i = 0; i < Vec::width; ++i) sums[i] = vset1(0.0f);
-            for (int64_t d = 0; d < s.width; d += Vec::width) {
-                const Vec q = vload(s.q + row * s.width + d);
-#pragma GCC unroll 16
-                for (int i = 0; i < Vec::width; ++i) sums[i] = vfma(q, vload(s.k + (j + i) * s.width + d), sums[i]);
-            }
-            scores = vfirst(last - j, vfirst(first - j, hidden, vsum_each(sums)), hidden);
+        float* weights = s.weights + row * key_block + j;
+        if (j >= last || j + Vec::width <= first) {
+            for (int r = 0; r < NR; ++r) vstore(weights + r * key_block, hidden);
+            continue;
         }
-        vstore(s.weights + row * key_block + j, scores);
+        Vec products[NR][Vec::width];
+        in_parts<NR>(Vec::width, [&](int i, auto count) {
+            if (row == 0) source.ahead(j + i, j + i + decltype(count)::value);
+            multiply_keys<NR, decltype(count)::value>(row, j + i, source, s, products);
+        });
+        for (int r = 0; r < NR; ++r)
+            vstore(weights + r * key_block, vfirst(last - j, vfirst(first - j, hidden, vsum_each(products[r])), hidden));
     }
 }
 
@@ -139,37 +186,134 @@ inline void soften_row(int row, const AttentionScratch& s) {
 }
 
 // out += weight * value for keys first…last - 1, for NR rows and NV Vecs of channels from d on
-template <int NR, int NV>
-inline void add_values(int row, int64_t d, int first, int last, const AttentionScratch& s) {
+template <int NR, int NV, class Source>
+inline void add_values(int row, int64_t d, int first, int last, const Source& source, const AttentionScratch& s) {
     Vec out[NR][NV];
+#pragma GCC unroll 8
     for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) out[r][v] = vload(s.out + (row + r) * s.width + d + v * Vec::width);
+    const float* weights = s.weights + row * key_block;
     for (int j = first; j < last; ++j) {
         Vec value[NV];
-        for (int v = 0; v < NV; ++v) value[v] = vload(s.v + j * s.width + d + v * Vec::width);
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) value[v] = source.load(j, d + v * Vec::width);
+#pragma GCC unroll 8
         for (int r = 0; r < NR; ++r) {
-            const Vec weight = vset1(s.weights[(row + r) * key_block + j]);
+            const Vec weight = vset1(weights[r * key_block + j]);
+#pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) out[r][v] = vfma(weight, value[v], out[r][v]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) vstore(s.out + (row + r) * s.width + d + v * Vec::width, out[r][v]);
 }
 
-template <int NR>
-inline void add_values_rows(int row, int first, int last, const AttentionScratch& s) {
-    int64_t d = 0;
-    for (; d + 4 * Vec::width <= s.width; d += 4 * Vec::width) add_values<NR, 4>(row, d, first, last, s);
-    for (; d < s.width; d += Vec::width) add_values<NR, 1>(row, d, first, last, s);
+template <int NR, class Source>
+inline void add_values_rows(int row, int first, int last, const Source& source, const AttentionScratch& s) {
+    const int vecs = static_cast<int>(s.width / Vec::width);
+    in_parts<NR>(vecs, [&](int i, auto count) {
+        if (row == 0) source.ahead(i * key_block / vecs, (i + decltype(count)::value) * key_block / vecs);
+        add_values<NR, decltype(count)::value>(row, i * Vec::width, first, last, source, s);
+    });
 }
+
+// Calls body(first row, rows) with four, two or one rows at a time.
+template <class Body>
+inline void for_row_groups(int begin, int end, Body&& body) {
+    int row = begin;
+    for (; row + 4 <= end; row += 4) body(row, std::integral_constant<int, 4>());
+    if (row + 2 <= end) {
+        body(row, std::integral_constant<int, 2>());
+        row += 2;
+    }
+    if (row < end) body(row, std::integral_constant<int, 1>());
+}
+
+struct Tile {
+    const AttentionCall& call;
+    const AttentionScratch& s;
+    int num_rows;
+    int64_t begin, end;  // keys any query sees
+    int64_t oldest(int64_t position) const {
+        return position - call.window + 1 > 0 ? position - call.window + 1 : int64_t{0};
+    }
+
+    // Calls body(first row, rows, first key, last key + 1) for rows that see the same keys of the block.
+    template <class Body>
+    void for_rows(int64_t block, Body&& body) const {
+        const int64_t first_position = call.first_position;
+        if (oldest(end - 1) <= block && block + key_block <= first_position + 1) return body(0, num_rows, 0, key_block);
+        const int heads = static_cast<int>(call.heads_per_kv);
+        for (int query = 0; query < static_cast<int>(call.num_queries); ++query) {
+            const int64_t position = first_position + query, sees = oldest(position);
+            const int first = static_cast<int>(sees > block ? sees - block : 0);
+            const int last = static_cast<int>(position + 1 - block < key_block ? position + 1 - block : key_block);
+            if (first < last) body(query * heads, (query + 1) * heads, first, last);
+        }
+    }
+
+    template <class Source>
+    void score(int64_t block, const Source& keys) const {
+        for_rows(block, [&](int from, int to, int first, int last) {
+            for_row_groups(from, to, [&](int row, auto count) {
+                score_rows<decltype(count)::value>(row, first, last, keys, s);
+            });
+            for (int row = from; row < to; ++row) soften_row(row, s);
+        });
+    }
+    template <class Source>
+    void add(int64_t block, const Source& values) const {
+        for_rows(block, [&](int from, int to, int first, int last) {
+            for_row_groups(from, to, [&](int row, auto count) {
+                add_values_rows<decltype(count)::value>(row, first, last, values, s);
+            });
+        });
+    }
+
+    template <PageType type>
+    void read(const PageSource<type>& source) const {
+        for (int j = 0; j < key_block; ++j) {
+            source.ahead(j, j + 1);
+            if (j >= source.rows.first && j < source.rows.last)
+                read_row<type>(source.pages + source.rows.offsets[j], call.head_dim, s.kv + j * s.width);
+        }
+    }
+
+    template <PageType type>
+    void run() const {
+        // With few rows a converted key would be stored and loaded again for too few products.
+        const bool is_direct = num_rows <= 8 && call.head_dim % Vec::width == 0;
+        const int64_t row_bytes = page_row_bytes(type, call.head_dim);
+        const ScratchSource scratch{s.kv, s.width};
+        int64_t block = begin / key_block * key_block;
+        BlockRows rows(call, block, begin, end);
+        for (; block < end; block += key_block) {
+            const BlockRows next(call, block + key_block, begin, end);
+            const PageSource<type> keys{call.k_pages, rows, next, row_bytes};
+            const PageSource<type> values{call.v_pages, rows, next, row_bytes};
+            if (is_direct) {
+                score(block, keys);
+                add(block, values);
+            } else {
+                read(keys);
+                score(block, scratch);
+                read(values);
+                add(block, scratch);
+            }
+            rows = next;
+        }
+    }
+};
 
 inline void attention(const AttentionCall& call) {
     const AttentionScratch s(call.scratch, call.head_dim);
-    const int rows_per_query = static_cast<int>(call.heads_per_kv);
-    const int num_rows = static_cast<int>(call.num_queries) * rows_per_query;
+    const int heads = static_cast<int>(call.heads_per_kv), num_rows = static_cast<int>(call.num_queries) * heads;
     const Vec scale = vset1(1.0f / __builtin_sqrtf(static_cast<float>(call.head_dim)));
     for (int row = 0; row < num_rows; ++row) {
-        const float* q = call.q + row / rows_per_query * call.q_stride + row % rows_per_query * call.head_dim;
+        const float* q = call.q + row / heads * call.q_stride + row % heads * call.head_dim;
         for (int64_t d = 0; d < s.width; d += Vec::width) {
             vstore(s.q + row * s.width + d, vmul(load_part(q + d, call.head_dim - d), scale));
             vstore(s.out + row * s.width + d, vset1(0.0f));
@@ -177,30 +321,16 @@ inline void attention(const AttentionCall& call) {
         s.largest[row] = -__builtin_inff();
         s.total[row] = 0.0f;
     }
-    const auto oldest = [&](int64_t position) {
-        return position - call.window + 1 > 0 ? position - call.window + 1 : int64_t{0};
-    };
-    const int64_t tile_begin = oldest(call.first_position), tile_end = call.first_position + call.num_queries;
-    for (int64_t block = tile_begin / key_block * key_block; block < tile_end; block += key_block) {
-        const int64_t end = block + key_block < tile_end ? block + key_block : tile_end;
-        read_block(call, block, tile_begin > block ? tile_begin : block, end, s);
-        for (int64_t query = 0; query < call.num_queries; ++query) {
-            const int64_t position = call.first_position + query;
-            const int first = static_cast<int>(oldest(position) > block ? oldest(position) - block : 0);
-            const int last = static_cast<int>(position + 1 < end ? position + 1 - block : end - block);
-            if (first >= last) continue;
-            const int row = static_cast<int>(query) * rows_per_query;
-            for (int r = row; r < row + rows_per_query; ++r) {
-                score_row(r, first, last, s);
-                soften_row(r, s);
-            }
-            int r = row;
-            for (; r + 2 <= row + rows_per_query; r += 2) add_values_rows<2>(r, first, last, s);
-            if (r < row + rows_per_query) add_values_rows<1>(r, first, last, s);
-        }
+    const int64_t oldest = call.first_position - call.window + 1;
+    const Tile tile{call, s, num_rows, oldest > 0 ? oldest : 0, call.first_position + call.num_queries};
+    switch (call.page_type) {
+        case PageType::f32: tile.run<PageType::f32>(); break;
+        case PageType::bf16: tile.run<PageType::bf16>(); break;
+        case PageType::f16: tile.run<PageType::f16>(); break;
+        case PageType::q8_0: tile.run<PageType::q8_0>(); break;
     }
     for (int row = 0; row < num_rows; ++row) {
-        float* out = call.out + row / rows_per_query * call.out_stride + row % rows_per_query * call.head_dim;
+        float* out = call.out + row / heads * call.out_stride + row % heads * call.head_dim;
         const Vec total = vset1(s.total[row]);
         for (int64_t d = 0; d < call.head_dim; d += Vec::width)
             store_part(out + d, call.head_dim - d, vdiv(vload(s.out + row * s.width + d), total));

@@ -36,11 +36,13 @@ inline PageType parse_page_type(const std::string& name) {
     throw std::invalid_argument("KV pages of type " + name + " are unknown");
 }
 
-// (k address, v address, type, pages, page size, kv heads, head dim)
-using PagesTuple = std::tuple<uintptr_t, uintptr_t, std::string, int64_t, int64_t, int64_t, int64_t>;
+// (k address, v address, type, pages, page size, kv heads, head dim, bytes from page to page, slot to slot, head to head)
+using PagesTuple = std::tuple<uintptr_t, uintptr_t, std::string, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                              int64_t>;
 inline Pages parse_pages(const PagesTuple& t) {
     return {pointer<uint8_t>(std::get<0>(t)), pointer<uint8_t>(std::get<1>(t)), parse_page_type(std::get<2>(t)),
-            std::get<3>(t), std::get<4>(t), std::get<5>(t), std::get<6>(t)};
+            std::get<3>(t), std::get<4>(t), std::get<5>(t), std::get<6>(t), std::get<7>(t), std::get<8>(t),
+            std::get<9>(t)};
 }
 
 // (sequences, query_starts, first_positions, page_table, table width, page_offsets)

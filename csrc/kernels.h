@@ -115,18 +115,17 @@ struct AttentionCall {
     int64_t q_stride, out_stride;  // floats from query to query
     int64_t num_queries, heads_per_kv, head_dim;
     int64_t first_position;        // of the first query; the others follow
-    int64_t num_positions;         // of the sequence: keys stored so far, this step's included
-    int64_t window;                // keys a query sees, itself included; num_positions or more: all
-    const uint8_t *k_pages, *v_pages;  // (pages, page_size, num_kv_heads, head_dim)
+    int64_t window;                // keys a query sees, itself included
+    const uint8_t *k_pages, *v_pages;  // the kv head's row of the first slot
     PageType page_type;
-    int64_t page_size, num_kv_heads, kv_head;
+    int64_t page_size, page_stride, slot_stride;  // strides in bytes
     const int32_t* page_table;     // entry j holds positions (page_offset + j) * page_size …
     int64_t page_offset;
     uint8_t* scratch;              // attention_scratch_bytes, 64-byte aligned, one per thread
 };
 
 constexpr int attention_tile_rows = 64;  // num_queries * heads_per_kv of an AttentionCall
-constexpr size_t attention_scratch_bytes = sizeof(float) * ((2 * 32 + 2 * attention_tile_rows) * max_head_dim +
+constexpr size_t attention_scratch_bytes = sizeof(float) * ((32 + 2 * attention_tile_rows) * max_head_dim +
                                                             attention_tile_rows * (32 + 2));
 
 constexpr int64_t max_rank = 1024;

@@ -96,13 +96,16 @@ void store_kv(const float* k, const float* v, int64_t num_rows, int64_t k_stride
     for (int64_t row = 0; row < num_rows; ++row)
         if (slots[row] < 0 || slots[row] >= pages.num_pages * pages.page_size)
             throw std::out_of_range("slot " + std::to_string(slots[row]) + " is not in the KV cache");
-    const int64_t width = pages.num_kv_heads * pages.head_dim;
-    const int64_t bytes = pages.num_kv_heads * page_row_bytes(pages.type, pages.head_dim);
-    for_row_ranges(num_rows, width, [&](int64_t begin, int64_t end) {
+    const int64_t head_dim = pages.head_dim;
+    for_row_ranges(num_rows, pages.num_kv_heads * head_dim, [&](int64_t begin, int64_t end) {
         const auto to_page = kernels().to_page;
         for (int64_t row = begin; row < end; ++row) {
-            to_page(k + row * k_stride, width, pages.type, pages.k + slots[row] * bytes);
-            to_page(v + row * v_stride, width, pages.type, pages.v + slots[row] * bytes);
+            const int64_t page = slots[row] / pages.page_size, slot = slots[row] % pages.page_size;
+            int64_t to = page * pages.page_stride + slot * pages.slot_stride;
+            for (int64_t head = 0; head < pages.num_kv_heads; ++head, to += pages.head_stride) {
+                to_page(k + row * k_stride + head * head_dim, head_dim, pages.type, pages.k + to);
+                to_page(v + row * v_stride + head * head_dim, head_dim, pages.type, pages.v + to);
+            }
         }
     });
 }
@@ -154,14 +157,13 @@ void paged_attention(const float* q, int64_t num_rows, int64_t q_stride, int64_t
         call.heads_per_kv = heads_per_kv;
         call.head_dim = pages.head_dim;
         call.first_position = batch.first_positions[n] + tile.first_query;
-        call.num_positions = batch.first_positions[n] + batch.query_starts[n + 1] - batch.query_starts[n];
-        call.window = window > 0 ? window : call.num_positions;
-        call.k_pages = pages.k;
-        call.v_pages = pages.v;
+        call.window = window > 0 ? window : call.first_position + tile.num_queries;
+        call.k_pages = pages.k + kv_head * pages.head_stride;
+        call.v_pages = pages.v + kv_head * pages.head_stride;
         call.page_type = pages.type;
         call.page_size = pages.page_size;
-        call.num_kv_heads = pages.num_kv_heads;
-        call.kv_head = kv_head;
+        call.page_stride = pages.page_stride;
+        call.slot_stride = pages.slot_stride;
         call.page_table = batch.page_table + n * batch.table_width;
         call.page_offset = batch.page_offsets[n];
         call.scratch = scratch + static_cast<size_t>(thread) * attention_scratch_bytes;

@@ -13,11 +13,12 @@ void add(const float* a, const float* b, int64_t count, float* out);
 void route(const float* logits, int64_t num_rows, int64_t num_experts, int64_t num_active, float* weights,
            int64_t* experts);
 
-// Where the keys and values of a layer lie.
+// Where the keys and values of a layer lie: a row of head_dim values for each slot of a page and kv head.
 struct Pages {
-    uint8_t *k, *v;  // (num_pages, page_size, num_kv_heads, head_dim)
+    uint8_t *k, *v;
     PageType type;
     int64_t num_pages, page_size, num_kv_heads, head_dim;
+    int64_t page_stride, slot_stride, head_stride;  // bytes
 };
 
 // Sequences of one step, seen by one window group (PagedBatch of ops/paged.py).

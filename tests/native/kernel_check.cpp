@@ -383,13 +383,16 @@ struct AttentionCase {
     int64_t num_heads, num_kv_heads, head_dim, num_keys, num_queries, window;  // window 0: none
 };
 
-// One sequence in pages of 4; every slot that must not be read holds NaN.
+// One sequence in pages of 4, rows of a slot or of a head together; every slot that must not be read holds NaN.
 Floats attend(const AttentionCase& c, PageType type, const Floats& q, const Floats& k, const Floats& v,
-              int64_t first_query, int64_t num_queries) {
+              int64_t first_query, int64_t num_queries, bool by_head) {
     const int64_t page_size = 4, num_pages = (c.num_keys + page_size - 1) / page_size, width = c.num_kv_heads * c.head_dim;
     const size_t bytes = static_cast<size_t>(num_pages * page_size * c.num_kv_heads * page_row_bytes(type, c.head_dim));
     std::vector<uint8_t> k_pages(bytes, 0xff), v_pages(bytes, 0xff);
-    const Pages pages{k_pages.data(), v_pages.data(), type, num_pages, page_size, c.num_kv_heads, c.head_dim};
+    const int64_t row = page_row_bytes(type, c.head_dim), page = page_size * c.num_kv_heads * row;
+    const int64_t slot_stride = by_head ? row : c.num_kv_heads * row, head_stride = by_head ? page_size * row : row;
+    const Pages pages{k_pages.data(), v_pages.data(), type, num_pages, page_size, c.num_kv_heads, c.head_dim,
+                      page, slot_stride, head_stride};
     const int32_t first = static_cast<int32_t>(c.num_keys - c.num_queries + first_query);
     const int64_t oldest = c.window > 0 && first - c.window + 1 > 0 ? first - c.window + 1 : 0;
     std::vector<int32_t> table;
@@ -408,7 +411,8 @@ Floats attend(const AttentionCase& c, PageType type, const Floats& q, const Floa
 
 void check_attention(Check& check) {
     const AttentionCase cases[] = {{6, 2, 8, 9, 2, 0},    {6, 2, 8, 40, 40, 6},  {3, 3, 20, 70, 33, 40}, {1, 1, 2, 5, 5, 1},
-                                   {12, 1, 64, 40, 1, 0}, {4, 2, 256, 35, 3, 0}, {8, 2, 32, 100, 5, 64}, {2, 1, 96, 33, 4, 20}};
+                                   {12, 1, 64, 40, 1, 0}, {4, 2, 256, 35, 3, 0}, {8, 2, 32, 100, 5, 64}, {2, 1, 96, 33, 4, 20},
+                                   {8, 2, 128, 70, 7, 0}, {5, 1, 64, 90, 9, 0}};
     for (const AttentionCase& c : cases) {
         const int64_t width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
         const Floats q = Random(1).normals(c.num_queries * width), k = Random(2).normals(c.num_keys * kv_width),
@@ -417,7 +421,7 @@ void check_attention(Check& check) {
             if (page.type == PageType::q8_0 && c.head_dim % 32 != 0) continue;
             const std::string name = std::string("attention ") + page.name;
             const Floats stored_k = stored(check, page.type, k), stored_v = stored(check, page.type, v);
-            const Floats out = attend(c, page.type, q, k, v, 0, c.num_queries);
+            const Floats out = attend(c, page.type, q, k, v, 0, c.num_queries, true);
             for (int64_t t = 0; t < c.num_queries; ++t) {
                 const int64_t position = c.num_keys - c.num_queries + t;
                 const int64_t oldest = c.window > 0 && position - c.window + 1 > 0 ? position - c.window + 1 : 0;
@@ -442,8 +446,8 @@ void check_attention(Check& check) {
                 }
             }
             const int64_t last = c.num_queries - 1;
-            const Floats alone = attend(c, page.type, q, k, v, last, 1);
-            check.same(name + ": a query alone", alone, Floats(out.begin() + last * width, out.end()));
+            const Floats alone = attend(c, page.type, q, k, v, last, 1, false);
+            check.same(name + ": a query alone, pages by slot", alone, Floats(out.begin() + last * width, out.end()));
         }
     }
 }

@@ -165,6 +165,21 @@ def test_paged_attention_of_other_shapes(
         torch.testing.assert_close(out, case.expected_THK, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("page_dtype", [torch.bfloat16, Q8_0])
+def test_pages_by_head_hold_the_same_as_pages_by_slot(page_dtype: torch.dtype, instruction_set: str) -> None:
+    case = paged_case(MIXED, window=None, head_dim=32, page_dtype=page_dtype)
+    k, v = _random(5, 2, 32), _random(5, 2, 32, seed=1)
+    slots, outs = torch.tensor([9, 2, 30, 0, 17]), []
+    for by_head in (False, True):
+        pages = [pages.clone() for pages in (case.k_pages_PSGK, case.v_pages_PSGK)]
+        if by_head:
+            pages = [each.transpose(1, 2).contiguous().transpose(1, 2) for each in pages]
+        OPS.store_kv(k, v, pages[0], pages[1], slots)
+        outs.append((*pages, OPS.paged_attention(case.q_THK, pages[0], pages[1], case.batch, None)))
+    for by_slot, by_head_too in zip(*outs, strict=True):
+        assert torch.equal(by_slot.view(torch.uint8), by_head_too.contiguous().view(torch.uint8))
+
+
 @pytest.mark.parametrize("window", [None, 50])
 def test_attention_of_a_query_has_the_same_bits_in_any_chunk_and_company(
     window: int | None, instruction_set: str

@@ -43,8 +43,11 @@ def test_packed_attention_and_its_gradients(window: int | None) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_store_kv_writes_only_its_slots() -> None:
+@pytest.mark.parametrize("by_head", [False, True])
+def test_store_kv_writes_only_its_slots(by_head: bool) -> None:
     k_pages, v_pages = torch.zeros(3, 4, 2, 8), torch.zeros(3, 4, 2, 8)
+    if by_head:
+        k_pages, v_pages = (torch.zeros(3, 2, 4, 8).transpose(1, 2) for _ in range(2))
     k, v = torch.randn(2, 2, 8), torch.randn(2, 2, 8)
     OPS.store_kv(k, v, k_pages, v_pages, torch.tensor([9, 2]))
     assert torch.equal(k_pages[2, 1], k[0])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from tramontane.config import ModelConfig
 from tramontane.engine.engine_config import EngineConfig
@@ -20,7 +24,7 @@ DEFAULT_GPU_SHARE = 0.8  # of the memory that is free once the weights are loade
 
 class KvCache:
     """Keys and values of all pages: for each layer two tensors (P, S, G, page_width of K), P being its window
-    group's pages.
+    group's pages. On a CPU the rows of one head lie together in each page, since the kernels attend head by head.
 
     The memory is reserved, not written: on a CPU it becomes resident page by page as sequences need it.
     """
@@ -31,12 +35,17 @@ class KvCache:
         self.page_size = page_size
         self.windows = config.windows
         self.group_of_layer = [config.windows.index(window) for window in config.sliding_windows]
-        row = (page_size, config.n_kv_heads, page_width(config.head_dim, dtype))
-        shapes = [(num_pages[group], *row) for group in self.group_of_layer]
+        width = page_width(config.head_dim, dtype)
+
+        def reserve(num_pages: int) -> Tensor:
+            if device.type == "cpu":
+                return _reserve_memory((num_pages, config.n_kv_heads, page_size, width), dtype).transpose(1, 2)
+            return torch.empty((num_pages, page_size, config.n_kv_heads, width), dtype=dtype, device=device)
+
         try:
-            self.k_pages = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-            self.v_pages = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-        except RuntimeError as error:
+            self.k_pages = [reserve(num_pages[group]) for group in self.group_of_layer]
+            self.v_pages = [reserve(num_pages[group]) for group in self.group_of_layer]
+        except (RuntimeError, OSError, OverflowError) as error:
             size_gib = sum(page_bytes(config, page_size, dtype)[g] * n for g, n in enumerate(num_pages)) / 2**30
             raise CapacityError(
                 f"a KV cache of {size_gib:.2f} GiB cannot be reserved on {device}: {str(error).splitlines()[0]}; "
@@ -53,6 +62,17 @@ class KvCache:
                 if layer_group == group:
                     for pages in (self.k_pages[layer], self.v_pages[layer]):
                         pages.index_copy_(0, targets, pages.index_select(0, sources))
+
+
+def _reserve_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that is not written yet; where Linux can, in pages of 2 MiB: a step behind a long context goes through all
+    of it, and would look up an address for every 4 KiB."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # of a kernel built without
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def model_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:

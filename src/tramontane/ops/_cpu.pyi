@@ -44,8 +44,9 @@ max_heads_per_kv: int
 max_rank: int
 low_rank_panel: int
 
-# (k address, v address, "f32" | "bf16" | "f16" | "q8_0", pages, page size, kv heads, head dim)
-Pages = tuple[int, int, str, int, int, int, int]
+# (k address, v address, "f32" | "bf16" | "f16" | "q8_0", pages, page size, kv heads, head dim,
+#  bytes from page to page, slot to slot, head to head)
+Pages = tuple[int, int, str, int, int, int, int, int, int, int]
 # PagedBatch: (sequences, query_starts, first_positions, page_table, table width, page_offsets)
 Sequences = tuple[int, int, int, int, int, int]
 

@@ -175,13 +175,16 @@ def native_low_rank(low_rank: LowRank | None) -> _cpu.LowRank:
 
 
 def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
-    """Both pools as the kernels take them. Raises ValueError if they are not alike, contiguous and on the CPU."""
+    """Both pools as the kernels take them. Raises ValueError if they are not alike and on the CPU, rows of K without
+    gaps."""
     is_alike = k_pages_PSGK.shape == v_pages_PSGK.shape and k_pages_PSGK.dtype == v_pages_PSGK.dtype
-    is_plain = k_pages_PSGK.is_contiguous() and v_pages_PSGK.is_contiguous() and k_pages_PSGK.device.type == "cpu"
+    strides = k_pages_PSGK.stride()
+    is_plain = strides == v_pages_PSGK.stride() and strides[-1] == 1 and k_pages_PSGK.device.type == "cpu"
     page_type = _PAGE_TYPES.get(k_pages_PSGK.dtype)
     if not is_alike or not is_plain or page_type is None or k_pages_PSGK.dim() != 4:
         raise ValueError(f"pages of {k_pages_PSGK.dtype} {tuple(k_pages_PSGK.shape)} cannot be used by the CPU kernels")
     num_pages, page_size, num_kv_heads, _ = k_pages_PSGK.shape
+    page_stride, slot_stride, head_stride = (stride * k_pages_PSGK.element_size() for stride in strides[:3])
     return (
         k_pages_PSGK.data_ptr(),
         v_pages_PSGK.data_ptr(),
@@ -190,6 +193,9 @@ def native_pages(k_pages_PSGK: Tensor, v_pages_PSGK: Tensor) -> _cpu.Pages:
         page_size,
         num_kv_heads,
         page_head_dim(k_pages_PSGK),
+        page_stride,
+        slot_stride,
+        head_stride,
     )
 
 

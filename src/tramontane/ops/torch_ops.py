@@ -52,8 +52,13 @@ class TorchOps:
     def store_kv(
         self, k_TGK: Tensor, v_TGK: Tensor, k_pages_PSGK: Tensor, v_pages_PSGK: Tensor, slots_T: Tensor
     ) -> None:
-        k_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, to_page_type(k_TGK, k_pages_PSGK.dtype))
-        v_pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, to_page_type(v_TGK, v_pages_PSGK.dtype))
+        page_size = k_pages_PSGK.shape[1]
+        for x_TGK, pages_PSGK in ((k_TGK, k_pages_PSGK), (v_TGK, v_pages_PSGK)):
+            rows = to_page_type(x_TGK, pages_PSGK.dtype)
+            if pages_PSGK.is_contiguous():  # one operation, since a GPU counts them
+                pages_PSGK.flatten(0, 1).index_copy_(0, slots_T, rows)
+            else:
+                pages_PSGK[slots_T // page_size, slots_T % page_size] = rows
 
     def paged_attention(
         self, q_THK: Tensor, k_pages_PSGK: Tensor, v_pages_PSGK: Tensor, batch: PagedBatch, window: int | None
