@@ -13,10 +13,12 @@ import httpx
 import openai
 import pytest
 from mistralai.client import Mistral
+from openai._constants import DEFAULT_CONNECTION_LIMITS
 
 from tests.server.live import start_server
 from tests.server.test_streams import LONG
 from tramontane.cli.main import run
+from tramontane.server.serve import KEEP_ALIVE_S
 
 OPTIONS: dict[str, Any] = {"model": "chat", "messages": LONG["messages"], "max_tokens": 1500, "temperature": 0.0}
 
@@ -125,3 +127,8 @@ def test_what_cannot_be_served_is_one_line(
     assert told.startswith(f"error: {state} cannot be used: file is not a database. ")
     assert told.count("\n") == 1
     assert state.read_bytes() == b"wind" * 5000
+
+
+def test_idle_connections_are_kept_for_longer_than_the_clients_keep_them() -> None:
+    clients = (httpx.Limits().keepalive_expiry, DEFAULT_CONNECTION_LIMITS.keepalive_expiry)
+    assert all(seconds is not None and seconds < KEEP_ALIVE_S / 2 for seconds in clients)

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.5
 ENGINE_DEAD = 3
 """Exit code after an engine has died: a supervisor that restarts on failure then does."""
+KEEP_ALIVE_S = 75
+"""How long a connection may stand idle: longer than clients keep theirs, so that they close it and never send a request
+into one that is just being closed here."""
 
 
 class Server(uvicorn.Server):
@@ -81,6 +84,7 @@ async def _serve(
         access_log=False,
         proxy_headers=False,  # who calls is who is connected, whatever a header says
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         ws="none",
         backlog=2048,
