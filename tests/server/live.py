@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 START_S = 60.0
+STOP_S = 120.0
 
 
 @dataclass
@@ -28,7 +29,7 @@ class LiveServer:
         """SIGTERM; the exit code."""
         with self.process:  # closes its pipe
             self.process.terminate()
-            return self.process.wait(30)
+            return self.process.wait(STOP_S)
 
 
 def start_server(home: Path, arguments: Sequence[object], *, module: str = "tramontane.cli") -> LiveServer:

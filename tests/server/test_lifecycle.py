@@ -20,6 +20,7 @@ from tests.server.test_streams import LONG
 from tramontane.cli.main import run
 from tramontane.server.serve import KEEP_ALIVE_S
 
+PATIENCE_S = 120  # machines that run tests may be slow
 OPTIONS: dict[str, Any] = {"model": "chat", "messages": LONG["messages"], "max_tokens": 1500, "temperature": 0.0}
 
 
@@ -48,9 +49,9 @@ def test_aliases_of_a_file_are_served_and_sigterm_lets_running_answers_end(
         target=read_stream, args=(live.url, {**LONG, "model": "gpt", "max_tokens": 700}, begun, lines)
     )
     reader.start()
-    assert begun.wait(20)
+    assert begun.wait(PATIENCE_S)
     assert live.stop() == 0
-    reader.join(20)
+    reader.join(PATIENCE_S)
     assert "data: [DONE]" in lines
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert chunks[-1]["usage"]["completion_tokens"] == 700
@@ -91,12 +92,12 @@ def test_a_dead_engine_ends_streams_with_errors_and_the_server_with_a_code_of_it
         ours = pool.submit(read_as_openai, live.url, begun[0])
         theirs = pool.submit(read_as_mistral, live.url, begun[1])
         raw = pool.submit(read_stream, live.url, LONG, begun[2], lines)
-        assert all(event.wait(20) for event in begun)
+        assert all(event.wait(PATIENCE_S) for event in begun)
         order.touch()
-        assert ours.result(20).startswith("the model has stopped")
-        assert theirs.result(20).choices[0].finish_reason == "error"
-        raw.result(20)
-        assert live.process.wait(20) == 3
+        assert ours.result(PATIENCE_S).startswith("the model has stopped")
+        assert theirs.result(PATIENCE_S).choices[0].finish_reason == "error"
+        raw.result(PATIENCE_S)
+        assert live.process.wait(PATIENCE_S) == 3
     assert lines[-2] == "data: [DONE]"
     last = json.loads(lines[-4].removeprefix("data: "))
     assert last["choices"][0]["finish_reason"] == "error"
