@@ -191,12 +191,23 @@ def test_openai_fields_without_effect_are_let_through_unless_strict(
     extra = {"user": "x", "store": True, "service_tier": "auto", "verbosity": "low", "safety_identifier": "x"}
     messages = [{"role": "user", "content": "x", "name": "someone"}]
     body = {**BODY, **extra, "messages": messages}
-    assert app_client.post("/v1/chat/completions", json=body).status_code == 200
+    answer = app_client.post("/v1/chat/completions", json={**body, "web_search_options": None})
+    assert (answer.status_code, answer.headers["x-ignored-fields"].split(", ")) == (200, sorted({*extra, "name"}))
+    assert "x-ignored-fields" not in app_client.post("/v1/chat/completions", json=BODY).headers
     with serving({"chat": checkpoints["chat"]}, tmp_path, strict=True) as strict:
         detail = refusal(strict.post("/v1/chat/completions", json=body), 422)["detail"]
         assert {entry["loc"][-1] for entry in detail} == {*extra, "name"}
         assert {entry["type"] for entry in detail} == {"extra_forbidden"}
         assert strict.post("/v1/chat/completions", json={**BODY, "seed": 3, "max_completion_tokens": 2}).is_success
+
+
+@pytest.mark.parametrize("name", ["refusal", "audio", "function_call"])
+def test_parts_of_earlier_answers_that_would_be_lost_are_refused(app_client: TestClient, name: str) -> None:
+    turns = [*BODY["messages"], {"role": "assistant", "content": "x", name: None}, *BODY["messages"]]
+    assert app_client.post("/v1/chat/completions", json={**BODY, "messages": turns}).status_code == 200
+    turns[1] = {"role": "assistant", "content": "x", name: {"id": "a"}}
+    detail = refusal(app_client.post("/v1/chat/completions", json={**BODY, "messages": turns}), 422)["detail"]
+    assert detail[0]["loc"][-1] == name
 
 
 def test_a_full_queue_is_429_and_breaks_nothing(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -129,7 +129,11 @@ class Endpoint(Generic[Body]):
         status = 500
         is_streaming = False
         try:
-            body = validate(self.body, await read_json(request), strict=call.services.settings.strict)
+            ignored: set[str] = set()
+            data = await read_json(request)
+            body = validate(self.body, data, strict=call.services.settings.strict, ignored=ignored)
+            if ignored:
+                headers["x-ignored-fields"] = ", ".join(sorted(ignored))
             if self.stream is not None and getattr(body, "stream", False):
                 events = await unless_disconnected(request, self.stream(call, body))
                 is_streaming = True

@@ -17,8 +17,8 @@ Body = TypeVar("Body", bound="ApiModel")
 class ApiModel(BaseModel):
     """A closed object of exact types: an unknown field is an error, and so is "1" for 1.
 
-    `IGNORED` names fields of OpenAI's that have no effect on any answer here. They are let through and dropped; with
-    `--strict` they are errors too, as they are for Mistral's own API.
+    `IGNORED` names fields of OpenAI's that have no effect on any answer here. They are let through and dropped, and the
+    answer's headers name them; with `--strict` they are errors too, as they are for Mistral's own API.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
@@ -27,15 +27,19 @@ class ApiModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_ignored(cls, data: Any, info: ValidationInfo) -> Any:
-        if cls.IGNORED and isinstance(data, dict) and not (info.context or {}).get("strict"):
-            return {name: value for name, value in data.items() if name not in cls.IGNORED}
-        return data
+        context = info.context or {}
+        if not cls.IGNORED or not isinstance(data, dict) or context.get("strict"):
+            return data
+        if (ignored := context.get("ignored")) is not None:
+            ignored.update(name for name in cls.IGNORED if data.get(name) is not None)
+        return {name: value for name, value in data.items() if name not in cls.IGNORED}
 
 
-def validate(kind: type[Body], data: Any, *, strict: bool) -> Body:
-    """Raises ApiError 422 naming every field that is wrong."""
+def validate(kind: type[Body], data: Any, *, strict: bool, ignored: set[str] | None = None) -> Body:
+    """Adds the names of fields that were given and have no effect to `ignored`. Raises ApiError 422 naming every field
+    that is wrong."""
     try:
-        return kind.model_validate(data, context={"strict": strict})
+        return kind.model_validate(data, context={"strict": strict, "ignored": ignored})
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_context=False), prefix=("body",)) from None
 

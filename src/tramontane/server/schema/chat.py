@@ -68,12 +68,16 @@ class UserMessage(ApiModel):
 
 
 class AssistantMessage(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("name", "refusal", "annotations", "audio", "function_call"))
+    IGNORED: ClassVar[frozenset[str]] = frozenset(("name", "annotations"))
     role: Literal["assistant"]
     content: Content | None = None
     tool_calls: list[ToolCallMessage] | None = None
     prefix: bool = False
     reasoning_content: str | None = None
+    # OpenAI's answers have these and come back with them; what such a field says, no model here would see
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
 
 
 class ToolMessage(ApiModel):
@@ -173,7 +177,7 @@ class ChatRequest(SamplingFields):
     IGNORED: ClassVar[frozenset[str]] = frozenset(
         (
             *("user", "store", "service_tier", "verbosity", "web_search_options", "safety_identifier"),
-            "prompt_cache_retention",
+            *("prompt_cache_retention", "prompt_cache_options"),
         )
     )
     messages: list[Message] = Field(min_length=1)
