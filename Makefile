@@ -44,9 +44,10 @@ chat: $(RUN)
 serve: $(RUN)
 	@$(BIN)/tramontane serve "$(MODEL)"
 
-# One thread per worker: two workers share the cores without fighting over them.
+# One thread per worker: two workers share the cores without fighting over them. A file goes to one of them whole, so that
+# what its tests share is made once.
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(DEV)
 	$(BIN)/ruff check .
