@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy import case, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import ID, ContentStore, Incoming
 from tramontane.server.store.database import Database
+from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import BatchJob, BatchResult
 
 QUEUED, RUNNING, CANCELLATION_REQUESTED = "QUEUED", "RUNNING", "CANCELLATION_REQUESTED"
@@ -87,18 +88,19 @@ class BatchJobs:
         if listing.created_after is not None:
             conditions.append(BatchJob.created_at > listing.created_after)
         conditions += [BatchJob.details[name].as_string() == value for name, value in listing.details.items()]
-        at, by_id = BatchJob.created_at, BatchJob.id
         with self.database.read() as session:
-            total = session.scalar(select(func.count()).select_from(BatchJob).where(*conditions)) or 0
-            if listing.after is not None:
-                start = _find(session, listing.after, owner)
-                later = at > start.created_at if listing.is_ascending else at < start.created_at
-                next_id = by_id > start.id if listing.is_ascending else by_id < start.id
-                conditions.append(or_(later, (at == start.created_at) & next_id))
-            order = (at, by_id) if listing.is_ascending else (at.desc(), by_id.desc())
-            query = select(BatchJob).where(*conditions).order_by(*order)
-            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
-        return JobPage(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+            start = None if listing.after is None else _find(session, listing.after, owner)
+            return JobPage(
+                *select_page(
+                    session,
+                    BatchJob,
+                    conditions,
+                    page=listing.page,
+                    page_size=listing.page_size,
+                    start=start,
+                    is_ascending=listing.is_ascending,
+                )
+            )
 
     def cancel(self, job_id: str, owner: str) -> BatchJob:
         """A job nobody has begun is over at once; others when their server has heard of it. Raises ApiError 409 for one

@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import ID, ContentStore, Incoming
 from tramontane.server.store.database import Database
+from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import BatchJob, File
 
 MIMETYPES = {
@@ -91,17 +92,18 @@ class Files:
         if listing.search:
             conditions.append(File.filename.icontains(listing.search, autoescape=True))
         with self.database.read() as session:
-            total = session.scalar(select(func.count()).select_from(File).where(*conditions)) or 0
-            if listing.after is not None:
-                start = find_file(session, listing.after, owner)
-                at, by_id = File.created_at, File.id
-                later = at > start.created_at if listing.is_ascending else at < start.created_at
-                next_id = by_id > start.id if listing.is_ascending else by_id < start.id
-                conditions.append(or_(later, (at == start.created_at) & next_id))
-            order = (File.created_at, File.id) if listing.is_ascending else (File.created_at.desc(), File.id.desc())
-            query = select(File).where(*conditions).order_by(*order)
-            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
-        return Page(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+            start = None if listing.after is None else find_file(session, listing.after, owner)
+            return Page(
+                *select_page(
+                    session,
+                    File,
+                    conditions,
+                    page=listing.page,
+                    page_size=listing.page_size,
+                    start=start,
+                    is_ascending=listing.is_ascending,
+                )
+            )
 
     def delete(self, file_id: str, owner: str) -> None:
         """The row first: a crash in between leaves content without a row, which the next start sweeps away."""

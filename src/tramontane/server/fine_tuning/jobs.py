@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import ID
 from tramontane.server.store.database import Database
+from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import FineTuningEvent, FineTuningJob
 
 QUEUED, VALIDATING, VALIDATED, STARTED, RUNNING = "QUEUED", "VALIDATING", "VALIDATED", "STARTED", "RUNNING"
@@ -103,15 +104,13 @@ class FineTuningJobs:
         if listing.created_before is not None:
             conditions.append(FineTuningJob.created_at < listing.created_before)
         conditions += [FineTuningJob.details[name].as_string() == value for name, value in listing.details.items()]
-        at, by_id = FineTuningJob.created_at, FineTuningJob.id
         with self.database.read() as session:
-            total = session.scalar(select(func.count()).select_from(FineTuningJob).where(*conditions)) or 0
-            if listing.after is not None:
-                start = _find(session, listing.after, owner)
-                conditions.append(or_(at < start.created_at, (at == start.created_at) & (by_id < start.id)))
-            query = select(FineTuningJob).where(*conditions).order_by(at.desc(), by_id.desc())
-            rows = session.scalars(query.offset(listing.page * listing.page_size).limit(listing.page_size + 1)).all()
-        return JobPage(list(rows[: listing.page_size]), total, len(rows) > listing.page_size)
+            start = None if listing.after is None else _find(session, listing.after, owner)
+            return JobPage(
+                *select_page(
+                    session, FineTuningJob, conditions, page=listing.page, page_size=listing.page_size, start=start
+                )
+            )
 
     def start(self, job_id: str, owner: str) -> FineTuningJob:
         """Raises ApiError 409 for a job that does not wait for it."""

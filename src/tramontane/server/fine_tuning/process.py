@@ -70,11 +70,6 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        if self._pid is not None:
-            with suppress(ChildProcessError):
-                ended, _ = os.waitpid(self._pid, os.WNOHANG)  # lets a dead one go
-                if ended:
-                    self._pid = None
         try:
             with (self.folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -82,6 +77,10 @@ class Process:
             return False
         except BlockingIOError:
             return True
+        if self._pid is not None:  # a child of this process that has let go of its lock is ending: let it go
+            with suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+            self._pid = None
         return False
 
     @property

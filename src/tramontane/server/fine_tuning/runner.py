@@ -54,6 +54,7 @@ MAX_CHECKS = 2
 MAX_INTERRUPTIONS = 3
 """So often in a row training may be killed without having come further; then something must be wrong with it."""
 KILL_AFTER_S = 15.0
+PREVIEW_S = 60.0
 STOPPED_EARLY = 75
 """What `tramontane finetune` exits with when it was asked to stop and has saved."""
 ORPHAN_AGE_S = 3600.0
@@ -205,24 +206,27 @@ class FineTuningRunner:
         return False
 
     def _note_progress(self, job: FineTuningJob) -> None:
+        """What was trained a second time after an interruption is no progress."""
         progress = read_progress(self._folder(job).run)
-        if job.estimate is None or progress.trained_tokens == (job.trained_tokens or 0):
+        known_tokens = job.trained_tokens or 0
+        if job.estimate is None or progress.trained_tokens < known_tokens:
             return
-        known = {each["step_number"]: each["created_at"] for each in job.checkpoints}
+        times = {each["step_number"]: each["created_at"] for each in job.checkpoints}
         now = time.time()
         checkpoints = [
-            {**each, "created_at": known.get(each["step_number"], now)}
+            {**each, "created_at": times.get(each["step_number"], now)}
             for each in progress.checkpoints(job.estimate["num_steps"])
         ]
-        moved_on = progress.trained_tokens > (job.trained_tokens or 0)
-        updated = self.jobs.update(
-            job,
-            checkpoints=checkpoints,
-            trained_tokens=progress.trained_tokens,
-            num_interruptions=0 if moved_on else job.num_interruptions,
-        )
-        if updated is not None:
-            job.num_interruptions = updated.num_interruptions
+        moved_on = progress.trained_tokens > known_tokens
+        if moved_on:
+            job.num_interruptions = 0
+        if moved_on or checkpoints != job.checkpoints:
+            self.jobs.update(
+                job,
+                checkpoints=checkpoints,
+                trained_tokens=progress.trained_tokens,
+                num_interruptions=job.num_interruptions,
+            )
 
     def _begin_again(self, job: FineTuningJob, failed: str, what: str) -> None:
         complaint = self._process(job).complaint
@@ -238,7 +242,12 @@ class FineTuningRunner:
     def _cancel(self, job: FineTuningJob) -> None:
         """First politely, so that it saves; then at once."""
         folder = self._folder(job)
-        alive = [p for p in (Process(folder.check_process), Process(folder.train_process)) if p.is_alive]
+        known = self._processes.get(job.id)
+        processes = [
+            known if known is not None and known.folder == place else Process(place)
+            for place in (folder.check_process, folder.train_process)
+        ]
+        alive = [process for process in processes if process.is_alive]
         if not alive:
             self._asked_to_stop.pop(job.id, None)
             self._processes.pop(job.id, None)
@@ -272,9 +281,11 @@ class FineTuningRunner:
         questions = await asyncio.to_thread(
             first_questions, folder.held_out if job.validation_files else folder.samples
         )
-        found = await previews(base, newest, questions, salt=job.id)
-        await asyncio.to_thread(self.jobs.say, job.id, SAMPLE, [{"step": step, **each} for each in found])
         self._previewed[job.id] = step
+        with suppress(TimeoutError):  # a busy server has no time for it
+            async with asyncio.timeout(PREVIEW_S):
+                found = await previews(base, newest, questions, salt=job.id)
+                await asyncio.to_thread(self.jobs.say, job.id, SAMPLE, [{"step": step, **each} for each in found])
 
     async def _publish(self, job: FineTuningJob, registry: ModelRegistry) -> None:
         try:
