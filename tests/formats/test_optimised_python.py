@@ -7,19 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent
 HOSTILE = ["test_safetensors_file.py", "test_gguf_file.py", "test_torch_pickle.py", "test_open_tensors.py"]
-SLOW = "not hundred and not live and not every_byte"
+QUICK = "not hundred and not live and not every_byte"
 
 
-@pytest.mark.parametrize("flag", ["-O", "-OO"])
-def test_hostile_files_are_refused_without_asserts(flag: str) -> None:
-    """pytest rewrites its own asserts into statements, so the same tests judge; docstrings go with -OO."""
-    selection = SLOW if flag == "-O" else SLOW + " and not gadgets and not invented and not mutated"
-    command = [sys.executable, flag, "-W", "ignore", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["-W", "ignore::pytest.PytestConfigWarning", "-k", selection]
+def test_hostile_files_are_refused_without_asserts() -> None:
+    """pytest rewrites its own asserts into statements, so the same tests judge."""
+    command = [sys.executable, "-O", "-W", "ignore", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["-W", "ignore::pytest.PytestConfigWarning", "-k", QUICK]
     done = subprocess.run(
         [*command, *(str(HERE / name) for name in HOSTILE)],
         cwd=HERE.parent.parent,

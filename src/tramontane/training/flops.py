@@ -36,17 +36,19 @@ def measure_matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: fl
 
     The best of the repetitions that fit into `seconds`: other programs on the machine only ever slow it down.
     """
-    size = 8192 if device.type == "cuda" else 1024
-    generator = torch.Generator(device).manual_seed(0)
-    left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-    best = float("inf")
-    end = time.monotonic() + seconds
-    repetitions = 0
-    while repetitions < 3 or time.monotonic() < end:
-        start = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-        repetitions += 1
+    for size in (8192,) if device.type == "cuda" else (256, 1024):
+        generator = torch.Generator(device).manual_seed(0)
+        left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
+        best = float("inf")
+        end = time.monotonic() + seconds
+        repetitions = 0
+        while repetitions < 3 or (size > 256 and time.monotonic() < end):
+            start = time.perf_counter()
+            left @ right
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = min(best, time.perf_counter() - start)
+            repetitions += 1
+        if 64 * best > seconds:  # processors without this type's products take minutes for large ones
+            break
     return float(2 * size**3 / best)

@@ -251,3 +251,12 @@ def test_jobs_and_models_are_their_owners_alone(checkpoints: dict[str, Path], tm
             assert answer.status_code == 404, address
         embedding = client.post("/v1/embeddings", json={"model": name, "input": "a"})
         assert embedding.status_code == 400
+    with serving({"chat": checkpoints["chat"]}, tmp_path) as client:  # the next server knows them too
+        client.headers.update(ben)
+        assert say(client, name).status_code == 400
+        client.headers.update(ann)
+        assert say(client, name).status_code == 200
+    with serving({"other": checkpoints["thinker"]}, tmp_path) as client:  # and this one lacks its base
+        client.headers.update(ann)
+        assert say(client, name).status_code == 400
+        assert client.get("/v1/models").json()["data"][0]["id"] == "other"
