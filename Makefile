@@ -44,10 +44,10 @@ chat: $(RUN)
 serve: $(RUN)
 	@$(BIN)/tramontane serve "$(MODEL)"
 
-# One thread per worker, and a worker more than there are cores, since many tests wait for other programs. A file goes to
-# one of them whole, so that what its tests share is made once.
+# One thread per worker: two workers share the cores without fighting over them. A file goes to one of them whole, so that
+# what its tests share is made once.
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(DEV)
 	$(BIN)/ruff check .
