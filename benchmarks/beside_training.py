@@ -49,7 +49,7 @@ def rounds_of(niceness: int, home: Path, options: argparse.Namespace) -> dict[st
                     os.killpg(pid, number_of_signal)
                     time.sleep(SETTLE_S)
                     tokens_per_second, [stream] = http_round(
-                        live.url, prompts(1, 2 * number + len(found)), options.tokens
+                        live.url, prompts(1, len(stopped) + options.rounds * len(going)), options.tokens
                     )
                     found.append((tokens_per_second, stream.first_s))
             before, started = trained_tokens(client, job_id), time.perf_counter()
