@@ -44,7 +44,7 @@ def rounds_of(niceness: int, home: Path, options: argparse.Namespace) -> dict[st
             while not trained_tokens(client, job_id):
                 time.sleep(0.1)
             pid = int((home / "server" / "fine_tuning" / job_id / "train" / "pid").read_text("utf-8"))
-            for number in range(options.rounds):
+            for _ in range(options.rounds):
                 for number_of_signal, found in ((signal.SIGSTOP, stopped), (signal.SIGCONT, going)):
                     os.killpg(pid, number_of_signal)
                     time.sleep(SETTLE_S)
