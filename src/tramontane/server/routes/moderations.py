@@ -41,8 +41,7 @@ async def classifications(call: Call, request: ClassificationRequest) -> dict[st
     model = call.use(request.model)
     if model.classifier is None:
         return await _reflect(call, request.model, request.texts, chat=False)
-    tokenizer = model.llm.tokenizer
-    return await _classify(call, request.model, model, [tokenizer.encode(text, bos=True) for text in request.texts])
+    return await _classify(call, request.model, model, request.texts)
 
 
 async def chat_classifications(call: Call, request: ChatClassificationRequest) -> dict[str, Any]:
@@ -50,16 +49,18 @@ async def chat_classifications(call: Call, request: ChatClassificationRequest) -
     if model.classifier is None:
         return await _reflect(call, request.model, _texts(request.conversations), chat=True)
     conversations = [chat_messages(messages) for messages in request.conversations]
-    prompts = [await model.llm.read_prompt(messages) for messages in conversations]
-    return await _classify(call, request.model, model, [prompt.token_ids for prompt in prompts])
+    return await _classify(call, request.model, model, conversations)
 
 
 def _texts(conversations: Sequence[Sequence[Message]]) -> list[str]:
     return [conversation_text(chat_messages(messages)) for messages in conversations]
 
 
-async def _classify(call: Call, name: str, model: ServedModel, batch: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """By a model that was trained to."""
+async def _classify(
+    call: Call, name: str, model: ServedModel, inputs: Sequence[str] | Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """By a model that was trained to; `inputs` are texts or conversations."""
+    batch = [(await model.llm.read_prompt(each)).token_ids for each in inputs]
     call.prompt_tokens += sum(map(len, batch))
     found = await asyncio.gather(
         *(model.classify(token_ids, salt=call.caller.salt, priority=call.priority) for token_ids in batch)
