@@ -62,5 +62,6 @@ inline LowRank parse_low_rank(const LowRankTuple& t) {
 void bind_weights(nb::module_& m);  // packing, quantisation, products
 void bind_layers(nb::module_& m);   // what lies between the products
 void bind_decoder(nb::module_& m);  // whole forward passes
+void bind_training(nb::module_& m);
 
 }  // namespace tramontane

@@ -4,7 +4,7 @@ set(KERNELS_OPTIMISATION -O3 CACHE STRING "Optimisation of the kernels")
 find_package(Threads REQUIRED)
 
 function(add_kernels target)
-  list(APPEND sources cpu_features.cpp thread_pool.cpp pack.cpp dequantize.cpp quantize.cpp matmul.cpp layers.cpp low_rank.cpp kernels_scalar.cpp)
+  list(APPEND sources cpu_features.cpp thread_pool.cpp pack.cpp dequantize.cpp quantize.cpp matmul.cpp layers.cpp low_rank.cpp packed_attention.cpp kernels_scalar.cpp)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     add_instruction_set(kernels_avx2.cpp matmul_int_avx2.cpp FLAGS -mavx2 -mfma -mf16c)
     # GCC 12 warns about the undefined registers of its own AVX-512 header.

@@ -2,6 +2,7 @@
 #include "vec_avx2.h"
 
 #include "attention.h"
+#include "document_attention.h"
 #include "matmul_float.h"
 #include "quantize_q4_k.h"
 
@@ -15,6 +16,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    add_document_attention(table);
     table.quantize_q4_k = quantize_q4_k;
     add_int_products_avx2(table);
     return table;

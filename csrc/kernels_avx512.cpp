@@ -2,6 +2,7 @@
 #include "vec_avx512.h"
 
 #include "attention.h"
+#include "document_attention.h"
 #include "matmul_float.h"
 
 namespace tramontane {
@@ -14,6 +15,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    add_document_attention(table);
     table.quantize_q4_k = kernels_avx2().quantize_q4_k;
     add_int_products_avx512(table);
     return table;

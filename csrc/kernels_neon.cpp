@@ -2,6 +2,7 @@
 #include "vec_neon.h"
 
 #include "attention.h"
+#include "document_attention.h"
 #include "matmul_float.h"
 #include "quantize_q4_k.h"
 
@@ -16,6 +17,7 @@ Kernels make_table(void (*add_int_products)(Kernels&)) {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    add_document_attention(table);
     table.quantize_q4_k = quantize_q4_k;
     add_int_products(table);
     return table;

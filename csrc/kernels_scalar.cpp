@@ -5,6 +5,7 @@
 #include "vec_scalar.h"
 
 #include "attention.h"
+#include "document_attention.h"
 #include "matmul_float.h"
 #include "quantize_q4_k.h"
 
@@ -179,6 +180,7 @@ Kernels make_table() {
     Kernels table{};
     add_float_products(table);
     add_elementwise(table);
+    add_document_attention(table);
     table.quantize_q4_k = quantize_q4_k;
     table.row_tile[static_cast<int>(ActivationForm::q8_32)] = 1;
     table.row_tile[static_cast<int>(ActivationForm::q8_256)] = 1;

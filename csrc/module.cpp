@@ -24,4 +24,5 @@ NB_MODULE(_cpu, m) {
     bind_weights(m);
     bind_layers(m);
     bind_decoder(m);
+    bind_training(m);
 }

@@ -12,6 +12,7 @@
 #include "low_rank.h"
 #include "matmul.h"
 #include "pack.h"
+#include "packed_attention.h"
 #include "quantize.h"
 #include "thread_pool.h"
 
@@ -452,6 +453,86 @@ void check_attention(Check& check) {
     }
 }
 
+struct PackedCase {
+    std::vector<int64_t> lens;
+    int64_t num_heads, num_kv_heads, head_dim, window;
+};
+
+// Output, gradients and log normalisers of documents, by their definitions in double.
+struct ExactPacked {
+    std::vector<double> out, lse, grad_q, grad_k, grad_v;  // grad_k, grad_v: (heads, rows, head_dim)
+
+    ExactPacked(const PackedCase& c, int64_t rows, const Floats& q, const Floats& k, const Floats& v, const Floats& grad)
+        : out(q.size()), lse(static_cast<size_t>(c.num_heads * rows)), grad_q(q.size()), grad_k(q.size()), grad_v(q.size()) {
+        const double scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim));
+        int64_t start = 0;
+        for (const int64_t length : c.lens) {
+            for (int64_t t = start; t < start + length; ++t)
+                for (int64_t h = 0; h < c.num_heads; ++h) {
+                    const int64_t kv = h / (c.num_heads / c.num_kv_heads), dim = c.head_dim;
+                    const auto query = [&](int64_t d) { return static_cast<size_t>((t * c.num_heads + h) * dim + d); };
+                    const auto key = [&](int64_t s, int64_t d) {
+                        return static_cast<size_t>((s * c.num_kv_heads + kv) * dim + d);
+                    };
+                    const int64_t oldest = c.window > 0 && t - c.window + 1 > start ? t - c.window + 1 : start;
+                    std::vector<double> weights, slopes;
+                    double total = 0.0, shift = 0.0;
+                    for (int64_t s = oldest; s <= t; ++s) {
+                        double score = 0.0, slope = 0.0;
+                        for (int64_t d = 0; d < dim; ++d) {
+                            score += static_cast<double>(q[query(d)]) * static_cast<double>(k[key(s, d)]) * scale;
+                            slope += static_cast<double>(grad[query(d)]) * static_cast<double>(v[key(s, d)]);
+                        }
+                        weights.push_back(std::exp(score));
+                        slopes.push_back(slope);
+                        total += weights.back();
+                    }
+                    for (size_t i = 0; i < weights.size(); ++i) shift += (weights[i] /= total) * slopes[i];
+                    lse[static_cast<size_t>(h * rows + t)] = std::log(total);
+                    for (size_t i = 0; i < weights.size(); ++i) {
+                        const int64_t s = oldest + static_cast<int64_t>(i);
+                        const double slope = weights[i] * (slopes[i] - shift) * scale;
+                        for (int64_t d = 0; d < dim; ++d) {
+                            const size_t by_head = static_cast<size_t>((h * rows + s) * dim + d);
+                            out[query(d)] += weights[i] * static_cast<double>(v[key(s, d)]);
+                            grad_q[query(d)] += slope * static_cast<double>(k[key(s, d)]);
+                            grad_k[by_head] += slope * static_cast<double>(q[query(d)]);
+                            grad_v[by_head] += weights[i] * static_cast<double>(grad[query(d)]);
+                        }
+                    }
+                }
+            start += length;
+        }
+    }
+};
+
+void check_packed_attention(Check& check) {
+    const PackedCase cases[] = {{{5, 0, 70, 1}, 4, 2, 16, 0}, {{130, 64, 65}, 2, 1, 32, 40}, {{100}, 3, 3, 48, 1},
+                                {{7, 200}, 2, 2, 64, 64},     {{33, 90}, 1, 1, 128, 65},     {{66}, 2, 1, 256, 0}};
+    for (const PackedCase& c : cases) {
+        int64_t rows = 0;
+        for (const int64_t length : c.lens) rows += length;
+        const int64_t width = rows * c.num_heads * c.head_dim, kv_width = rows * c.num_kv_heads * c.head_dim;
+        const Floats q = Random(1).normals(width), k = Random(2).normals(kv_width), v = Random(3).normals(kv_width),
+                     grad = Random(4).normals(width);
+        Floats out(q.size()), lse(static_cast<size_t>(rows * c.num_heads)), grad_q(q.size()), grad_k(q.size()),
+            grad_v(q.size());
+        const PackedDocuments documents{c.lens, c.num_heads, c.num_kv_heads, c.head_dim, c.window, q.data(),
+                                        k.data(), v.data(), out.data(), lse.data()};
+        packed_attention_forward(documents);
+        packed_attention_backward(documents, grad.data(), grad_q.data(), grad_k.data(), grad_v.data());
+        const ExactPacked exact(c, rows, q, k, v, grad);
+        const auto near = [&](const char* name, const Floats& ours, const std::vector<double>& theirs, double bound) {
+            for (size_t i = 0; i < ours.size(); ++i) check.near(name, ours[i], theirs[i], bound);
+        };
+        near("packed attention", out, exact.out, 3e-6);
+        near("packed attention: log normaliser", lse, exact.lse, 3e-6);
+        near("packed attention: gradient of q", grad_q, exact.grad_q, 1e-5);
+        near("packed attention: gradient of k", grad_k, exact.grad_k, 1e-5);
+        near("packed attention: gradient of v", grad_v, exact.grad_v, 1e-5);
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -473,6 +554,7 @@ int main(int argc, char** argv) {
         check_quantize(check);
         check_to_page(check);
         check_attention(check);
+        check_packed_attention(check);
         std::printf("%s comparisons=%ld failed=%ld digest=%016llx\n", set.c_str(), check.count() - before,
                     check.failures() - failed, static_cast<unsigned long long>(check.take_digest()));
     }

@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tramontane.ops import packed_cpu, reference
+from tramontane.ops import packed_cpu, packed_native, reference
 from tramontane.ops.packed_varlen import packed_varlen
 
 LENS = [5, 300, 1, 130, 0, 77]
 
 
-def problem(lens: list[int], dtype: torch.dtype = torch.float32, *, device: str = "cpu") -> tuple[Tensor, ...]:
+def problem(
+    lens: list[int], dtype: torch.dtype = torch.float32, *, head_dim: int = 16, device: str = "cpu"
+) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(sum(lens), heads, 16) for heads in (6, 2, 2)]
+    shapes = [(sum(lens), heads, head_dim) for heads in (6, 2, 2)]
     q, k, v = (torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes)
     return q, k, v, torch.tensor([0, *lens], device=device).cumsum(0).int()
 
@@ -22,9 +24,11 @@ def expected(q: Tensor, k: Tensor, v: Tensor, lens: list[int], window: int | Non
     return torch.cat([reference.attention(part[0], part[1], part[2], window) for part in parts if part[0].shape[0]])
 
 
+@pytest.mark.parametrize("head_dim", [10, 16, 32])  # the kernels want whole vectors
 @pytest.mark.parametrize("window", [None, 1, 7, 128, 129, 200, 1000])
-def test_output_and_gradients_equal_the_definition(window: int | None) -> None:
-    q, k, v, starts = problem(LENS)
+def test_output_and_gradients_equal_the_definition(window: int | None, head_dim: int) -> None:
+    q, k, v, starts = problem(LENS, head_dim=head_dim)
+    assert packed_native.is_native(q) == (head_dim != 10)
     ours, definition = packed_varlen(q, k, v, starts, 300, window), expected(q, k, v, LENS, window)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(ours, definition, rtol=1e-5, atol=1e-5)
@@ -34,6 +38,39 @@ def test_output_and_gradients_equal_the_definition(window: int | None) -> None:
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_threads_and_neighbours_do_not_change_a_bit() -> None:
+    q, k, v, _ = problem(LENS, head_dim=32)
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+    rows = slice(306, 436)  # the document of 130
+
+    def results(document_lens: list[int], *tensors: Tensor) -> list[Tensor]:
+        q, k, v, grad = (x.detach().contiguous() for x in tensors)
+        out, lse = packed_native.packed_attention_forward(q, k, v, document_lens, 100)
+        return [out, *packed_native.packed_attention_backward(grad, q, k, v, out, lse, document_lens, 100)]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = results(LENS, q, k, v, grad)
+        alone = results([130], q[rows], k[rows], v[rows], grad[rows])
+        torch.set_num_threads(3)
+        three = results(LENS, q, k, v, grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+    assert all(torch.equal(a[rows], b) for a, b in zip(one, alone, strict=True))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
+    q, k, v, _ = (x.detach() for x in problem([40], head_dim=32))
+    with pytest.raises(ValueError, match="41 tokens in 40 rows"):
+        packed_native.packed_attention_forward(q, k, v, [41], None)
+    with pytest.raises(ValueError, match="do not fit together"):
+        packed_native.packed_attention_forward(q, k[:30], v, [40], None)
+    with pytest.raises(ValueError, match="float16"):
+        packed_native.packed_attention_forward(q, k.half(), v, [40], None)
 
 
 def test_bfloat16_is_as_near_as_its_mantissa_allows() -> None:

@@ -76,6 +76,28 @@ def paged_attention(
 ) -> None:
     """`window` 0: none. Raises IndexError, before anything is read, if the batch names what does not exist."""
 
+document_lanes: int
+
+# (heads, kv heads, head dim, window or 0)
+Heads = tuple[int, int, int, int]
+
+def packed_attention_forward(
+    document_lens: list[int], heads: Heads, q: int, k: int, v: int, out: int, lse: int
+) -> None: ...
+def packed_attention_backward(
+    document_lens: list[int],
+    heads: Heads,
+    q: int,
+    k: int,
+    v: int,
+    out: int,
+    lse: int,
+    grad: int,
+    grad_q: int,
+    grad_k: int,  # (heads, rows, head dim), zeros before
+    grad_v: int,
+) -> None: ...
+
 class PagePool:
     """The pages of every layer of a cache; `owner` is kept alive."""
 

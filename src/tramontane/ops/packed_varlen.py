@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tramontane.ops.packed_cpu import packed_attention_backward, packed_attention_forward
+from tramontane.ops import packed_cpu, packed_native
 
 
 def packed_varlen(
@@ -37,7 +37,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Output and the log of each row's normaliser, (H, T) float32."""
     if not q_THK.is_cuda:
-        return packed_attention_forward(q_THK, k_TGK, v_TGK, starts.diff().tolist(), window)
+        forward = (packed_native if packed_native.is_native(q_THK) else packed_cpu).packed_attention_forward
+        result: tuple[Tensor, Tensor] = forward(q_THK, k_TGK, v_TGK, starts.diff().tolist(), window)
+        return result
     left = None if window is None else window - 1  # keys before the query's own
     out_THK, lse_HT, *_ = torch.ops.aten._flash_attention_forward(
         q_THK.contiguous(),
@@ -86,7 +88,11 @@ def _backward(
     window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q_THK.is_cuda:
-        return packed_attention_backward(grad_THK, q_THK, k_TGK, v_TGK, out_THK, lse_HT, starts.diff().tolist(), window)
+        backward = (packed_native if packed_native.is_native(q_THK) else packed_cpu).packed_attention_backward
+        result: tuple[Tensor, Tensor, Tensor] = backward(
+            grad_THK, q_THK, k_TGK, v_TGK, out_THK, lse_HT, starts.diff().tolist(), window
+        )
+        return result
     left = None if window is None else window - 1
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=q_THK.device)
     grads = torch.ops.aten._flash_attention_backward(

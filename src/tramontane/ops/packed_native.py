@@ -1,0 +1,106 @@
+"""Attention inside packed documents on the native CPU kernels (csrc/document_attention.h), in float32.
+
+The same sums as `packed_cpu`, without its scores ever leaving the cache. Neither the number of threads nor the other
+documents of a row change a bit of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# The trainer runs from a checkout without compiled kernels too, as on a machine rented for its GPU.
+try:
+    from tramontane.ops import _cpu
+except ImportError:
+    _cpu = None  # type: ignore[assignment]
+
+
+def is_native(q_THK: Tensor) -> bool:
+    """Whether the kernels are there and compute heads like these."""
+    if _cpu is None or q_THK.device.type != "cpu" or q_THK.dtype != torch.float32:
+        return False
+    head_dim = q_THK.shape[-1]
+    return head_dim % _cpu.document_lanes == 0 and head_dim <= _cpu.max_head_dim
+
+
+def packed_attention_forward(
+    q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, document_lens: Sequence[int], window: int | None
+) -> tuple[Tensor, Tensor]:
+    """(T, H, K), and the log normaliser of each row, (H, T)."""
+    q_THK, k_TGK, v_TGK = q_THK.contiguous(), k_TGK.contiguous(), v_TGK.contiguous()
+    out_THK = torch.empty_like(q_THK)
+    lse_HT = q_THK.new_empty((q_THK.shape[1], q_THK.shape[0]))
+    _match_threads()
+    _cpu.packed_attention_forward(*_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window))
+    return out_THK, lse_HT
+
+
+def packed_attention_backward(
+    grad_THK: Tensor,
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    out_THK: Tensor,
+    lse_HT: Tensor,
+    document_lens: Sequence[int],
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    num_tokens, num_heads, head_dim = q_THK.shape
+    num_kv_heads = k_TGK.shape[1]
+    q_THK, k_TGK, v_TGK = q_THK.contiguous(), k_TGK.contiguous(), v_TGK.contiguous()
+    grad_THK, out_THK, lse_HT = grad_THK.contiguous(), out_THK.contiguous(), lse_HT.contiguous()
+    if not (grad_THK.shape == out_THK.shape == q_THK.shape and lse_HT.shape == (num_heads, num_tokens)):
+        raise ValueError(f"gradient {tuple(grad_THK.shape)} and output {tuple(out_THK.shape)} differ")
+    grad_q_THK = torch.empty_like(q_THK)
+    by_head_HTK = [q_THK.new_zeros((num_heads, num_tokens, head_dim)) for _ in range(2)]
+    _match_threads()
+    _cpu.packed_attention_backward(
+        *_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window),
+        grad_THK.data_ptr(),
+        grad_q_THK.data_ptr(),
+        by_head_HTK[0].data_ptr(),
+        by_head_HTK[1].data_ptr(),
+    )
+    grad_k_TGK, grad_v_TGK = (
+        x.view(num_kv_heads, -1, num_tokens, head_dim).sum(1).transpose(0, 1).contiguous() for x in by_head_HTK
+    )
+    return grad_q_THK, grad_k_TGK, grad_v_TGK
+
+
+def _match_threads() -> None:
+    """As many threads as torch has now: a run sets those, and asking is cheaper than entering a region."""
+    if _cpu.num_threads() != torch.get_num_threads():
+        _cpu.set_num_threads(torch.get_num_threads())
+
+
+def _arguments(
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    out_THK: Tensor,
+    lse_HT: Tensor,
+    document_lens: Sequence[int],
+    window: int | None,
+) -> tuple[list[int], tuple[int, int, int, int], int, int, int, int, int]:
+    num_tokens, num_heads, head_dim = q_THK.shape
+    num_kv_heads = k_TGK.shape[1]
+    if k_TGK.shape != (num_tokens, num_kv_heads, head_dim) or v_TGK.shape != k_TGK.shape or num_heads % num_kv_heads:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q_THK, k_TGK, v_TGK))
+        raise ValueError(f"queries, keys and values of {shapes} do not fit together")
+    if k_TGK.dtype != torch.float32 or v_TGK.dtype != torch.float32:
+        raise ValueError(f"keys of {k_TGK.dtype} and values of {v_TGK.dtype} beside queries of float32")
+    if sum(document_lens) != num_tokens:
+        raise ValueError(f"documents of {sum(document_lens)} tokens in {num_tokens} rows")
+    return (
+        list(document_lens),
+        (num_heads, num_kv_heads, head_dim, window or 0),
+        q_THK.data_ptr(),
+        k_TGK.data_ptr(),
+        v_TGK.data_ptr(),
+        out_THK.data_ptr(),
+        lse_HT.data_ptr(),
+    )
