@@ -1,7 +1,7 @@
-"""What users do with Mistral's own client, against the server at the URL given. Run as a script: each version of the
-client lives in an environment of its own, and their types differ, hence `Any`.
+"""What users do with Mistral's own client, waiting and asynchronously, against the server at the URL given. Run as a
+module: each version of the client lives in an environment of its own, and their types differ, hence `Any`.
 
-    python mistral_journeys.py URL
+    python -m tests.server.mistral_journeys URL
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from mistralai.client import Mistral
 from pydantic import BaseModel
+
+from tests.server.blocking import Blocking
 
 HELLO: list[Any] = [{"role": "user", "content": "What is the tramontane?"}]
 SMALL = "mistral-small-latest"
@@ -263,18 +265,16 @@ def fine_tune(client: Any) -> None:
     assert client.models.delete(model_id=name).deleted
 
 
-async def asynchronously(client: Any) -> None:
-    answers = await asyncio.gather(
-        *(client.chat.complete_async(model=SMALL, messages=HELLO, max_tokens=4, random_seed=5) for _ in range(4))
-    )
-    assert len({str(answer.choices[0].message.content) for answer in answers}) == 1
-    text = ""
-    async for event in await client.chat.stream_async(model=SMALL, messages=HELLO, max_tokens=4, random_seed=5):
-        text += str(event.data.choices[0].delta.content or "")
-    assert text == answers[0].choices[0].message.content
-    assert (await client.embeddings.create_async(model="mistral-embed", inputs=["wind"])).data
-    assert (await client.fim.complete_async(model="codestral-latest", prompt="x", suffix="y", max_tokens=2)).choices
-    assert (await client.classifiers.moderate_async(model="mistral-moderation-latest", inputs=["a"])).results
+def at_once(client: Any) -> None:
+    """Only the asynchronous client can."""
+
+    async def ask() -> set[str]:
+        options: dict[str, Any] = {"model": SMALL, "messages": HELLO, "max_tokens": 4, "random_seed": 5}
+        answers = await asyncio.gather(*(client.chat.complete_async(**options) for _ in range(4)))
+        return {str(answer.choices[0].message.content) for answer in answers}
+
+    with asyncio.Runner() as runner:
+        assert len(runner.run(ask())) == 1
 
 
 JOURNEYS = (
@@ -285,11 +285,16 @@ JOURNEYS = (
 
 def main(url: str) -> None:
     with Mistral(api_key="none", server_url=url) as client:
-        for journey in JOURNEYS:
-            journey(client)
-            print(journey.__name__, flush=True)
-        asyncio.run(asynchronously(client))
-        print("asynchronously")
+        go(client)
+    with asyncio.Runner() as runner:
+        go(Blocking(Mistral(api_key="none", server_url=url), runner.run))
+    at_once(Mistral(api_key="none", server_url=url))
+
+
+def go(client: Any) -> None:
+    for journey in JOURNEYS:
+        journey(client)
+        print(journey.__name__, flush=True)
 
 
 if __name__ == "__main__":
