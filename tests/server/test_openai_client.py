@@ -12,6 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from tests.server.blocking import Blocking
 from tests.server.live import LiveServer
 
 HELLO: list[Any] = [{"role": "user", "content": "What is the tramontane?"}]
@@ -30,9 +31,20 @@ class Wind(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[openai.OpenAI]:
+def waiting(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="module", params=["waiting", "asynchronous"])
+def client(request: pytest.FixtureRequest, server: LiveServer, waiting: openai.OpenAI) -> Iterator[Any]:
+    if request.param == "waiting":
+        yield waiting
+        return
+    with asyncio.Runner() as loop:
+        client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        yield Blocking(client, loop.run)
+        loop.run(client.close())
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -238,7 +250,8 @@ def test_files_and_batches(client: openai.OpenAI) -> None:
         client.files.create(file=("batch.jsonl", content.splitlines()[0] + b"\n{"), purpose="batch")
 
 
-def test_fine_tuning(client: openai.OpenAI) -> None:
+def test_fine_tuning(waiting: openai.OpenAI) -> None:
+    client = waiting
     jobs = client.fine_tuning.jobs
     lines = [{"messages": [*HELLO, {"role": "assistant", "content": "Ahoy!"}]} for _ in range(16)]
     file = client.files.create(file=("ahoy.jsonl", _lines(lines)), purpose="fine-tune")
