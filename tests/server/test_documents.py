@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.documents.sample_files import docx_of, pdf_of
-from tramontane.server.routes.documents import MAX_UPLOAD_BYTES, display_name
+from tramontane.server.chat.attached import display_name
+from tramontane.server.routes.documents import MAX_UPLOAD_BYTES
 
 LONG = "\n\n".join(f"Section {i} is about wind number {i} of the coast." for i in range(120))
 

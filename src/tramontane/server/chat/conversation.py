@@ -7,7 +7,7 @@ from typing import Any
 
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
-from tramontane.server.schema.chat import AssistantMessage, ChatRequest, Chunk, Message, OtherChunk, ThinkChunk
+from tramontane.server.schema.chat import AssistantMessage, ChatRequest, Chunk, Message, TextChunk, ThinkChunk
 
 SAFE_PROMPT = (
     "Always assist with care, respect, and truth. Respond with utmost utility yet securely. Avoid harmful, unethical, "
@@ -83,7 +83,7 @@ def _content(content: str | list[Chunk] | None, place: int) -> str | list[dict[s
         return content
     chunks = []
     for chunk in content:
-        if isinstance(chunk, OtherChunk):
+        if not isinstance(chunk, TextChunk | ThinkChunk):
             name = f"messages.{place}.content"
             raise ApiError(400, f"{name}: content of type {chunk.type} cannot be read by the models here", param=name)
         chunks.append(chunk.model_dump(exclude={"signature"} if isinstance(chunk, ThinkChunk) else None))

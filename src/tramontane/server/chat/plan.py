@@ -9,6 +9,7 @@ from typing import Any
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt
+from tramontane.server.chat.attached import with_documents
 from tramontane.server.chat.conversation import conversation, prefix_of
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
@@ -48,6 +49,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
         raise ApiError(400, f"the model {model.name} cannot chat; use /v1/completions", param="model")
     if request.tools and not model.capabilities.function_calling:
         raise ApiError(400, f"the model {model.name} knows no tools; leave tools out", param="tools")
+    request = await with_documents(call, request)
     messages = conversation(request, model)
     prefix = prefix_of(messages)
     processors = await constraints(request, model, prefix)

@@ -9,17 +9,18 @@ from tramontane.server.errors import ApiError
 from tramontane.server.schema.base import validate
 from tramontane.server.schema.chat import ChatRequest
 from tramontane.server.schema.response_request import (
+    FilePart,
     FunctionCallItem,
     FunctionOutputItem,
     FunctionTool,
     Item,
     NamedFunction,
-    OtherPart,
     Part,
     ReasoningItem,
     ResponseInput,
     ResponseRequest,
     TextFormat,
+    TextPart,
 )
 
 
@@ -69,12 +70,11 @@ def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
                 if item.content:
                     _assistant(messages)["reasoning_content"] = "".join(part.text for part in item.content)
             case _:
-                text = _text(item.content, place)
                 if item.role == "assistant":
                     message = _assistant(messages)
-                    message["content"] = (message.get("content") or "") + text
+                    message["content"] = (message.get("content") or "") + _text(item.content, place)
                 else:
-                    messages.append({"role": item.role, "content": text})
+                    messages.append({"role": item.role, "content": _content(item.content, place)})
     return messages
 
 
@@ -85,15 +85,28 @@ def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return messages[-1]
 
 
+def _content(content: str | Sequence[Part], place: int) -> str | list[dict[str, Any]]:
+    """Text, or chunks where there are files among it."""
+    if isinstance(content, str) or not any(isinstance(part, FilePart) for part in content):
+        return _text(content, place)
+    return [_file(part) if isinstance(part, FilePart) else {"text": _text([part], place)} for part in content]
+
+
+def _file(part: FilePart) -> dict[str, Any]:
+    if part.file_url is not None and part.file_id is None and part.file_data is None:
+        return {"type": "document_url", "document_url": part.file_url, "document_name": part.filename}
+    return {"type": "file", "file": part.model_dump(include={"file_id", "file_data", "filename"})}
+
+
 def _text(content: str | Sequence[Part], place: int) -> str:
     if isinstance(content, str):
         return content
     for part in content:
-        if isinstance(part, OtherPart):
+        if not isinstance(part, TextPart):
             raise ApiError(
                 400, f"input.{place}: content of type {part.type} cannot be read by the models here", param="input"
             )
-    return "".join(part.text for part in content if not isinstance(part, OtherPart))
+    return "".join(part.text for part in content if isinstance(part, TextPart))
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -14,6 +13,7 @@ from starlette.datastructures import UploadFile
 from tramontane.documents import answer_question, parse_document, summarize
 from tramontane.errors import DataError
 from tramontane.server.auth import Caller, authorize
+from tramontane.server.chat.attached import display_name
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.schema.documents import MAX_CHARS, AnswerRequest, SummaryRequest
@@ -23,7 +23,6 @@ from tramontane.server.waiting_llm import WaitingLLM, in_thread
 
 MAX_UPLOAD_BYTES = 32 << 20
 FORM_BYTES = 64 << 10  # for what surrounds the file in a form
-MAX_NAME_CHARS = 200
 
 router = APIRouter()
 log = logging.getLogger(__name__)
@@ -84,12 +83,6 @@ def require_small(request: Request) -> None:
         raise ApiError(411, "the request lacks a content-length")
     if not length.isdigit() or int(length) > MAX_UPLOAD_BYTES + FORM_BYTES:
         raise ApiError(413, f"the file is larger than {MAX_UPLOAD_BYTES >> 20} MiB; split it first", param="file")
-
-
-def display_name(name: str | None) -> str:
-    """What users know the file by; it is shown and never opened."""
-    last = PurePosixPath((name or "").replace("\\", "/")).name
-    return "".join(char for char in last if char.isprintable())[:MAX_NAME_CHARS] or "document"
 
 
 def _summary(call: Call, body: SummaryRequest, llm: WaitingLLM, progress: Progress) -> dict[str, Any]:

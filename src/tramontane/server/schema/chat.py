@@ -24,20 +24,72 @@ class ThinkChunk(ApiModel):
     signature: str | None = None
 
 
+class DocumentChunk(ApiModel):
+    """Mistral's chunk: a document behind a URL."""
+
+    type: Literal["document_url"]
+    document_url: str
+    document_name: str | None = None
+    file_id: ClassVar[None] = None
+
+    @property
+    def data_url(self) -> str:
+        return self.document_url
+
+    @property
+    def name(self) -> str | None:
+        return self.document_name
+
+
+class FileContent(ApiModel):
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FileChunk(ApiModel):
+    """An uploaded file: Mistral's has the id at its side, OpenAI's inside, where the content may stand instead."""
+
+    type: Literal["file"]
+    file_id: str | None = None
+    file: FileContent | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> FileChunk:
+        inside = self.file or FileContent()
+        if [self.file_id, inside.file_id, inside.file_data].count(None) != 2:
+            raise ValueError("give one of file_id, file.file_id and file.file_data")
+        if self.file_id is None:
+            self.file_id = inside.file_id
+        return self
+
+    @property
+    def data_url(self) -> str:
+        return "" if self.file is None else self.file.file_data or ""
+
+    @property
+    def name(self) -> str | None:
+        return None if self.file is None else self.file.filename
+
+
 class OtherChunk(ApiModel):
     """Content that no model here can read; refused by name, so that the message can say so."""
 
     model_config = ConfigDict(extra="allow")
-    type: Literal["image_url", "document_url", "reference", "tool_reference", "file", "input_audio", "refusal"]
+    type: Literal["image_url", "reference", "tool_reference", "input_audio", "refusal"]
 
 
 def _chunk_kind(chunk: Any) -> str:
     kind = chunk.get("type", "text") if isinstance(chunk, dict) else getattr(chunk, "type", None)
-    return kind if kind in ("text", "thinking") else "other"
+    return kind if kind in ("text", "thinking", "document_url", "file") else "other"
 
 
 Chunk = Annotated[
-    Annotated[TextChunk, Tag("text")] | Annotated[ThinkChunk, Tag("thinking")] | Annotated[OtherChunk, Tag("other")],
+    Annotated[TextChunk, Tag("text")]
+    | Annotated[ThinkChunk, Tag("thinking")]
+    | Annotated[DocumentChunk, Tag("document_url")]
+    | Annotated[FileChunk, Tag("file")]
+    | Annotated[OtherChunk, Tag("other")],
     Discriminator(_chunk_kind),
 ]
 Content = str | list[Chunk]

@@ -16,17 +16,30 @@ class TextPart(ApiModel):
     text: str
 
 
+class FilePart(ApiModel):
+    type: Literal["input_file"]
+    file_id: str | None = None
+    file_data: str | None = None
+    file_url: str | None = None
+    filename: str | None = None
+
+
 class OtherPart(ApiModel):
     model_config = ConfigDict(extra="allow")
-    type: Literal["input_image", "input_file", "input_audio", "refusal"]
+    type: Literal["input_image", "input_audio", "refusal"]
 
 
 def _part_kind(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    if kind == "input_file":
+        return "file"
     return "text" if kind in ("input_text", "output_text", "text") else "other"
 
 
-Part = Annotated[Annotated[TextPart, Tag("text")] | Annotated[OtherPart, Tag("other")], Discriminator(_part_kind)]
+Part = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[FilePart, Tag("file")] | Annotated[OtherPart, Tag("other")],
+    Discriminator(_part_kind),
+]
 
 
 class StoredItem(ApiModel):

@@ -1,0 +1,108 @@
+"""Documents inside messages become text before a model reads them.
+
+A document comes within the request, as a data: URL, or is a file of the caller's own by its id. Addresses elsewhere are
+refused: what a server fetches for its users, it can be made to fetch from where they cannot.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import cast
+
+from tramontane.documents import parse_document
+from tramontane.errors import DataError
+from tramontane.server.endpoint import Call
+from tramontane.server.errors import ApiError
+from tramontane.server.schema.chat import ChatRequest, Chunk, DocumentChunk, FileChunk, Message, TextChunk
+from tramontane.server.schema.documents import MAX_CHARS
+from tramontane.server.waiting_llm import in_thread
+
+MAX_DOCUMENTS = 16  # of a request
+MAX_FILE_BYTES = 32 << 20
+MAX_NAME_CHARS = 200
+DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w-]+=[^;,]*)*;base64,", re.ASCII)
+
+
+async def with_documents(call: Call, request: ChatRequest) -> ChatRequest:
+    """`request` with the text of every document in the place of the document.
+
+    Raises ApiError 400 for a document that cannot be read, 403 for a file that the key may not read, and 404.
+    """
+    places = [
+        (place, number)
+        for place, message in enumerate(request.messages)
+        if isinstance(message.content, list)
+        for number, chunk in enumerate(message.content)
+        if isinstance(chunk, DocumentChunk | FileChunk)
+    ]
+    if not places:
+        return request
+    if len(places) > MAX_DOCUMENTS:
+        raise ApiError(400, f"{len(places)} documents in one request; at most {MAX_DOCUMENTS}", param="messages")
+    messages = list(request.messages)
+    for place, number in places:
+        message = messages[place]
+        param = f"messages.{place}.content"
+        if message.role == "assistant":
+            raise ApiError(400, f"{param}: an assistant's message holds no documents", param=param)
+        chunks = list(cast("list[Chunk]", message.content))
+        text = await in_thread(_reader(call, cast("DocumentChunk | FileChunk", chunks[number]), param))
+        chunks[number] = TextChunk(text=text)
+        messages[place] = cast("Message", message.model_copy(update={"content": chunks}))
+    return request.model_copy(update={"messages": messages})
+
+
+def _reader(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> Callable[[], str]:
+    def read() -> str:
+        try:
+            if chunk.file_id is None:
+                document = parse_document(_decoded(chunk.data_url, param), display_name(chunk.name))
+            else:
+                document = parse_document(*_stored(call, chunk.file_id))
+        except DataError as error:
+            raise ApiError(400, f"{param}: {error}", param=param) from None
+        if len(document.text) > MAX_CHARS:
+            raise ApiError(
+                400,
+                f"{param}: {document.name} holds {len(document.text):,} characters, more than {MAX_CHARS:,}",
+                param=param,
+            )
+        return f'Document "{document.name}":\n\n{document.text}\n\n'
+
+    return read
+
+
+def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
+    if "files" not in call.caller.scopes:
+        raise ApiError(403, "this key may not read files; give it the scope files", param="file_id")
+    files = call.services.files
+    row = files.get(file_id, call.caller.owner)
+    if row.size_bytes > MAX_FILE_BYTES:
+        raise DataError(f"{row.filename}: larger than {MAX_FILE_BYTES >> 20} MiB; split it first")
+    with files.contents.open(row.id) as content:
+        return content.read(), display_name(row.filename)
+
+
+def _decoded(url: str, param: str) -> bytes:
+    found = DATA_URL.match(url)
+    if found is None:
+        raise ApiError(
+            400,
+            f"{param}: documents are read from data: URLs in base64 and from uploaded files (file_id), not from "
+            "other addresses",
+            param=param,
+        )
+    try:
+        return base64.b64decode(url[found.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(400, f"{param}: the data: URL is not base64", param=param) from None
+
+
+def display_name(name: str | None) -> str:
+    """What users know the file by; it is shown and never opened."""
+    last = PurePosixPath((name or "").replace("\\", "/")).name
+    return "".join(char for char in last if char.isprintable())[:MAX_NAME_CHARS] or "document"
