@@ -61,7 +61,7 @@ def test_secrets_stay_where_they_belong(
     monkeypatch.setenv("TRAMONTANE_DATABASE_URL", address)
     request_log = tmp_path / "requests.jsonl"
     live = start_server(tmp_path / "home", [f"chat={checkpoints['chat']}", "--request-log", request_log])
-    secrets = (PASSWORD, HEADER, token.split("_")[2], revoked_token.split("_")[2])
+    secrets = (PASSWORD, HEADER, token.split("_", 2)[2], revoked_token.split("_", 2)[2])
     answers: list[httpx.Response] = []
     ours = {"authorization": f"Bearer {token}"}
     try:
