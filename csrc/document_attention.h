@@ -211,6 +211,18 @@ inline void soften_chunk(const DocumentTile& tile, int64_t chunk, int64_t block,
     }
 }
 
+// Calls body(first key, keys) for every block that a tile sees, with its keys and values in the scratch.
+template <class Body>
+inline void for_blocks(const DocumentCall& call, const DocumentTile& tile, const DocumentScratch& s, Body&& body) {
+    const int64_t last_key = tile.first_query + tile.num_queries;
+    for (int64_t block = tile.oldest_key() / document_tile * document_tile; block < last_key; block += document_tile) {
+        const int64_t num_keys = last_key - block < document_tile ? last_key - block : document_tile;
+        copy_rows(call.k + block * call.kv_stride, call.kv_stride, num_keys, call.head_dim, 1.0f, s.k);
+        copy_rows(call.v + block * call.kv_stride, call.kv_stride, num_keys, call.head_dim, 1.0f, s.v);
+        body(block, num_keys);
+    }
+}
+
 // Output and log normaliser of one tile of queries.
 inline void document_forward(const DocumentCall& call, int64_t first_query) {
     const int64_t head_dim = call.head_dim, left = call.length - first_query;
@@ -224,11 +236,7 @@ inline void document_forward(const DocumentCall& call, int64_t first_query) {
         s.largest[i] = hidden_score;
         s.total[i] = 0.0f;
     }
-    const int64_t last_key = first_query + tile.num_queries;
-    for (int64_t block = tile.oldest_key() / document_tile * document_tile; block < last_key; block += document_tile) {
-        const int64_t num_keys = last_key - block < document_tile ? last_key - block : document_tile;
-        copy_rows(call.k + block * call.kv_stride, call.kv_stride, num_keys, head_dim, 1.0f, s.k);
-        copy_rows(call.v + block * call.kv_stride, call.kv_stride, num_keys, head_dim, 1.0f, s.v);
+    for_blocks(call, tile, s, [&](int64_t block, int64_t) {
         for (int64_t chunk = 0; chunk < tile.num_chunks(); ++chunk) {
             const Span keys = tile.keys(chunk, block);
             if (keys.first >= keys.last) continue;
@@ -238,7 +246,7 @@ inline void document_forward(const DocumentCall& call, int64_t first_query) {
             add_products(query, query + tile.chunk_queries(chunk), s.weights, 1, document_tile, s.v, head_dim, s.out,
                          head_dim, [&](int64_t, int64_t) { return keys; });
         }
-    }
+    });
     for (int64_t i = 0; i < tile.num_queries; ++i) {
         float* out = call.out + (first_query + i) * call.q_stride;
         const Vec inverse = vset1(1.0f / s.total[i]);
@@ -298,11 +306,7 @@ inline void document_backward(const DocumentGradientCall& gradient) {
             shift[i] = vsum(sum);
             lse[i] = call.lse[first_query + i];
         }
-        const int64_t last_key = first_query + tile.num_queries;
-        for (int64_t block = tile.oldest_key() / document_tile * document_tile; block < last_key; block += document_tile) {
-            const int64_t num_keys = last_key - block < document_tile ? last_key - block : document_tile;
-            copy_rows(call.k + block * call.kv_stride, call.kv_stride, num_keys, head_dim, 1.0f, s.k);
-            copy_rows(call.v + block * call.kv_stride, call.kv_stride, num_keys, head_dim, 1.0f, s.v);
+        for_blocks(call, tile, s, [&](int64_t block, int64_t num_keys) {
             for (int64_t chunk = 0; chunk < tile.num_chunks(); ++chunk) {
                 const Span keys = tile.keys(chunk, block);
                 if (keys.first < keys.last) {
@@ -323,7 +327,7 @@ inline void document_backward(const DocumentGradientCall& gradient) {
                          head_dim, queries);
             add_products(0, num_keys, s.slopes, document_tile, 1, s.q, head_dim, gradient.grad_k + block * head_dim,
                          head_dim, queries);
-        }
+        });
         copy_rows(s.out, head_dim, tile.num_queries, head_dim, scale, s.q);
         for (int64_t i = 0; i < tile.num_queries; ++i)
             __builtin_memcpy(gradient.grad_q + start + i * call.q_stride, s.q + i * head_dim,
