@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from tests.documents.sample_files import docx_of, pdf_of
-from tramontane.server.chat.attached import display_name
-from tramontane.server.routes.documents import MAX_UPLOAD_BYTES
+from tramontane.server.document_text import MAX_FILE_BYTES, display_name
 
 LONG = "\n\n".join(f"Section {i} is about wind number {i} of the coast." for i in range(120))
 
@@ -68,7 +67,7 @@ def test_too_large_a_file_is_refused_before_any_of_it_is_sent(http: httpx.Client
     with closing(HTTPConnection(http.base_url.host, http.base_url.port, timeout=30)) as connection:
         connection.putrequest("POST", "/api/documents/text")
         connection.putheader("content-type", "multipart/form-data; boundary=x")
-        connection.putheader("content-length", str(MAX_UPLOAD_BYTES + (1 << 20)))
+        connection.putheader("content-length", str(MAX_FILE_BYTES + (1 << 20)))
         connection.endheaders()
         assert connection.getresponse().status == 413
 

@@ -10,20 +10,16 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
 from typing import cast
 
-from tramontane.documents import parse_document
 from tramontane.errors import DataError
+from tramontane.server.document_text import MAX_FILE_BYTES, read_sent
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.schema.chat import ChatRequest, Chunk, DocumentChunk, FileChunk, Message, TextChunk
-from tramontane.server.schema.documents import MAX_CHARS
 from tramontane.server.waiting_llm import in_thread
 
 MAX_DOCUMENTS = 16  # of a request
-MAX_FILE_BYTES = 32 << 20
-MAX_NAME_CHARS = 200
 DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w-]+=[^;,]*)*;base64,", re.ASCII)
 
 
@@ -60,17 +56,11 @@ def _reader(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> Callabl
     def read() -> str:
         try:
             if chunk.file_id is None:
-                document = parse_document(_decoded(chunk.data_url, param), display_name(chunk.name))
+                document = read_sent(_decoded(chunk.data_url, param), chunk.name)
             else:
-                document = parse_document(*_stored(call, chunk.file_id))
+                document = read_sent(*_stored(call, chunk.file_id))
         except DataError as error:
             raise ApiError(400, f"{param}: {error}", param=param) from None
-        if len(document.text) > MAX_CHARS:
-            raise ApiError(
-                400,
-                f"{param}: {document.name} holds {len(document.text):,} characters, more than {MAX_CHARS:,}",
-                param=param,
-            )
         return f'Document "{document.name}":\n\n{document.text}\n\n'
 
     return read
@@ -84,7 +74,7 @@ def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
     if row.size_bytes > MAX_FILE_BYTES:
         raise DataError(f"{row.filename}: larger than {MAX_FILE_BYTES >> 20} MiB; split it first")
     with files.contents.open(row.id) as content:
-        return content.read(), display_name(row.filename)
+        return content.read(), row.filename
 
 
 def _decoded(url: str, param: str) -> bytes:
@@ -100,9 +90,3 @@ def _decoded(url: str, param: str) -> bytes:
         return base64.b64decode(url[found.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, f"{param}: the data: URL is not base64", param=param) from None
-
-
-def display_name(name: str | None) -> str:
-    """What users know the file by; it is shown and never opened."""
-    last = PurePosixPath((name or "").replace("\\", "/")).name
-    return "".join(char for char in last if char.isprintable())[:MAX_NAME_CHARS] or "document"

@@ -10,18 +10,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.datastructures import UploadFile
 
-from tramontane.documents import answer_question, parse_document, summarize
+from tramontane.documents import Document, answer_question, summarize
 from tramontane.errors import DataError
 from tramontane.server.auth import Caller, authorize
-from tramontane.server.chat.attached import display_name
+from tramontane.server.document_text import MAX_FILE_BYTES, read_sent
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError, as_api_error
-from tramontane.server.schema.documents import MAX_CHARS, AnswerRequest, SummaryRequest
+from tramontane.server.schema.documents import AnswerRequest, SummaryRequest
 from tramontane.server.services import ServicesDep
 from tramontane.server.stream import typed_event
 from tramontane.server.waiting_llm import WaitingLLM, in_thread
 
-MAX_UPLOAD_BYTES = 32 << 20
 FORM_BYTES = 64 << 10  # for what surrounds the file in a form
 
 router = APIRouter()
@@ -60,20 +59,17 @@ async def text(
         if not isinstance(upload, UploadFile):
             raise ApiError(422, "the form lacks a file", param="file")
         model = services.registry.resolve(model_name, caller.owner) if isinstance(model_name, str) else None
-        name = display_name(upload.filename)
-        data = await upload.read()
+        data, name = await upload.read(), upload.filename
 
-    def read() -> tuple[str, int | None]:
-        found = parse_document(data, name).text
-        if len(found) > MAX_CHARS:
-            raise DataError(f"{name}: holds {len(found):,} characters, more than {MAX_CHARS:,}; split it first")
-        return found, None if model is None else len(model.llm.tokenizer.encode(found))
+    def read() -> tuple[Document, int | None]:
+        found = read_sent(data, name)
+        return found, None if model is None else len(model.llm.tokenizer.encode(found.text))
 
     try:
-        found, num_tokens = await in_thread(read)
+        document, num_tokens = await in_thread(read)
     except DataError as error:
         raise ApiError(400, str(error), param="file") from None
-    return {"object": "document", "name": name, "text": found, "num_tokens": num_tokens}
+    return {"object": "document", "name": document.name, "text": document.text, "num_tokens": num_tokens}
 
 
 def require_small(request: Request) -> None:
@@ -81,8 +77,8 @@ def require_small(request: Request) -> None:
     length = request.headers.get("content-length")
     if length is None:
         raise ApiError(411, "the request lacks a content-length")
-    if not length.isdigit() or int(length) > MAX_UPLOAD_BYTES + FORM_BYTES:
-        raise ApiError(413, f"the file is larger than {MAX_UPLOAD_BYTES >> 20} MiB; split it first", param="file")
+    if not length.isdigit() or int(length) > MAX_FILE_BYTES + FORM_BYTES:
+        raise ApiError(413, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; split it first", param="file")
 
 
 def _summary(call: Call, body: SummaryRequest, llm: WaitingLLM, progress: Progress) -> dict[str, Any]:
