@@ -12,10 +12,12 @@ from playwright.sync_api import Locator, expect
 from sqlalchemy import delete, insert
 
 from tests.browser.app import App
+from tests.browser.conftest import PATIENCE_MS
 from tests.server.live import LiveServer
 from tests.server.test_usage import ROW
 from tramontane.server.store.database import open_database
 from tramontane.server.store.tables import Usage
+from tramontane.server.usage.writer import BATCH_S
 
 Open = Callable[..., App]
 DAY_S = 86_400
@@ -28,6 +30,18 @@ def report(url: str, **params: Any) -> dict[str, Any]:
 
 def tile(app: App, name: str) -> Locator:
     return app.page.locator(".tile", has=app.page.get_by_text(name, exact=True)).locator("dd").first
+
+
+def agreed(app: App) -> Any:
+    """The totals of the last 30 days, once all that was asked is written down and the page has followed."""
+    app.page.wait_for_timeout(2000 * BATCH_S)
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while True:
+        totals = report(app.url, since=time.time() - 29.5 * DAY_S)["totals"]
+        if tile(app, "Requests").inner_text() == f"{totals['requests']}":
+            return totals
+        assert time.monotonic() < until, totals
+        app.page.wait_for_timeout(200)
 
 
 def plot(app: App, name: str) -> Locator:
@@ -66,8 +80,7 @@ def test_tiles_plots_and_tables_agree_with_the_rows(open_app: Open, past: None) 
     expect(plot(app, "Requests by hour").locator("rect").first).to_be_visible()
     app.page.get_by_label("Period").select_option("Last 30 days")
     expect(plot(app, "Requests by day").locator("rect.series-1").first).to_be_visible()
-    totals = report(app.url, since=time.time() - 29.5 * DAY_S)["totals"]
-    assert tile(app, "Requests").inner_text() == f"{totals['requests']}"
+    totals = agreed(app)
     assert tile(app, "Failures").inner_text() == f"{totals['failures']}"
     assert float(tile(app, "Cost").inner_text()) == pytest.approx(totals["cost"], rel=0.01)
     by_day = numbers(app, "Requests by day")

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from tests.llm.test_adapters import make_adapter
 from tests.server.in_process import serving
 from tramontane.errors import ConfigError
+from tramontane.server.keys import KeyOptions, create_key
 from tramontane.server.models import serve_adapter
 
 
@@ -48,6 +49,23 @@ def test_adapters_come_and_go_without_a_restart(checkpoints: dict[str, Path], tm
         assert client.post("/v1/completions", json={"model": "ft:chat:second", "prompt": "x"}).status_code == 400
         assert text(client, "first") == first
         assert text(client, "chat") == bare
+
+
+def test_one_that_was_given_at_the_start_is_not_for_everyone_to_unload(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    base = checkpoints["chat"]
+    adapter = make_adapter(tmp_path / "adapter", base, 1)
+    with serving({"chat": base}, tmp_path / "state", adapter=[f"first={adapter}"]) as client:
+        database = client.app.state.services.database  # type: ignore[attr-defined]
+        tuner, admin = (
+            {"authorization": f"Bearer {create_key(database, KeyOptions('a', scopes=scopes))[1]}"}
+            for scopes in (["fine_tuning"], ["fine_tuning", "admin"])
+        )
+        refused = client.delete("/v1/models/first", headers=tuner)
+        assert refused.status_code == 403
+        assert "admin" in refused.json()["message"]
+        assert client.delete("/v1/models/first", headers=admin).json()["deleted"] is True
 
 
 def test_an_adapter_needs_a_name(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -132,12 +132,15 @@ def test_the_journey_of_openai(client: TestClient) -> None:
     ]
     file_id = upload(client, lines)
     body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h", "metadata": {"by": "openai"}}
+    body["output_expires_after"] = {"anchor": "created_at", "seconds": 7200}
     made = create(client, body, "/v1/batches")
     assert (made["status"], made["input_file_id"], made["completion_window"]) == ("in_progress", file_id, "24h")
     batch = ended(client, f"/v1/batches/{made['id']}")
     assert (batch["status"], batch["metadata"]) == ("completed", {"by": "openai"})
     assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     assert batch["completed_at"] >= batch["in_progress_at"] >= batch["created_at"]
+    results = client.get(f"/v1/files/{batch['output_file_id']}").json()
+    assert results["expires_at"] - results["created_at"] == pytest.approx(7200, abs=1)
     (good,) = lines_of(client, batch["output_file_id"])
     assert good["response"]["body"]["usage"]["completion_tokens"] == 2
     (bad,) = lines_of(client, batch["error_file_id"])

@@ -328,3 +328,31 @@ def test_owners_see_their_own_files_alone(checkpoints: dict[str, Path], tmp_path
         assert client.get("/v1/files", params={"after": file_id}, headers=bob).status_code == 404
         assert client.get(path, headers=alice_too).status_code == 200
         assert client.delete(path, headers=alice).status_code == 200
+
+
+def test_a_file_for_one_user_is_seen_by_the_key_it_came_with_alone(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with serving({"chat": checkpoints["chat"]}, tmp_path) as client:
+        database = client.app.state.services.database  # type: ignore[attr-defined]
+        alice, alice_too = (
+            {"authorization": f"Bearer {create_key(database, KeyOptions(name, owner='alice'))[1]}"} for name in "ab"
+        )
+        made = upload(client, visibility="user", headers=alice)[1]
+        assert made["visibility"] == "user"
+        path = f"/v1/files/{made['id']}"
+        batch = {"endpoint": "/v1/chat/completions", "input_files": [made["id"]], "model": "chat"}
+        for method, place, body in (
+            ("GET", path, None),
+            ("GET", f"{path}/content", None),
+            ("GET", f"{path}/url", None),
+            ("GET", f"/v1/files?after={made['id']}", None),
+            ("POST", "/v1/batch/jobs", batch),
+            ("DELETE", path, None),
+        ):
+            foreign = client.request(method, place, json=body, headers=alice_too)
+            assert foreign.status_code == 404, (method, place, foreign.text)
+        assert client.get("/v1/files", headers=alice_too).json()["total"] == 0
+        assert client.get("/v1/files", headers=alice).json()["total"] == 1
+        assert client.get(f"{path}/content", headers=alice).text == CHAT_LINE
+        assert client.delete(path, headers=alice).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.server.in_process import HELLO
+from tests.server.invalid_formats import invalid_requests
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "object": {
@@ -162,6 +164,15 @@ def test_what_cannot_be_compiled_is_refused(app_client: TestClient, place: int) 
     answer = app_client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400, answer.text
     assert len(answer.text) < 1000
+    assert app_client.get("/health").json()["status"] == "ok"
+
+
+def test_what_is_wrong_anywhere_in_a_format_is_refused(app_client: TestClient) -> None:
+    """benchmarks/api_fuzz.py asks 5,000 of a live server."""
+    for fields in itertools.islice(invalid_requests(seed=1), 200):
+        answer = app_client.post("/v1/chat/completions", json={"model": "chat", "messages": HELLO, **fields})
+        assert answer.status_code == 400, (fields, answer.text)
+        assert len(answer.text) < 1000
     assert app_client.get("/health").json()["status"] == "ok"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.fine_tuning.making import conversation, upload
+from tramontane.server.auth import OWNER
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.samples import copies_of, join_files, num_passes, place_of
@@ -38,7 +40,7 @@ def test_lines_keep_their_files(app_client: TestClient, tmp_path: Path) -> None:
     marked = "\ufeff" + json.dumps(conversation("e", "f"))
     second = upload(app_client, [marked])
     target = tmp_path / "samples.jsonl"
-    join_files(files, "local", {first: 1.0, second: 0.5}, target, "training_files")
+    join_files(files, OWNER, {first: 1.0, second: 0.5}, target, "training_files")
     lines = target.read_text("utf-8").splitlines()
     assert len(lines) == 7
     assert num_passes(target) == 2
@@ -47,4 +49,4 @@ def test_lines_keep_their_files(app_client: TestClient, tmp_path: Path) -> None:
     assert place_of(target, 8) == (None, 8)
     assert json.loads(lines[6]) == conversation("e", "f")
     with pytest.raises(ApiError, match="does not exist"):
-        join_files(files, "somebody else", {first: 1.0}, target, "training_files")
+        join_files(files, replace(OWNER, owner="somebody else"), {first: 1.0}, target, "training_files")

@@ -8,21 +8,43 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from tramontane.errors import ConfigError
-from tramontane.server.store.database import Database, open_database
+from tramontane.server.store.database import MIGRATIONS, Database, open_database
 from tramontane.server.store.errors import StoreError
-from tramontane.server.store.tables import Base, Secret
+from tramontane.server.store.tables import Base, File, Secret
 
 
 def test_migrations_make_the_tables(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_files_of_an_older_version_stay_visible(tmp_path: Path) -> None:
+    """Before files knew their key, every key of an owner saw them all, whatever their visibility said."""
+    address = f"sqlite:///{tmp_path}/state.db"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(address)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        columns = "id, owner, filename, purpose, sample_type, source, size_bytes, signature, visibility, created_at"
+        values = "'a', 'alice', 'f', 'batch', 'batch_request', 'upload', 1, 's', 'user', 1.0"
+        connection.execute(text(f"INSERT INTO files ({columns}) VALUES ({values})"))
+    engine.dispose()
+    database = open_database(address)
+    with database.read() as session:
+        row = session.scalars(select(File)).one()
+    assert (row.owner, row.key_id, row.visibility) == ("alice", "", "workspace")
+    database.close()
 
 
 def test_opening_again_changes_nothing(address: str) -> None:

@@ -32,6 +32,7 @@ class NewBatch:
     input_files: Sequence[str] = ()
     requests: Sequence[Mapping[str, Any]] = ()
     details: dict[str, Any] | None = None
+    output_expires_s: int | None = None
     files_param: str = field(default="input_files")
 
 
@@ -41,7 +42,7 @@ def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -
     with jobs.contents.incoming() as incoming:
         writer = RequestWriter(incoming, new.endpoint, new.model, needs_model=new.needs_model)
         for file_id in new.input_files:
-            _add_file(writer, files, file_id, caller.owner, new.files_param)
+            _add_file(writer, files, file_id, caller, new.files_param)
         if new.requests:
             _add_inline(writer, new.requests)
         now = time.time()
@@ -53,6 +54,7 @@ def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -
             endpoint=new.endpoint,
             model=new.model,
             details=new.details,
+            output_expires_s=new.output_expires_s,
             input_files=list(new.input_files),
             status=QUEUED,
             created_at=now,
@@ -66,8 +68,8 @@ def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -
         return jobs.add(incoming, job)
 
 
-def _add_file(writer: RequestWriter, files: Files, file_id: str, owner: str, param: str) -> None:
-    row = files.get(file_id, owner)
+def _add_file(writer: RequestWriter, files: Files, file_id: str, caller: Caller, param: str) -> None:
+    row = files.get(file_id, caller)
     if row.purpose != "batch":
         raise ApiError(422, f"{param}: file {file_id} is for {row.purpose}; upload it with purpose batch", param=param)
 

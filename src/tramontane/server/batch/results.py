@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 
 from tramontane.server.batch.jobs import LEASE_S, TIMEOUT_EXCEEDED, BatchJobs, held
 from tramontane.server.batch.requests import read_items
+from tramontane.server.files.files import WORKSPACE
 from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import BatchJob, BatchResult, File
 
@@ -39,9 +40,11 @@ class _ResultFile:
         self.num_lines += 1
 
     def row(self) -> File:
+        now, expires_s = time.time(), self._job.output_expires_s
         return File(
             id=self.incoming.id,
             owner=self._job.owner,
+            key_id=self._job.key_id,
             filename=f"{self._job.id}_{self._kind}.jsonl",
             purpose="batch_output" if self._job.dialect == "openai" else "batch",
             sample_type="batch_result" if self._kind == "output" else "batch_error",
@@ -50,9 +53,9 @@ class _ResultFile:
             num_lines=self.num_lines,
             mimetype="application/jsonl",
             signature=self.incoming.sha256,
-            visibility="workspace",
-            created_at=time.time(),
-            expires_at=None,
+            visibility=WORKSPACE,
+            created_at=now,
+            expires_at=None if expires_s is None else now + expires_s,
         )
 
 

@@ -70,7 +70,7 @@ def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
     if "files" not in call.caller.scopes:
         raise ApiError(403, "this key may not read files; give it the scope files", param="file_id")
     files = call.services.files
-    row = files.get(file_id, call.caller.owner)
+    row = files.get(file_id, call.caller)
     if row.size_bytes > MAX_FILE_BYTES:
         raise DataError(f"{row.filename}: larger than {MAX_FILE_BYTES >> 20} MiB; split it first")
     with files.contents.open(row.id) as content:

@@ -1,4 +1,4 @@
-"""Files: rows and contents together, seen by their owner alone."""
+"""Files: rows and contents together, seen by their owner alone, or by one key of the owner's alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
@@ -17,12 +18,24 @@ from tramontane.server.store.database import Database
 from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import BatchJob, File
 
+WORKSPACE = "workspace"
+VISIBILITIES = (WORKSPACE, "user")
+"""Who sees a file: all keys of its owner, or the one key it came with."""
 MIMETYPES = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",
     ".pdf": "application/pdf",
     ".txt": "text/plain",
 }
+
+
+class Reader(Protocol):
+    """Who wants a file: a caller, or a job on behalf of one."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def key_id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +79,10 @@ class Files:
             raise
         return row
 
-    def get(self, file_id: str, owner: str) -> File:
-        """Raises ApiError 404 for a file that is not there, or not this owner's."""
+    def get(self, file_id: str, reader: Reader) -> File:
+        """Raises ApiError 404 for a file that is not there, or not for this reader."""
         with self.database.read() as session:
-            return find_file(session, file_id, owner)
+            return find_file(session, file_id, reader)
 
     def get_signed(self, file_id: str) -> File | None:
         """Whoever's it is: for links, whose signature is checked by the caller."""
@@ -78,8 +91,8 @@ class Files:
         with self.database.read() as session:
             return session.scalar(select(File).where(File.id == file_id, _is_live()))
 
-    def list(self, owner: str, listing: Listing) -> Page:
-        conditions = [File.owner == owner, _is_live()]
+    def list(self, reader: Reader, listing: Listing) -> Page:
+        conditions = [_is_seen_by(reader), _is_live()]
         if listing.purpose is not None:
             conditions.append(File.purpose == listing.purpose)
         for column, values in (
@@ -92,7 +105,7 @@ class Files:
         if listing.search:
             conditions.append(File.filename.icontains(listing.search, autoescape=True))
         with self.database.read() as session:
-            start = None if listing.after is None else find_file(session, listing.after, owner)
+            start = None if listing.after is None else find_file(session, listing.after, reader)
             return Page(
                 *select_page(
                     session,
@@ -105,10 +118,10 @@ class Files:
                 )
             )
 
-    def delete(self, file_id: str, owner: str) -> None:
+    def delete(self, file_id: str, reader: Reader) -> None:
         """The row first: a crash in between leaves content without a row, which the next start sweeps away."""
         with self.database.write() as session:
-            session.delete(find_file(session, file_id, owner))
+            session.delete(find_file(session, file_id, reader))
         self.contents.delete(file_id)
 
     def sweep(self) -> None:
@@ -124,10 +137,10 @@ class Files:
             self.contents.sweep(known)
 
 
-def find_file(session: Session, file_id: str, owner: str) -> File:
+def find_file(session: Session, file_id: str, reader: Reader) -> File:
     """Raises ApiError 404."""
     if ID.match(file_id):
-        found = session.scalar(select(File).where(File.id == file_id, File.owner == owner, _is_live()))
+        found = session.scalar(select(File).where(File.id == file_id, _is_seen_by(reader), _is_live()))
         if found is not None:
             return found
     raise ApiError(404, "file does not exist", param="file_id", code="file_not_found")
@@ -135,6 +148,10 @@ def find_file(session: Session, file_id: str, owner: str) -> File:
 
 def guess_mimetype(filename: str) -> str | None:
     return MIMETYPES.get(Path(filename).suffix.lower())
+
+
+def _is_seen_by(reader: Reader) -> ColumnElement[bool]:
+    return and_(File.owner == reader.owner, or_(File.visibility == WORKSPACE, File.key_id == reader.key_id))
 
 
 def _is_live() -> ColumnElement[bool]:

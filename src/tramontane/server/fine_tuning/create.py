@@ -71,10 +71,10 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
     folder = JobFolder(jobs.folder_of(job_id))
     folder.path.mkdir(mode=0o700)
     try:
-        join_files(files, caller.owner, new.weights, folder.samples, new.files_param)
+        join_files(files, caller, new.weights, folder.samples, new.files_param)
         if new.validation_files:
             once = dict.fromkeys(new.validation_files, 1.0)
-            join_files(files, caller.owner, once, folder.held_out, new.validation_param)
+            join_files(files, caller, once, folder.held_out, new.validation_param)
         job_type = new.job_type or ("classifier" if _has_labels(folder.samples) else "completion")
         now = time.time()
         job = FineTuningJob(

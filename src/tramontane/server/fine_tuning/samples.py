@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tramontane.server.errors import ApiError
-from tramontane.server.files.files import Files
+from tramontane.server.files.files import Files, Reader
 
 MAX_COPIES = 10
 
@@ -38,7 +38,7 @@ def copies_of(weights: Sequence[float]) -> tuple[int, list[int]]:
     return k, [max(1, round(k * weight)) for weight in weights]
 
 
-def join_files(files: Files, owner: str, weights: Mapping[str, float], target: Path, param: str) -> None:
+def join_files(files: Files, reader: Reader, weights: Mapping[str, float], target: Path, param: str) -> None:
     """Write the samples of the files into `target`, and beside it whose the lines are. Raises ApiError 404 for a file
     that is not there, 422 for one that is no file of samples."""
     k, copies = copies_of(list(weights.values()))
@@ -46,7 +46,7 @@ def join_files(files: Files, owner: str, weights: Mapping[str, float], target: P
     first_line = 1
     with target.open("wb") as out:
         for file_id, num_copies in zip(weights, copies, strict=True):
-            row = files.get(file_id, owner)
+            row = files.get(file_id, reader)
             if row.purpose != "fine-tune":
                 raise ApiError(
                     422, f"{param}: file {file_id} is for {row.purpose}; upload it with purpose fine-tune", param=param

@@ -158,7 +158,7 @@ def _outputs(services: Services, job: BatchJob) -> list[dict[str, Any]] | None:
     for file_id in (job.output_file, job.error_file):
         if file_id is None:
             continue
-        row = services.files.get(file_id, job.owner)
+        row = services.files.get(file_id, job)
         if job.num_requests > MAX_INLINE or row.size_bytes > MAX_INLINE_BYTES:
             raise ApiError(400, "there is too much to be given inline; download output_file", param="inline")
         with services.files.contents.open(file_id) as file:

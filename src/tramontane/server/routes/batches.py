@@ -60,6 +60,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
         timeout_s=body.timeout_hours * 3600,
         input_files=[body.input_file_id],
         details=None if body.metadata is None else dict(body.metadata),
+        output_expires_s=None if body.output_expires_after is None else body.output_expires_after.seconds,
         files_param="input_file_id",
     )
     job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from tramontane.server.auth import Caller, authorize, public
 from tramontane.server.errors import ApiError
-from tramontane.server.files.files import Files, Listing, guess_mimetype
+from tramontane.server.files.files import VISIBILITIES, WORKSPACE, Files, Listing, guess_mimetype
 from tramontane.server.files.formats import PURPOSES, check_format
 from tramontane.server.files.upload import Form, read_upload
 from tramontane.server.services import ServicesDep
@@ -32,7 +32,7 @@ UPLOAD_SCHEMA = {
     "properties": {
         "file": {"type": "string", "format": "binary"},
         "purpose": {"type": "string", "enum": list(PURPOSES), "default": "fine-tune"},
-        "visibility": {"type": "string", "enum": ["workspace", "user"], "default": "workspace"},
+        "visibility": {"type": "string", "enum": list(VISIBILITIES), "default": WORKSPACE},
         "expiry": {"type": "integer", "description": "Hours until the file is deleted."},
     },
 }
@@ -87,17 +87,17 @@ class SignedUrl(BaseModel):
 async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -> JSONResponse:
     with await asyncio.to_thread(services.files.contents.incoming) as incoming:
         form = await read_upload(request, incoming)
-        row = await asyncio.to_thread(_store, services.files, incoming, form, caller.owner)
+        row = await asyncio.to_thread(_store, services.files, incoming, form, caller)
     return JSONResponse(file_object(row).model_dump())
 
 
-def _store(files: Files, incoming: Incoming, form: Form, owner: str) -> File:
+def _store(files: Files, incoming: Incoming, form: Form, caller: Caller) -> File:
     purpose = form.fields.pop("purpose", "fine-tune")
     if purpose not in PURPOSES:
         raise _wrong("purpose", purpose, f"must be one of {', '.join(PURPOSES)}")
-    visibility = form.fields.pop("visibility", "workspace")
-    if visibility not in ("workspace", "user"):
-        raise _wrong("visibility", visibility, "must be workspace or user")
+    visibility = form.fields.pop("visibility", WORKSPACE)
+    if visibility not in VISIBILITIES:
+        raise _wrong("visibility", visibility, f"must be {' or '.join(VISIBILITIES)}")
     expires_s = _expiry(form.fields)
     if form.fields:
         name = next(iter(form.fields))[:64]
@@ -107,7 +107,8 @@ def _store(files: Files, incoming: Incoming, form: Form, owner: str) -> File:
     filename = form.filename or "file"
     now = time.time()
     row = File(
-        owner=owner,
+        owner=caller.owner,
+        key_id=caller.key_id,
         filename=filename,
         purpose=purpose,
         sample_type=found.sample_type,
@@ -157,7 +158,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> FileList:
     found = services.files.list(
-        caller.owner,
+        caller,
         Listing(
             page=page,
             page_size=limit or page_size,
@@ -182,18 +183,18 @@ def list_files(
 
 @router.get("/v1/files/{file_id}", summary="Describe a file")
 def retrieve(file_id: str, services: ServicesDep, caller: FilesCaller) -> FileObject:
-    return file_object(services.files.get(file_id, caller.owner))
+    return file_object(services.files.get(file_id, caller))
 
 
 @router.delete("/v1/files/{file_id}", summary="Delete a file")
 def delete(file_id: str, services: ServicesDep, caller: FilesCaller) -> DeletedFile:
-    services.files.delete(file_id, caller.owner)
+    services.files.delete(file_id, caller)
     return DeletedFile(id=file_id)
 
 
 @router.get("/v1/files/{file_id}/content", summary="Download a file", response_class=StreamingResponse)
 def content(file_id: str, request: Request, services: ServicesDep, caller: FilesCaller) -> Response:
-    return send_file(services.files, services.files.get(file_id, caller.owner), request)
+    return send_file(services.files, services.files.get(file_id, caller), request)
 
 
 @router.get("/v1/files/{file_id}/url", summary="A link that downloads a file without a key, for a time")
@@ -204,7 +205,7 @@ def signed_url(
     caller: FilesCaller,
     expiry: Annotated[int, Query(ge=1, le=168)] = 24,
 ) -> SignedUrl:
-    row = services.files.get(file_id, caller.owner)
+    row = services.files.get(file_id, caller)
     expires = int(time.time()) + expiry * 3600
     signature = _sign(services.files, row, expires)
     base = services.settings.public_url or f"{request.url.scheme}://{request.headers['host']}"

@@ -40,6 +40,11 @@ class BatchJobRequest(ApiModel):
         return self
 
 
+class OutputExpiry(ApiModel):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=30 * 86400)
+
+
 class BatchRequest(ApiModel):
     """POST /v1/batches."""
 
@@ -47,6 +52,7 @@ class BatchRequest(ApiModel):
     endpoint: str
     completion_window: str
     metadata: dict[MetadataName, MetadataText] | None = None
+    output_expires_after: OutputExpiry | None = None  # from when the results are written
 
     @model_validator(mode="after")
     def _has_window(self) -> BatchRequest:

@@ -69,6 +69,7 @@ class File(Base):
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     owner: Mapped[str] = mapped_column(OWNER)
+    key_id: Mapped[str] = mapped_column(ID)  # the key it came with
     filename: Mapped[str]
     purpose: Mapped[str] = mapped_column(String(32))
     sample_type: Mapped[str] = mapped_column(String(32))
@@ -103,6 +104,7 @@ class BatchJob(Base):
     started_at: Mapped[float | None]
     cancelled_at: Mapped[float | None]
     completed_at: Mapped[float | None]
+    output_expires_s: Mapped[int | None]  # how long its results are kept
     expires_at: Mapped[float]  # it ends then, whatever is left
     num_requests: Mapped[int]
     num_succeeded: Mapped[int]
