@@ -6,7 +6,7 @@ mark; those of the default recipe (Muon with normalised rows, warm-up, stable, d
 one thing tell what it is that helps. What is compared is the mean of the sources' held-out bits per byte after the last
 update. A run that is finished is not run again; one that was cut short goes on.
 
-    python -m benchmarks.sample_efficiency BUILT FOLDER [--tokens 1500000]
+    python -m benchmarks.sample_efficiency BUILT FOLDER [--tokens 800000]
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL = {
 COSINE = {"kind": "cosine", "final": 0.1}
 WSD = {"kind": "wsd", "decay_fraction": 0.4}
 MUON = {"kind": "muon", "normalise_rows": True, "lr": 6e-3, "muon_lr": 6e-3}
-BASELINE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+BASELINE_RATES = (1.5e-3, 3e-3, 6e-3)
 SHARES = (0.4, 0.5, 0.6, 0.7)
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("built", type=Path, help="what recipes/default_data.toml was built into")
     parser.add_argument("folder", type=Path, help="keeps the runs")
-    parser.add_argument("--tokens", type=int, default=1_500_000)
+    parser.add_argument("--tokens", type=int, default=800_000)
     options = parser.parse_args()
 
     def run(best_rate: float | None) -> list[dict[str, Any]]:

@@ -71,7 +71,9 @@ def probe(num_pairs: int) -> dict[str, Any]:
                 known, other = new_prompt(), new_prompt()
                 first_token_ms(victim, known)
                 prober, names = (
-                    (victim, ("cached", "new beside cached")) if is_control else (stranger, ("cached for another", "new"))
+                    (victim, ("cached", "new beside cached"))
+                    if is_control
+                    else (stranger, ("cached for another", "new"))
                 )
                 probes = [(names[0], known), (names[1], other)]
                 draw.shuffle(probes)

@@ -52,10 +52,11 @@ struct FloatFormat {
                     vstore(u.w[i * Weight::group + j] + v * Vec::width, Weight::get(tiles + i * tile_bytes, j, v));
     }
 
-    // acc[t][v] += w(k) * x(t, k) for k < num_k, k a multiple of Group
-    template <int NT, class Source, int Group>
+    // acc[t][v] += w(k) * x(t, k) for k < num_k, k a multiple of Group; packed weights are in memory, others at hand.
+    template <int NT, class Source, int Group, bool is_packed>
     static void add(const uint8_t* w, size_t step, int64_t num_k, const float* x, Vec (&acc)[NT][panel_vecs]) {
         for (int64_t k = 0; k < num_k; k += Group, w += step) {
+            if (is_packed) prefetch_ahead<tile_bytes>(w);
             for (int i = 0; i < Group; ++i) {
                 Vec wv[panel_vecs];
                 for (int v = 0; v < panel_vecs; ++v) wv[v] = Source::get(w, i, v);
@@ -75,7 +76,7 @@ struct FloatFormat {
             for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vset1(0.0f);
         const int64_t padded = (in_features + tile_k - 1) / tile_k * tile_k;
         for (int64_t k = 0; k < padded; k += 128)
-            add<NT, Weight, Weight::group>(panel + k / tile_k * tile_bytes, tile_bytes, at_most(padded - k, 128),
+            add<NT, Weight, Weight::group, true>(panel + k / tile_k * tile_bytes, tile_bytes, at_most(padded - k, 128),
                                            reinterpret_cast<const float*>(x.at(k / 128, row).q), acc);
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panel_rows + v * Vec::width, acc[t][v]);
@@ -87,7 +88,7 @@ struct FloatFormat {
         Vec acc[NT][panel_vecs];
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vload(out + t * panels_per_group * panel_rows + v * Vec::width);
-        add<NT, WeightF32, 1>(reinterpret_cast<const uint8_t*>(u->w), sizeof u->w[0], num_tiles * tile_k,
+        add<NT, WeightF32, 1, false>(reinterpret_cast<const uint8_t*>(u->w), sizeof u->w[0], num_tiles * tile_k,
                               reinterpret_cast<const float*>(x.q), acc);
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panels_per_group * panel_rows + v * Vec::width, acc[t][v]);

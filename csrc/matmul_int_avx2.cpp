@@ -116,6 +116,7 @@ struct Q4_0 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
+                prefetch_ahead<tile_bytes>(tiles + b);
                 add_block_u4<NT>(Packed{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
@@ -176,6 +177,7 @@ struct Q8_0 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
+                prefetch_ahead<tile_bytes>(tiles + b);
                 add_block<NT>(tiles[b], at.q + i * 32, at.d + i, acc);
             }
         }
@@ -298,6 +300,7 @@ inline void unpack_scales_q6(const TileQ6_K& tile, KScales& out) {
 
 // One super-block of 64 groups of four k. F: groups_per_sum (as many as fit 16 bits), groups_per_scale, has_offset,
 // has_min. W::group(part, g, h): group g of part `part` of W::parts equal parts; the loop over parts stays a loop.
+// W::prefetch(part, of_parts): the memory that is read some way ahead of that part.
 template <class F, int NT, class W>
 inline void add_super_block(const W& w, const KScales& s, const Rows& x, Acc (&acc)[NT]) {
     constexpr int groups = F::groups_per_sum, sums_per_part = 64 / groups / W::parts;
@@ -308,6 +311,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, Acc (&a
 #pragma GCC unroll 16
         for (int i = 0; i < sums_per_part; ++i) {
             const int sum_index = part * sums_per_part + i;
+            w.prefetch(sum_index, 64 / groups);
             __m256i sum[NT][2];
             for (int t = 0; t < NT; ++t)
                 sum[t][0] = sum[t][1] = F::has_offset ? broadcast_32(x.offset + sum_index * NT + t) : _mm256_setzero_si256();
@@ -357,12 +361,16 @@ struct KFormat : Quant {
         static constexpr int parts = Quant::parts;
         const Tile& tile;
         __m256i group(int part, int g, int h) const { return Quant::group(tile, part, g, h); }
+        void prefetch(int part, int of_parts) const {
+            prefetch_ahead<tile_bytes>(&tile, static_cast<size_t>(part), static_cast<size_t>(of_parts));
+        }
     };
     struct alignas(64) Unpacked {
         uint8_t w[64][16][4];
         KScales scales;
         static constexpr int parts = 64 / Quant::groups_per_sum;
         __m256i group(int part, int g, int h) const { return load(w[part * Quant::groups_per_sum + g][h * 8]); }
+        void prefetch(int, int) const {}
     };
 
     static void unpack(const uint8_t* bytes, int, Unpacked& u) {

@@ -73,7 +73,9 @@ def _regex_format(draw: Draw) -> dict[str, Any]:
 
 
 def _wrong_regex(draw: Draw) -> str:
-    wrong = draw.choice(("(", ")", "[", "*", "a{3,1}", "[z-a]", "(?=a)", "(?<!b)", r"(a)\1", r"\p{Wind}", "(?P<", "(?q)"))
+    wrong = draw.choice(
+        ("(", ")", "[", "*", "a{3,1}", "[z-a]", "(?=a)", "(?<!b)", r"(a)\1", r"\p{Wind}", "(?P<", "(?q)")
+    )
     if wrong == "*":
         return wrong + word(draw)
     after = "" if wrong in ("(", "[", "(?P<") else draw.choice(("", "+", "?")) + word(draw)  # nothing may close it
@@ -85,7 +87,7 @@ def _grammar_format(draw: Draw) -> dict[str, Any]:
     grammar = draw.choice(
         (
             f"start: {name}",  # no such rule
-            f"{name}: \"a\"",  # no start
+            f'{name}: "a"',  # no start
             f'start: ("a" | {name.upper()}\n{name.upper()}: /x/',  # never closed
             f'start: "{name}',
             f"start: /{_wrong_regex(draw)}/",

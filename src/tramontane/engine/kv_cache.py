@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -16,6 +13,7 @@ from tramontane.engine.page_allocator import PageCopy
 from tramontane.engine.pages import max_pages_for
 from tramontane.errors import CapacityError, ConfigError
 from tramontane.model.transformer import Transformer
+from tramontane.ops import huge_pages
 from tramontane.ops.page_types import BLOCK, PAGE_TYPES, Q8_0, page_width
 
 DEFAULT_CPU_BYTES = 2**30
@@ -39,7 +37,7 @@ class KvCache:
 
         def reserve(num_pages: int) -> Tensor:
             if device.type == "cpu":
-                return _reserve_memory((num_pages, config.n_kv_heads, page_size, width), dtype).transpose(1, 2)
+                return huge_pages.reserve((num_pages, config.n_kv_heads, page_size, width), dtype).transpose(1, 2)
             return torch.empty((num_pages, page_size, config.n_kv_heads, width), dtype=dtype, device=device)
 
         try:
@@ -62,17 +60,6 @@ class KvCache:
                 if layer_group == group:
                     for pages in (self.k_pages[layer], self.v_pages[layer]):
                         pages.index_copy_(0, targets, pages.index_select(0, sources))
-
-
-def _reserve_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory that is not written yet; where Linux can, in pages of 2 MiB: a step behind a long context goes through all
-    of it, and would look up an address for every 4 KiB."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # of a kernel built without
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def model_kv_dtype(kv_dtype: str, model: Transformer) -> torch.dtype:

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from tramontane.errors import ConfigError
 from tramontane.ops import _cpu
+from tramontane.ops.huge_pages import Arena
 
 WeightFormat = Literal["f32", "bf16", "f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 QUANTISERS: tuple[WeightFormat, ...] = ("q8_0", "q4_0", "q4_k")
 PANEL_ROWS = 16  # rows that lie interleaved (csrc/weight_formats.h)
+_arena = Arena()
 _FLOAT_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -53,7 +55,7 @@ class PackedWeight:
         """As `from_blocks`, of rows that come in several chunks, in order, so that few of them are in memory at once;
         each but the last holds a multiple of PANEL_ROWS. Raises ValueError for chunks that do not make up the weight.
         """
-        storage = torch.empty(packed_bytes(format, out_features, in_features), dtype=torch.uint8)
+        storage = _arena.take(packed_bytes(format, out_features, in_features))
         row_bytes = _cpu.row_bytes(format, in_features)
         num_rows = num_packed = 0
         for chunk_OB in chunks:

@@ -47,7 +47,9 @@ async def delete_model(
         raise ApiError(403, f"{name} is a base model; only fine-tuned models can be deleted", param="model")
     if model.owner is None:  # one that the server was started with
         if "admin" not in caller.scopes:
-            raise ApiError(403, f"{name} was given to the server when it started; a key with the scope admin unloads it")
+            raise ApiError(
+                403, f"{name} was given to the server when it started; a key with the scope admin unloads it"
+            )
         services.registry.remove(model.name)
     else:
         await asyncio.to_thread(services.fine_tuned_models.delete, model.name, caller.owner)
