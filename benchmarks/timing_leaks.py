@@ -28,7 +28,7 @@ from tramontane.hub import resolve_model
 from tramontane.server.keys import KeyOptions, create_key, find_key
 from tramontane.server.store.database import open_database
 
-PROMPT_WORDS = 120
+PROMPT_WORDS = 40
 CONTROL_SHARE = 0.1
 WORDS = [a + b + c for a in "bdklmnprst" for b in "aeiou" for c in "dlmnrst"]
 LETTERS = string.ascii_letters + string.digits + "_-"
@@ -59,7 +59,7 @@ def probe(num_pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         database = open_database(f"sqlite:///{home}/server/state.db")
         tokens = [create_key(database, KeyOptions(name))[1] for name in ("victim", "stranger")]
-        live = start_server(Path(home), [f"default={resolve_model('default')}", "--threads", 2])
+        live = start_server(Path(home), [f"default={resolve_model('default')}", "--threads", 1])
         victim, stranger = (
             httpx.Client(base_url=live.url, timeout=60, headers={"authorization": f"Bearer {token}"})
             for token in tokens
