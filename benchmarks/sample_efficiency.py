@@ -40,7 +40,7 @@ COSINE = {"kind": "cosine", "final": 0.1}
 WSD = {"kind": "wsd", "decay_fraction": 0.4}
 MUON = {"kind": "muon", "normalise_rows": True, "lr": 6e-3, "muon_lr": 6e-3}
 BASELINE_RATES = (1.5e-3, 3e-3, 6e-3)
-SHARES = (0.4, 0.5, 0.6, 0.7)
+SHARES = (0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ def variants(best_rate: float | None) -> Iterator[Variant]:
     for share in SHARES:
         yield Variant("default: muon, wsd", share, WSD, MUON)
     yield Variant("muon, cosine", 0.7, COSINE, MUON)
-    yield Variant("muon without normalised rows, wsd", 0.7, WSD, MUON | {"normalise_rows": False})
     yield Variant(f"adamw, wsd, lr {best_rate:g}", 0.7, WSD, {"kind": "adamw", "lr": best_rate})
 
 

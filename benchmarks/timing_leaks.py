@@ -61,7 +61,7 @@ def probe(num_pairs: int) -> dict[str, Any]:
         tokens = [create_key(database, KeyOptions(name))[1] for name in ("victim", "stranger")]
         live = start_server(Path(home), [f"default={resolve_model('default')}", "--threads", 1])
         victim, stranger = (
-            httpx.Client(base_url=live.url, timeout=60, headers={"authorization": f"Bearer {token}"})
+            httpx.Client(base_url=live.url, timeout=600, headers={"authorization": f"Bearer {token}"})
             for token in tokens
         )
         times: dict[str, list[float]] = {"cached for another": [], "new": [], "cached": [], "new beside cached": []}
