@@ -39,8 +39,8 @@ MODEL = {
 COSINE = {"kind": "cosine", "final": 0.1}
 WSD = {"kind": "wsd", "decay_fraction": 0.4}
 MUON = {"kind": "muon", "normalise_rows": True, "lr": 6e-3, "muon_lr": 6e-3}
-BASELINE_RATES = (1.5e-3, 3e-3, 6e-3)
-SHARES = (0.5, 0.6, 0.7)
+BASELINE_RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3)
+SHARES = (0.3, 0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True)
