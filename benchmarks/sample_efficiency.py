@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,19 @@ class Variant:
     optimizer: dict[str, Any]
 
 
-def variants(best_rate: float | None) -> Iterator[Variant]:
-    """The baselines; with the rate of the best of them, what is compared with it."""
-    if best_rate is None:
-        for rate in BASELINE_RATES:
-            yield Variant(f"adamw, cosine, lr {rate:g}", 1.0, COSINE, {"kind": "adamw", "lr": rate})
-        return
-    for share in SHARES:
-        yield Variant("default: muon, wsd", share, WSD, MUON)
-    yield Variant("muon, cosine", 0.7, COSINE, MUON)
-    yield Variant(f"adamw, wsd, lr {best_rate:g}", 0.7, WSD, {"kind": "adamw", "lr": best_rate})
+def adamw(rate: float) -> dict[str, Any]:
+    return {"kind": "adamw", "lr": rate}
+
+
+BASELINES = [Variant(f"adamw, cosine, lr {rate:g}", 1.0, COSINE, adamw(rate)) for rate in BASELINE_RATES]
+DEFAULT = [Variant("default: muon, wsd", share, WSD, MUON) for share in SHARES]
+
+
+def in_one_thing_different(best_rate: float) -> list[Variant]:
+    return [
+        Variant("muon, cosine", 0.7, COSINE, MUON),
+        Variant(f"adamw, wsd, lr {best_rate:g}", 0.7, WSD, adamw(best_rate)),
+    ]
 
 
 def held_out(variant: Variant, built: Path, folder: Path, num_tokens: int) -> dict[str, Any]:
@@ -111,15 +113,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=800_000)
     options = parser.parse_args()
 
-    def run(best_rate: float | None) -> list[dict[str, Any]]:
-        return [held_out(each, options.built, options.folder, options.tokens) for each in variants(best_rate)]
+    def run(variants: list[Variant]) -> list[dict[str, Any]]:
+        return [held_out(each, options.built, options.folder, options.tokens) for each in variants]
 
-    baselines = run(None)
+    baselines = run(BASELINES)
     best = min(baselines, key=lambda row: row["bits_per_byte"])
-    others = run(BASELINE_RATES[baselines.index(best)])
     mark = best["bits_per_byte"]
-    reached = [row["share_of_tokens"] for row in others[: len(SHARES)] if row["bits_per_byte"] <= mark]
-    rows = [row | {"against_best_baseline": row["bits_per_byte"] / mark} for row in baselines + others]
+    default = run(DEFAULT)
+    reached = [row["share_of_tokens"] for row in default if row["bits_per_byte"] <= mark]
+    others = run(in_one_thing_different(BASELINE_RATES[baselines.index(best)]))
+    rows = [row | {"against_best_baseline": row["bits_per_byte"] / mark} for row in baselines + default + others]
     record("sample_efficiency", [*rows, {"share_needed": min(reached, default=None)}])
 
 

@@ -1,10 +1,10 @@
 """What a stranger could learn from a clock: whether another key's prompt is cached, how much of a key is right.
 
-Prompts: a key of one owner sends a prompt; a key of another then sends the same one and a new one of equal length, in
+Prompts: a key of one owner sends a prompt; a key of another then sends the same one and a new one of as many words, in
 random order, and the time to the first token of each is taken over HTTP. The area under the curve (AUC) of a guess by
-that time is 0.5 where nothing shows. Beside it the control: the same for the owner's own second sending, which the
-cache does help. Keys: wrong ones that begin with the right secret's first letters, in random order; the correlation of
-the time of a look-up with the number of right letters.
+that time is 0.5 where nothing shows. Beside it the control, a tenth as many pairs more: the same for the owner's own
+second sending, which the cache does help. Keys: wrong ones that begin with the right secret's first letters, in random
+order; the correlation of the time of a look-up with the number of right letters.
 
     python -m benchmarks.timing_leaks [--pairs 10000] [--keys 100000]
 """
@@ -66,8 +66,9 @@ def probe(num_pairs: int) -> dict[str, Any]:
         )
         times: dict[str, list[float]] = {"cached for another": [], "new": [], "cached": [], "new beside cached": []}
         try:
-            for number in range(num_pairs):
-                is_control = number < num_pairs * CONTROL_SHARE
+            num_controls = round(num_pairs * CONTROL_SHARE)
+            for number in range(num_controls + num_pairs):
+                is_control = number < num_controls
                 known, other = new_prompt(), new_prompt()
                 first_token_ms(victim, known)
                 prober, names = (

@@ -77,7 +77,7 @@ struct FloatFormat {
         const int64_t padded = (in_features + tile_k - 1) / tile_k * tile_k;
         for (int64_t k = 0; k < padded; k += 128)
             add<NT, Weight, Weight::group, true>(panel + k / tile_k * tile_bytes, tile_bytes, at_most(padded - k, 128),
-                                           reinterpret_cast<const float*>(x.at(k / 128, row).q), acc);
+                                                 reinterpret_cast<const float*>(x.at(k / 128, row).q), acc);
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panel_rows + v * Vec::width, acc[t][v]);
     }
@@ -89,7 +89,7 @@ struct FloatFormat {
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vload(out + t * panels_per_group * panel_rows + v * Vec::width);
         add<NT, WeightF32, 1, false>(reinterpret_cast<const uint8_t*>(u->w), sizeof u->w[0], num_tiles * tile_k,
-                              reinterpret_cast<const float*>(x.q), acc);
+                                     reinterpret_cast<const float*>(x.q), acc);
         for (int t = 0; t < NT; ++t)
             for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panels_per_group * panel_rows + v * Vec::width, acc[t][v]);
     }

@@ -1,5 +1,5 @@
 """Memory in pages of 2 MiB where Linux can: what a step reads from end to end would else cost the look-up of an address
-every 4 KiB, which in a small model takes as long as the arithmetic."""
+every 4 KiB."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 class Arena:
-    """Hands out memory for many weights side by side, so that small ones share pages. It is returned once nothing that
-    was handed out of the same stretch is in use."""
+    """Hands out memory for many weights: small ones side by side, so that they share pages, large ones each by itself.
+    Memory goes back once nothing that shares it is in use; the stretch that small ones are being taken from stays."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,10 +36,12 @@ class Arena:
 
     def take(self, num_bytes: int) -> Tensor:
         """uint8 (num_bytes,), not written yet."""
+        if num_bytes > ARENA_BYTES // 2:
+            return reserve((num_bytes,), torch.uint8)
         with self._lock:
             start = -(-self._num_used // ALIGNMENT) * ALIGNMENT
             if start + num_bytes > len(self._stretch):
-                self._stretch = reserve((max(ARENA_BYTES, num_bytes),), torch.uint8)
+                self._stretch = reserve((ARENA_BYTES,), torch.uint8)
                 start = 0
             self._num_used = start + num_bytes
             return self._stretch[start : start + num_bytes]
