@@ -5,6 +5,7 @@ torch is imported inside the functions that need it, so that the command line st
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -70,6 +71,28 @@ def resolve_dtype(dtype: str, stored: torch.dtype, device: torch.device) -> torc
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix products of it are fast: on a GPU, and on a CPU that has instructions for them
+    (AVX512_BF16, AMX); float32 elsewhere."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # unknown before torch 2.12
+    is_fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next allocation where it would hand it back to the system: tensors
+    of a few MiB that come and go would be mapped and zeroed each time (glibc; elsewhere nothing changes)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def set_threads(threads: int | None) -> int:

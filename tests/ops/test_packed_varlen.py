@@ -73,13 +73,19 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
         packed_native.packed_attention_forward(q, k.half(), v, [40], None)
 
 
-def test_bfloat16_is_as_near_as_its_mantissa_allows() -> None:
-    q, k, v, starts = problem(LENS, torch.bfloat16)
-    with torch.no_grad():
-        ours = packed_varlen(q, k, v, starts, 300, 64)
-        definition = expected(q.float(), k.float(), v.float(), LENS, 64)
+@pytest.mark.parametrize("head_dim", [10, 16])
+def test_bfloat16_is_as_near_as_its_mantissa_allows(head_dim: int) -> None:
+    q, k, v, starts = problem(LENS, torch.bfloat16, head_dim=head_dim)
+    assert packed_native.is_native(q) == (head_dim != 10)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    ours, definition = packed_varlen(q, k, v, starts, 300, 64), expected(*exact, LENS, 64)
     assert ours.dtype == torch.bfloat16
     assert float((ours.float() - definition).abs().max()) < 2**-6
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(ours, (q, k, v), weights.bfloat16())
+    for gradient, wanted in zip(gradients, torch.autograd.grad(definition, exact, weights), strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert float((gradient.float() - wanted).norm() / wanted.norm()) < 0.02
 
 
 def test_the_operation_keeps_the_rules_that_compilers_rely_on() -> None:

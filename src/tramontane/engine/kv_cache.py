@@ -13,7 +13,6 @@ from tramontane.engine.page_allocator import PageCopy
 from tramontane.engine.pages import max_pages_for
 from tramontane.errors import CapacityError, ConfigError
 from tramontane.model.transformer import Transformer
-from tramontane.ops import huge_pages
 from tramontane.ops.page_types import BLOCK, PAGE_TYPES, Q8_0, page_width
 
 DEFAULT_CPU_BYTES = 2**30
@@ -22,7 +21,8 @@ DEFAULT_GPU_SHARE = 0.8  # of the memory that is free once the weights are loade
 
 class KvCache:
     """Keys and values of all pages: for each layer two tensors (P, S, G, page_width of K), P being its window
-    group's pages. On a CPU the rows of one head lie together in each page, since the kernels attend head by head.
+    group's pages. On a CPU all rows of one head lie together, page after page, since the kernels attend head by head
+    and neighbouring pages, as most of a sequence's are, then make one stream that the processor reads ahead in.
 
     The memory is reserved, not written: on a CPU it becomes resident page by page as sequences need it.
     """
@@ -37,7 +37,7 @@ class KvCache:
 
         def reserve(num_pages: int) -> Tensor:
             if device.type == "cpu":
-                return huge_pages.reserve((num_pages, config.n_kv_heads, page_size, width), dtype).transpose(1, 2)
+                return torch.empty((config.n_kv_heads, num_pages, page_size, width), dtype=dtype).permute(1, 2, 0, 3)
             return torch.empty((num_pages, page_size, config.n_kv_heads, width), dtype=dtype, device=device)
 
         try:

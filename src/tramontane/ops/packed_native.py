@@ -1,4 +1,4 @@
-"""Attention inside packed documents on the native CPU kernels (csrc/document_attention.h), in float32.
+"""Attention inside packed documents on the native CPU kernels (csrc/document_attention.h), which compute in float32.
 
 The same sums as `packed_cpu`, without its scores ever leaving the cache. Neither the number of threads nor the other
 documents of a row change a bit of the result.
@@ -20,7 +20,7 @@ except ImportError:
 
 def is_native(q_THK: Tensor) -> bool:
     """Whether the kernels are there and compute heads like these."""
-    if _cpu is None or q_THK.device.type != "cpu" or q_THK.dtype != torch.float32:
+    if _cpu is None or q_THK.device.type != "cpu" or q_THK.dtype not in (torch.float32, torch.bfloat16):
         return False
     head_dim = q_THK.shape[-1]
     return head_dim % _cpu.document_lanes == 0 and head_dim <= _cpu.max_head_dim
@@ -29,13 +29,14 @@ def is_native(q_THK: Tensor) -> bool:
 def packed_attention_forward(
     q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, document_lens: Sequence[int], window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """(T, H, K), and the log normaliser of each row, (H, T)."""
-    q_THK, k_TGK, v_TGK = q_THK.contiguous(), k_TGK.contiguous(), v_TGK.contiguous()
+    """(T, H, K) in the dtype of q, and the log normaliser of each row, (H, T) float32."""
+    dtype = q_THK.dtype
+    q_THK, k_TGK, v_TGK = _in_float32(q_THK, k_TGK, v_TGK)
     out_THK = torch.empty_like(q_THK)
     lse_HT = q_THK.new_empty((q_THK.shape[1], q_THK.shape[0]))
     _match_threads()
     _cpu.packed_attention_forward(*_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window))
-    return out_THK, lse_HT
+    return out_THK.to(dtype), lse_HT
 
 
 def packed_attention_backward(
@@ -48,11 +49,12 @@ def packed_attention_backward(
     document_lens: Sequence[int],
     window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v."""
+    """Gradients of q, k and v in their dtype; those of k and v are summed over heads in float32."""
+    dtype = q_THK.dtype
     num_tokens, num_heads, head_dim = q_THK.shape
     num_kv_heads = k_TGK.shape[1]
-    q_THK, k_TGK, v_TGK = q_THK.contiguous(), k_TGK.contiguous(), v_TGK.contiguous()
-    grad_THK, out_THK, lse_HT = grad_THK.contiguous(), out_THK.contiguous(), lse_HT.contiguous()
+    q_THK, k_TGK, v_TGK, grad_THK, out_THK = _in_float32(q_THK, k_TGK, v_TGK, grad_THK, out_THK)
+    lse_HT = lse_HT.contiguous()
     if not (grad_THK.shape == out_THK.shape == q_THK.shape and lse_HT.shape == (num_heads, num_tokens)):
         raise ValueError(f"gradient {tuple(grad_THK.shape)} and output {tuple(out_THK.shape)} differ")
     grad_q_THK = torch.empty_like(q_THK)
@@ -66,9 +68,18 @@ def packed_attention_backward(
         by_head_HTK[1].data_ptr(),
     )
     grad_k_TGK, grad_v_TGK = (
-        x.view(num_kv_heads, -1, num_tokens, head_dim).sum(1).transpose(0, 1).contiguous() for x in by_head_HTK
+        x.view(num_kv_heads, -1, num_tokens, head_dim).sum(1).transpose(0, 1).to(dtype).contiguous()
+        for x in by_head_HTK
     )
-    return grad_q_THK, grad_k_TGK, grad_v_TGK
+    return grad_q_THK.to(dtype), grad_k_TGK, grad_v_TGK
+
+
+def _in_float32(*tensors: Tensor) -> list[Tensor]:
+    """Raises ValueError if they are not all of one dtype."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1:
+        raise ValueError(f"one dtype is wanted for all of attention, not {', '.join(sorted(map(str, dtypes)))}")
+    return [tensor.float().contiguous() for tensor in tensors]
 
 
 def _match_threads() -> None:
@@ -91,8 +102,6 @@ def _arguments(
     if k_TGK.shape != (num_tokens, num_kv_heads, head_dim) or v_TGK.shape != k_TGK.shape or num_heads % num_kv_heads:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_THK, k_TGK, v_TGK))
         raise ValueError(f"queries, keys and values of {shapes} do not fit together")
-    if k_TGK.dtype != torch.float32 or v_TGK.dtype != torch.float32:
-        raise ValueError(f"keys of {k_TGK.dtype} and values of {v_TGK.dtype} beside queries of float32")
     if sum(document_lens) != num_tokens:
         raise ValueError(f"documents of {sum(document_lens)} tokens in {num_tokens} rows")
     return (

@@ -73,25 +73,27 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True, dtype=torch.float32)
+        norm_T1 = torch.linalg.vector_norm(x_TD.float(), dim=-1, keepdim=True)
         inverse_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x_TD, weight_D, inverse_T1)
         # float32 x times r rounds once, as the definition does
-        out_TD: Tensor = (x_TD * inverse_T1).to(x_TD.dtype).mul_(weight_D.to(x_TD.dtype))
+        out_TD: Tensor = (x_TD.float() * inverse_T1).to(x_TD.dtype).mul_(weight_D.to(x_TD.dtype))
         return out_TD
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_D, inverse_T1 = ctx.saved_tensors
-        unit_TD = x_TD * inverse_T1
+        dtype = grad_TD.dtype
+        grad_TD = grad_TD.float()  # converted once: torch's mixed products convert element by element
+        unit_TD = x_TD.float() * inverse_T1
         product_TD = grad_TD * unit_TD
         grad_weight_D = product_TD.sum(0).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_weight_D, None
-        shift_T1 = (product_TD @ weight_D.to(product_TD.dtype)).div_(x_TD.shape[-1])[:, None]
+        shift_T1 = (product_TD @ weight_D.float()).div_(x_TD.shape[-1])[:, None]
         grad_x_TD = grad_TD * weight_D.float()
         grad_x_TD.sub_(unit_TD.mul_(shift_T1)).mul_(inverse_T1)
-        return grad_x_TD.to(x_TD.dtype), grad_weight_D, None
+        return grad_x_TD.to(dtype), grad_weight_D, None
 
 
 class _Rotate(torch.autograd.Function):
@@ -109,13 +111,10 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotated(x_THK: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    out_THK = torch.empty_like(x_THK, memory_format=torch.contiguous_format)
-    even, odd = x_THK[..., 0::2], x_THK[..., 1::2]
-    out_even, out_odd = out_THK[..., 0::2], out_THK[..., 1::2]
-    cos_T1C, sin_T1C = cos_TC[:, None], sin_TC[:, None]
-    out_even.copy_((even * cos_T1C).addcmul_(odd, sin_T1C, value=-1))
-    out_odd.copy_((odd * cos_T1C).addcmul_(even, sin_T1C))
-    return out_THK
+    """Pairs of channels times e^(i angle), in float32."""
+    pairs_THC = torch.view_as_complex(x_THK.float().unflatten(-1, (-1, 2)).contiguous())
+    turns_T1C = torch.complex(cos_TC, sin_TC)[:, None]
+    return torch.view_as_real(pairs_THC * turns_T1C).flatten(-2).to(x_THK.dtype)
 
 
 class _Swiglu(torch.autograd.Function):

@@ -14,6 +14,7 @@ from tramontane.loading.adapter_files import AdapterConfig
 from tramontane.model.lora import attach_lora
 from tramontane.model.transformer import Transformer
 from tramontane.ops.training_ops import TrainingOps
+from tramontane.runtime import training_dtype
 from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
@@ -54,14 +55,14 @@ class Parts:
 
 
 def choose_machine(recipe: Recipe, world: World) -> Machine:
-    """Compute dtype and whether to compile: bfloat16 and compiled on a GPU, float32 and plain elsewhere, unless the
-    recipe says. Raises ConfigError for float32 on a GPU."""
+    """Compute dtype and whether to compile: `training_dtype`, and compiled on a GPU alone, unless the recipe says.
+    Raises ConfigError for float32 on a GPU."""
     on_gpu = world.device.type == "cuda"
-    name = recipe.machine.dtype or ("bfloat16" if on_gpu else "float32")
-    if on_gpu and name == "float32":
+    dtype = training_dtype(world.device) if recipe.machine.dtype is None else DTYPES[recipe.machine.dtype]
+    if on_gpu and dtype == torch.float32:
         raise ConfigError("machine.dtype='float32' is not supported on a GPU, whose attention is 16-bit; use bfloat16")
     compiled = recipe.machine.compile if recipe.machine.compile is not None else on_gpu
-    return Machine(world, DTYPES[name], compiled)
+    return Machine(world, dtype, compiled)
 
 
 def assemble(recipe: Recipe, machine: Machine) -> Parts:

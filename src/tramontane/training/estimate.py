@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError
 from tramontane.loading import open_checkpoint
-from tramontane.runtime import resolve_device, set_threads
+from tramontane.runtime import resolve_device, set_threads, training_dtype
 from tramontane.training.flops import measure_matmul_rate, training_flops
 from tramontane.training.recipe import Recipe
 
@@ -46,7 +44,7 @@ def estimate(recipe: Recipe) -> Estimate:
     config = open_checkpoint(Path(recipe.model.checkpoint)).config
     mean_len = max(1, round(data_tokens / num_documents))
     flops = training_flops(config, (mean_len,), trains_weights=recipe.lora is None) / mean_len * train_tokens
-    rate = measure_matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    rate = measure_matmul_rate(device, training_dtype(device))
     return Estimate(
         data_tokens=data_tokens,
         train_tokens_per_step=recipe.data.batch_len,

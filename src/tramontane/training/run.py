@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from tramontane.errors import ConfigError
-from tramontane.runtime import resolve_device, set_threads
+from tramontane.runtime import keep_freed_memory, resolve_device, set_threads
 from tramontane.training.assembly import assemble, choose_machine
 from tramontane.training.checkpointer import Checkpointer, atomic_folder, atomic_text, read_state
 from tramontane.training.distributed import World, join_world, leave_world
@@ -49,6 +49,7 @@ def train(
     """
     deadline = Deadline(max_seconds)
     threads = set_threads(recipe.machine.threads)
+    keep_freed_memory()
     world = join_world(resolve_device(recipe.machine.device))
     try:
         with Run(recipe, world=world, resume=resume, sampler=sampler) as run:

@@ -9,6 +9,7 @@ import torch
 
 from tramontane.config import ModelConfig
 from tramontane.data.loader import Batch
+from tramontane.runtime import training_dtype
 from tramontane.training.flops import measure_matmul_rate, training_flops
 from tramontane.training.gradients import average_and_clip
 from tramontane.training.microbatch import Placement
@@ -37,9 +38,9 @@ def measure_throughput(
     document_len: int = 512,
     seconds: float = 5.0,
 ) -> Throughput:
-    """The best of the updates that fit into `seconds`, and at least two after one to warm up; in bfloat16 on a GPU,
-    float32 elsewhere. Other programs on the machine only ever slow it down."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    """The best of the updates that fit into `seconds`, and at least two after one to warm up; in the dtype that
+    training takes here. Other programs on the machine only ever slow it down."""
+    dtype = training_dtype(device)
     model = new_model(config, device=device, seed=0, std=0.02)
     windows = prepare(model, compute_dtype=dtype, compiled=False, checkpointing=False)
     module = TrainingModule(model, TextTask(LossRecipe()))
