@@ -11,7 +11,7 @@
 namespace tramontane {
 namespace {
 
-constexpr const char* names[] = {"scalar", "avx2", "avx512", "neon", "neon_dotprod"};  // InstructionSet
+constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_dotprod"};  // InstructionSet
 constexpr int unset = -1;
 std::atomic<int> in_use{unset};
 
@@ -38,8 +38,10 @@ std::vector<InstructionSet> available_sets() {
         sets.push_back(InstructionSet::avx2);
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512vnni"))
+            __builtin_cpu_supports("avx512vnni")) {
             sets.push_back(InstructionSet::avx512);
+            if (__builtin_cpu_supports("avx512bf16")) sets.push_back(InstructionSet::avx512_bf16);
+        }
     }
 #elif defined(__aarch64__)
     sets.push_back(InstructionSet::neon);  // every processor of this architecture has it

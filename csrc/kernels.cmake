@@ -8,8 +8,10 @@ function(add_kernels target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     add_instruction_set(kernels_avx2.cpp matmul_int_avx2.cpp FLAGS -mavx2 -mfma -mf16c)
     # GCC 12 warns about the undefined registers of its own AVX-512 header.
-    add_instruction_set(kernels_avx512.cpp matmul_int_avx512.cpp FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq
-      -mavx512vl -mavx512vnni -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized)
+    set(avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512
+      -Wno-uninitialized -Wno-maybe-uninitialized)
+    add_instruction_set(kernels_avx512.cpp matmul_int_avx512.cpp FLAGS ${avx512})
+    add_instruction_set(matmul_bf16_avx512.cpp FLAGS ${avx512} -mavx512bf16)
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
     add_instruction_set(kernels_neon.cpp matmul_int_neon.cpp)
     add_instruction_set(matmul_int_neon_dotprod.cpp FLAGS -march=armv8.2-a+dotprod)

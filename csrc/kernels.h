@@ -1,7 +1,7 @@
 // The kernel table: what every instruction set provides. One table is chosen at run time (kernels()).
 //
 // A product runs in two steps. `prepare` brings T rows of activations into the form the weight format multiplies with
-// (float32, or int8 with one scale per 32 or per 256 values and row) and into the order the product reads them. Then
+// (float32, bf16, or int8 with one scale per 32 or per 256 values and row) and into the order the product reads them. Then
 // `matmul` computes a range of panels for a range of rows; ranges of one product may run on any threads.
 //
 // Every output element is formed by the same operations in the same order whatever T, the ranges and the threads are:
@@ -14,11 +14,13 @@
 
 namespace tramontane {
 
-enum class ActivationForm : int { f32, q8_32, q8_256 };
-constexpr int num_activation_forms = 3;
+// bf16: what bf16 weights multiply with, on most instruction sets float32 all the same.
+enum class ActivationForm : int { f32, bf16, q8_32, q8_256 };
+constexpr int num_activation_forms = 4;
 
 static constexpr ActivationForm activation_form(WeightFormat format) {
     switch (format) {
+        case WeightFormat::bf16: return ActivationForm::bf16;
         case WeightFormat::q8_0:
         case WeightFormat::q4_0: return ActivationForm::q8_32;
         case WeightFormat::q4_k:
@@ -29,7 +31,9 @@ static constexpr ActivationForm activation_form(WeightFormat format) {
 }
 
 // k values per chunk of prepared activations.
-static constexpr int chunk_size(ActivationForm form) { return form == ActivationForm::f32 ? 128 : chunk_k; }
+static constexpr int chunk_size(ActivationForm form) {
+    return form == ActivationForm::f32 || form == ActivationForm::bf16 ? 128 : chunk_k;
+}
 
 // Prepared activations are chunks of k; a chunk holds its T rows in tiles of `row_tile` rows (the last one narrower),
 // and a tile interleaves its rows: int8 [k / 4][row][4], float [k][row]. Beside the int8 values, per row and chunk:
@@ -39,7 +43,8 @@ static constexpr int chunk_size(ActivationForm form) { return form == Activation
 // starts its integer sums with.
 static constexpr size_t prepared_row_chunk_bytes(ActivationForm form) {
     switch (form) {
-        case ActivationForm::f32: return 128 * sizeof(float);
+        case ActivationForm::f32:
+        case ActivationForm::bf16: return 128 * sizeof(float);
         case ActivationForm::q8_32: return 256 + 8 * sizeof(float) + 8 * sizeof(int32_t);
         case ActivationForm::q8_256: return 256 + sizeof(float) + 16 * sizeof(int32_t) + 4 * sizeof(int32_t);
     }
@@ -189,6 +194,7 @@ const Kernels& kernels_scalar();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512_bf16();
 #elif defined(__aarch64__)
 const Kernels& kernels_neon();
 const Kernels& kernels_neon_dotprod();

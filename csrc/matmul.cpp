@@ -11,6 +11,7 @@ namespace tramontane {
 const Kernels& kernels() {
     switch (instruction_set()) {
 #if defined(__x86_64__)
+        case InstructionSet::avx512_bf16: return kernels_avx512_bf16();
         case InstructionSet::avx512: return kernels_avx512();
         case InstructionSet::avx2: return kernels_avx2();
 #elif defined(__aarch64__)

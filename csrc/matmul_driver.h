@@ -36,7 +36,7 @@ struct Prepared {
 
     Rows at(int64_t chunk, int64_t row) const {
         const int64_t index = chunk * num_rows + row;
-        if (form == ActivationForm::f32) return {base + index * 128 * 4, nullptr, nullptr, nullptr};
+        if (chunk_size(form) == 128) return {base + index * 128 * 4, nullptr, nullptr, nullptr};
         const uint8_t* offsets = base + row_chunks * 256;
         if (form == ActivationForm::q8_32) {
             const uint8_t* scales = offsets + row_chunks * 32;

@@ -114,8 +114,10 @@ inline void prepare_f32(const PrepareCall& call) {
 }
 
 inline void add_float_products(Kernels& table) {
-    table.row_tile[static_cast<int>(ActivationForm::f32)] = float_row_tile;
-    table.prepare[static_cast<int>(ActivationForm::f32)] = prepare_f32;
+    for (const ActivationForm form : {ActivationForm::f32, ActivationForm::bf16}) {
+        table.row_tile[static_cast<int>(form)] = float_row_tile;
+        table.prepare[static_cast<int>(form)] = prepare_f32;
+    }
     table.matmul[static_cast<int>(WeightFormat::f32)] = matmul<FloatFormat<WeightF32>>;
     table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul<FloatFormat<WeightBf16>>;
     table.matmul[static_cast<int>(WeightFormat::f16)] = matmul<FloatFormat<WeightF16>>;

@@ -10,6 +10,7 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
+from tramontane.ops import _cpu
 from tramontane.ops.packed_weight import WEIGHT_FORMATS, PackedWeight, WeightFormat
 
 FLOAT_FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "f16")
@@ -28,12 +29,14 @@ class WeightCase:
     def bound(self, x_TI: Tensor) -> Tensor:
         """How far a float32 product may be from the exact one, (T, O).
 
-        Every activation is off by at most half a step of its block's 8-bit scale; float32 sums add a rounding of at
-        most one unit per term.
+        Every activation is off by at most half a step of its block's 8-bit scale, or of bf16's mantissa where bf16
+        weights multiply such; float32 sums add a rounding of at most one unit per term.
         """
         size = {32: 32, 256: 256}.get(BLOCK_SIZE[self.packed.format])
         x64_TI, weight_IO = x_TI.double().abs(), self.values_OI.abs().T
         rounding_TO = x64_TI @ weight_IO * (2.0**-24 * (x_TI.shape[1] + 4))
+        if self.packed.format == "bf16" and _cpu.instruction_set() == "avx512_bf16":
+            return rounding_TO + x64_TI @ weight_IO * (2.0**-8 * 1.01)
         if size is None:
             return rounding_TO
         half_steps_TB = x64_TI.view(x_TI.shape[0], -1, size).amax(-1) / 127 / 2
