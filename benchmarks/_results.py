@@ -66,7 +66,10 @@ def _machine() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text()
         model = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
-        flags = next((isa for isa in ("avx512_bf16", "avx512_vnni", "avx512f", "avx2") if f" {isa} " in text.replace("\n", " ")), "")
+        flags = next(
+            (isa for isa in ("avx512_bf16", "avx512_vnni", "avx512f", "avx2") if f" {isa} " in text.replace("\n", " ")),
+            "",
+        )
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model} x{os.cpu_count()} {flags}".strip()

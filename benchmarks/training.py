@@ -121,6 +121,8 @@ lr = {LEARNING_RATE}
 num_steps = {num_updates}
 kind = "constant"
 warmup_steps = 0
+[machine]
+dtype = "float32"
 """,
         "utf-8",
     )

@@ -82,17 +82,18 @@ inline void read_row(const uint8_t* row, int64_t head_dim, float* out) {
 }
 
 // Where keys or values of a block are taken from: from their pages, or from s.kv, converted for many rows at once.
-// `ahead` brings some keys of the next block into the cache, a few at a time between the products of this one: no
-// hardware stream crosses pages, and all at once would fill the queue of cache misses and wait.
+// `ahead` brings some keys of the next block into the second-level cache, a few at a time between the products of this
+// one: the hardware's streams end with every block, and the first level's few pending misses would make it wait. Always
+// inline: GCC takes calls of a function that does nothing but prefetch for calls without effect, and drops them.
 template <PageType type>
 struct PageSource {
     const uint8_t* pages;
     const BlockRows &rows, &next;
     int64_t row_bytes;
     Vec load(int j, int64_t d) const { return load_row<type>(pages + rows.offsets[j], d); }
-    void ahead(int begin, int end) const {
+    __attribute__((always_inline)) void ahead(int begin, int end) const {
         for (int j = begin > next.first ? begin : next.first; j < (end < next.last ? end : next.last); ++j)
-            for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(pages + next.offsets[j] + i);
+            for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(pages + next.offsets[j] + i, 0, 2);
     }
 };
 struct ScratchSource {

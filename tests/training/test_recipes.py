@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,16 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*_pretrain_*.toml"))
 
 
-def test_the_second_half_begins_where_the_first_ends() -> None:
-    first, second = (read_recipe(FOLDER / f"petit_{half}_cpu.toml") for half in ("pretrain", "chat"))
-    assert second.model.checkpoint == f"{first.run}/model"
-    assert (second.data.tokenizer, second.data.train) == (first.data.tokenizer, first.data.train)
+# The runs of the default model, each from the weights of the one before
+RUNS = ("pretrain", "chat", "more", "grown", "grown_chat", "identity", "longer", "longer_chat")
+
+
+def test_every_run_begins_where_the_one_before_ends() -> None:
+    runs = [read_recipe(FOLDER / f"petit_{name}_cpu.toml") for name in RUNS]
+    for before, after in pairwise(runs):
+        assert (after.model.checkpoint or after.model.grown_from) == f"{before.run}/model"
+        assert after.data.tokenizer == before.data.tokenizer
+        assert set(after.data.train) <= set(runs[0].data.train)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -19,7 +19,9 @@ import torch
 from tests.training.batches import recipe_text, write_learnable_set
 from tramontane.errors import CheckpointError, ConfigError, DataError
 from tramontane.loading import load_model, open_checkpoint
+from tramontane.training.assembly import choose_machine
 from tramontane.training.checkpointer import Checkpointer, read_state
+from tramontane.training.distributed import World
 from tramontane.training.metrics import read_rows
 from tramontane.training.recipe import Recipe, read_recipe
 from tramontane.training.run import RunResult, train
@@ -66,6 +68,20 @@ def test_a_run_learns_reports_and_releases_a_model(tmp_path: Path, data: Path) -
     trained = final_state(run)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, trained[f"weights/{name}"])
+
+
+@pytest.mark.parametrize(
+    ("instructions", "chosen"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
+    ids=str,
+)
+def test_it_computes_in_what_the_processor_multiplies_fast(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], chosen: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    world = World(device=torch.device("cpu"))
+    assert choose_machine(recipe(tmp_path, data), world).dtype == chosen
+    assert choose_machine(recipe(tmp_path, data, "machine.dtype=float32"), world).dtype == torch.float32
 
 
 OPTIONS: list[Sequence[str]] = [
