@@ -33,7 +33,7 @@ struct PairsBf16 {
             const int32_t* xs = reinterpret_cast<const int32_t*>(x.at(first / 64, row).q);
             const int64_t count = at_most(pairs - first, 64);
             for (int64_t i = 0; i < count; ++i, panel += tile_bytes, xs += NT) {
-                if (NT > 1) prefetch_ahead<tile_bytes>(panel);
+                prefetch_ahead<tile_bytes>(panel);
                 const __m512bh w = as_bf16(_mm512_loadu_si512(panel));
 #pragma GCC unroll 12
                 for (int t = 0; t < NT; ++t) acc[t] = _mm512_dpbf16_ps(acc[t], w, as_bf16(_mm512_set1_epi32(xs[t])));

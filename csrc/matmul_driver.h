@@ -53,12 +53,13 @@ struct Prepared {
 inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
 // A product of few rows waits for its weights: it asks for those some way ahead, in this panel or the next ones. Not all
-// of a tile at once: part-th of `parts` shares.
+// of a tile at once: part-th of `parts` shares. Into the second-level cache, since the first level's few pending misses
+// would make a single row wait. Always inline: GCC drops calls of a function that does nothing but prefetch.
 template <size_t tile_bytes>
-inline void prefetch_ahead(const void* tile, size_t part = 0, size_t parts = 1) {
+__attribute__((always_inline)) inline void prefetch_ahead(const void* tile, size_t part = 0, size_t parts = 1) {
     constexpr size_t distance = 3072, lines = (tile_bytes + 63) / 64;
     for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i)
-        __builtin_prefetch(static_cast<const uint8_t*>(tile) + distance + i * 64, 0, 3);
+        __builtin_prefetch(static_cast<const uint8_t*>(tile) + distance + i * 64, 0, 2);
 }
 
 inline void store_panel(const float* acc, int64_t acc_stride, int64_t num_rows, const MatmulCall& call, int64_t panel) {
@@ -112,7 +113,7 @@ void matmul_direct(const MatmulCall& call, const Prepared& x) {
 }
 
 // Asks for the part-th of `parts` equal shares of some bytes, so that they are near when they are read.
-inline void prefetch_share(const uint8_t* bytes, size_t size, int64_t part, int64_t parts) {
+__attribute__((always_inline)) inline void prefetch_share(const uint8_t* bytes, size_t size, int64_t part, int64_t parts) {
     const int64_t lines = static_cast<int64_t>(size + 63) / 64;
     for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
 }

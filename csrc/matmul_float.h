@@ -39,8 +39,6 @@ struct FloatFormat {
     // multiply-adds, and unpacking once is faster from 12 rows on (77 against 105 GFLOP/s at 128 rows on Zen 4).
     static constexpr int direct_rows = format == WeightFormat::bf16 && Vec::width == 8 ? 12 : max_rows_per_call;
     static constexpr int tile_k = Weight::group;
-    // Measured: processors with AVX-512 keep up with one row by themselves, and asking ahead costs them a tenth.
-    static constexpr bool prefetches_one_row = Vec::width < 16;
     static constexpr size_t tile_bytes = panel_rows * Weight::group * Weight::bytes;
 
     struct alignas(64) Unpacked {
@@ -58,7 +56,7 @@ struct FloatFormat {
     template <int NT, class Source, int Group, bool is_packed>
     static void add(const uint8_t* w, size_t step, int64_t num_k, const float* x, Vec (&acc)[NT][panel_vecs]) {
         for (int64_t k = 0; k < num_k; k += Group, w += step) {
-            if (is_packed && (NT > 1 || prefetches_one_row)) prefetch_ahead<tile_bytes>(w);
+            if (is_packed) prefetch_ahead<tile_bytes>(w);
             for (int i = 0; i < Group; ++i) {
                 Vec wv[panel_vecs];
                 for (int v = 0; v < panel_vecs; ++v) wv[v] = Source::get(w, i, v);

@@ -1,8 +1,5 @@
 // Products with quantised weights, AVX-512 VNNI: one instruction adds four byte products to each of 16 output rows.
 //
-// Memory is asked for ahead where several rows share a pass; with one row the processor's own streams keep up, and asking
-// costs them up to a tenth.
-//
 // The integer sums start from -zero_point * (sum of the activations), so that weights stay unsigned.
 #include <immintrin.h>
 
@@ -103,7 +100,7 @@ struct Format32 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
-                if (NT > 1) prefetch_ahead<tile_bytes>(tiles + b);
+                prefetch_ahead<tile_bytes>(tiles + b);
                 add_block<NT, Access::offset_shift>(Access{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
@@ -208,7 +205,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
 #pragma GCC unroll 16
         for (int i = 0; i < scales_per_part; ++i) {
             const int index = part * scales_per_part + i;
-            if (NT > 1) prefetch_ahead<sizeof(typename F::Tile)>(&w.tile, static_cast<size_t>(index), 64 / groups);
+            prefetch_ahead<sizeof(typename F::Tile)>(&w.tile, static_cast<size_t>(index), 64 / groups);
             __m512i sum[NT];
             for (int t = 0; t < NT; ++t)
                 sum[t] = F::has_offset ? broadcast_32(x.offset + index * NT + t) : _mm512_setzero_si512();
