@@ -55,9 +55,9 @@ inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? va
 // A product of few rows waits for its weights: it asks for those some way ahead, in this panel or the next ones. Not all
 // of a tile at once: part-th of `parts` shares. Into the second-level cache, since the first level's few pending misses
 // would make a single row wait. Always inline: GCC drops calls of a function that does nothing but prefetch.
-template <size_t tile_bytes>
+template <size_t tile_bytes, size_t distance = 3072>
 __attribute__((always_inline)) inline void prefetch_ahead(const void* tile, size_t part = 0, size_t parts = 1) {
-    constexpr size_t distance = 3072, lines = (tile_bytes + 63) / 64;
+    constexpr size_t lines = (tile_bytes + 63) / 64;
     for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i)
         __builtin_prefetch(static_cast<const uint8_t*>(tile) + distance + i * 64, 0, 2);
 }

@@ -28,6 +28,10 @@ inline void store_acc(float* to, const __m512 (&acc)[NT]) {
     for (int t = 0; t < NT; ++t) _mm512_store_ps(to + t * panel_rows, acc[t]);
 }
 
+// Bytes between what is multiplied and what is asked for: measured on Zen 4, where 6 KB are 3 to 13 % faster than 3 KB, but
+// for a single row of 8-bit weights.
+constexpr size_t ahead = 6144, ahead_of_one_wide_row = 3072;
+
 // ---- one scale per 32 values ----
 
 // offset_shift: offsets are made for a zero point of 8; 8 << offset_shift is the format's.
@@ -77,6 +81,7 @@ struct Format32 {
     static constexpr int row_tile = 8, direct_rows = 64, tile_k = 32, panels_per_group = 4,
                          panels_together = 2;
     static constexpr size_t tile_bytes = sizeof(Tile);
+    static constexpr bool is_wide = format == WeightFormat::q8_0;
 
     struct alignas(64) Unpacked {
         uint8_t w[8][8][16][4];
@@ -100,7 +105,7 @@ struct Format32 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
-                prefetch_ahead<tile_bytes>(tiles + b);
+                prefetch_ahead<tile_bytes, is_wide && NT == 1 ? ahead_of_one_wide_row : ahead>(tiles + b);
                 add_block<NT, Access::offset_shift>(Access{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
@@ -205,7 +210,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, __m512 
 #pragma GCC unroll 16
         for (int i = 0; i < scales_per_part; ++i) {
             const int index = part * scales_per_part + i;
-            prefetch_ahead<sizeof(typename F::Tile)>(&w.tile, static_cast<size_t>(index), 64 / groups);
+            prefetch_ahead<sizeof(typename F::Tile), ahead>(&w.tile, static_cast<size_t>(index), 64 / groups);
             __m512i sum[NT];
             for (int t = 0; t < NT; ++t)
                 sum[t] = F::has_offset ? broadcast_32(x.offset + index * NT + t) : _mm512_setzero_si512();
