@@ -80,7 +80,8 @@ def training_dtype(device: torch.device) -> torch.dtype:
 
     if device.type == "cuda":
         return torch.bfloat16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # unknown before torch 2.12
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)
+    capabilities = {} if get_capabilities is None else get_capabilities()
     is_fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return torch.bfloat16 if is_fast else torch.float32
 

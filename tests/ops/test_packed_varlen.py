@@ -77,8 +77,8 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
 def test_bfloat16_is_as_near_as_its_mantissa_allows(head_dim: int) -> None:
     q, k, v, starts = problem(LENS, torch.bfloat16, head_dim=head_dim)
     assert packed_native.is_native(q) == (head_dim != 10)
-    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
-    ours, definition = packed_varlen(q, k, v, starts, 300, 64), expected(*exact, LENS, 64)
+    exact = tuple(x.detach().float().requires_grad_() for x in (q, k, v))
+    ours, definition = packed_varlen(q, k, v, starts, 300, 64), expected(exact[0], exact[1], exact[2], LENS, 64)
     assert ours.dtype == torch.bfloat16
     assert float((ours.detach().float() - definition.detach()).abs().max()) < 2**-6
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))

@@ -112,7 +112,7 @@ class _Rotate(torch.autograd.Function):
 
 def _rotated(x_THK: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
     """Pairs of channels times e^(i angle), in float32."""
-    pairs_THC = torch.view_as_complex(x_THK.float().unflatten(-1, (-1, 2)).contiguous())
+    pairs_THC = torch.view_as_complex(x_THK.float().contiguous().view(*x_THK.shape[:-1], -1, 2))
     turns_T1C = torch.complex(cos_TC, sin_TC)[:, None]
     return torch.view_as_real(pairs_THC * turns_T1C).flatten(-2).to(x_THK.dtype)
 
