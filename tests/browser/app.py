@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 
 class App:
@@ -62,6 +63,20 @@ class App:
     def fake(self, pattern: str, **answer: Any) -> None:
         """Answer requests to `pattern` at the network, with what no real server would say."""
         self.page.route(pattern, lambda route: route.fulfill(**answer))
+
+    def hold(self, pattern: str) -> Callable[[], None]:
+        """Keep requests to `pattern` waiting until what this returns is called."""
+        held: list[Route] = []
+        is_open = False
+
+        def release() -> None:
+            nonlocal is_open
+            is_open = True
+            for route in held:
+                route.continue_()
+
+        self.page.route(pattern, lambda route: route.continue_() if is_open else held.append(route))
+        return release
 
     @property
     def titles(self) -> list[str]:

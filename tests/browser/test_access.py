@@ -65,6 +65,7 @@ def test_nothing_is_too_wide_unnamed_or_faint(open_app: Open, scheme: str, width
             expect(app.page.locator(".plot rect").first).to_be_visible()
         elif page == "playground":
             app.go(page)
+            app.page.get_by_label("Seed").fill("3")  # random weights may end after a token; with this seed they do not
             app.page.get_by_role("button", name="Complete").click()
             expect(app.page.locator(".tokens .token").nth(3)).to_be_visible()
             app.page.locator(".tokens .token").nth(3).click()
@@ -106,6 +107,17 @@ def test_headings_of_answers_skip_no_level_however_they_are_written(open_app: Op
         *([3, "Another answer"], [4, "Below it"]),
     ]
     expect(app.page.get_by_role("article", name="Answer by tiny")).to_have_count(2)
+
+
+def test_an_answer_asked_for_before_the_models_are_known_bears_the_name_of_its_model(open_app: Open) -> None:
+    app = open_app()
+    release = app.hold("**/v1/models")
+    app.page.reload()
+    app.send("say: early", wait=False)
+    expect(app.page.get_by_role("article", name="Answer by the assistant")).to_have_count(1)
+    release()
+    app.wait()
+    expect(app.page.get_by_role("article", name="Answer by tiny")).to_contain_text("early")
 
 
 def test_a_conversation_by_keyboard_alone(open_app: Open) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.browser.app import App
 from tests.documents.sample_files import pdf_of
@@ -32,9 +32,7 @@ def test_a_question_about_a_short_pdf_goes_with_its_text(open_app: Open, tmp_pat
 
 def test_a_file_attached_before_the_models_are_known_has_its_tokens_counted(open_app: Open) -> None:
     app = open_app()
-    held: list[Route] = []
-    are_known = False
-    app.page.route("**/v1/models", lambda route: route.continue_() if are_known else held.append(route))
+    release = app.hold("**/v1/models")
     app.page.reload()
     sent: list[str] = []
     app.page.on("request", lambda request: sent.append(request.url))
@@ -43,9 +41,7 @@ def test_a_file_attached_before_the_models_are_known_has_its_tokens_counted(open
     )
     expect(app.page.locator(".composer .chip.reading")).to_contain_text("early.txt")
     assert not any(url.endswith("/api/documents/text") for url in sent)
-    are_known = True
-    for route in held:
-        route.continue_()
+    release()
     expect(app.page.locator(".composer .chip")).to_contain_text("tokens")
 
 

@@ -28,7 +28,7 @@ export class MessageView {
     this.markdown = message.role === "assistant" ? new MarkdownView() : null;
     this.body = h("div", { class: "message-body" });
     this.foot = h("div", { class: "message-foot" });
-    const title = message.role === "user" ? "Your message" : `Answer by ${message.model ?? "the assistant"}`;
+    this.title = h("h2", { class: "visually-hidden", id: `message-${message.id}` });
     this.element = h(
       "article",
       {
@@ -36,7 +36,7 @@ export class MessageView {
         "data-id": message.id,
         "aria-labelledby": `message-${message.id}`,
       },
-      h("h2", { class: "visually-hidden", id: `message-${message.id}` }, title),
+      this.title,
       this.body,
       this.foot,
     );
@@ -47,6 +47,8 @@ export class MessageView {
     const { message } = this;
     const answer = answerTo(message);
     this.element.setAttribute("aria-busy", String(answer !== null));
+    // asked before the server had told what it serves, an answer learns its model's name later
+    this.title.textContent = message.role === "user" ? "Your message" : `Answer by ${message.model || "the assistant"}`;
     if (message.role === "user") this.#showQuestion();
     else this.#showAnswer(answer);
     if (answer) this.foot.replaceChildren();
