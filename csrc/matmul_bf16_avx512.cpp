@@ -15,14 +15,8 @@ inline __m512bh as_bf16(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs
 
 struct PairsBf16 {
     static constexpr WeightFormat format = WeightFormat::bf16;
-    // Panels lie as the instruction wants them: there is nothing to unpack, however many rows there are.
-    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call, tile_k = 2;
-    static constexpr int panels_per_group = 1, panels_together = 1;
+    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call;
     static constexpr size_t tile_bytes = panel_rows * 4;
-    struct alignas(64) Unpacked {
-        uint8_t none[64];
-    };
-    static void unpack(const uint8_t*, int, Unpacked&) {}
 
     template <int NT>
     static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
@@ -41,41 +35,35 @@ struct PairsBf16 {
         }
         for (int t = 0; t < NT; ++t) _mm512_store_ps(out + t * panel_rows, acc[t]);
     }
-
-    template <int NT, int NP>
-    static void accumulate(const Unpacked*, int, const Rows&, float*) {}
 };
 
 // bf16 pairs of k, [k / 2][row][2], zero behind the last k.
 void prepare_bf16(const PrepareCall& call) {
-    const Prepared prepared(call.prepared, ActivationForm::bf16, call.in_features, call.num_rows);
-    const int64_t chunks = num_chunks(ActivationForm::bf16, call.in_features);
-    for (int64_t row = call.row_begin; row < call.row_end; ++row) {
-        const int64_t tile = row / bf16_row_tile * bf16_row_tile, r = row - tile;
-        const int64_t rows = at_most(call.num_rows - tile, bf16_row_tile);
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            const float* x = call.x + row * call.x_stride + chunk * 128;
-            int32_t* to = reinterpret_cast<int32_t*>(const_cast<uint8_t*>(prepared.at(chunk, tile).q)) + r;
-            const int64_t count = at_most(call.in_features - chunk * 128, 128);
-            for (int64_t k = 0; k < 128; k += 32) {
-                const auto part = [&](int64_t from) {
-                    const int64_t left = count - from;
-                    const __mmask16 mask = left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1 << left) - 1);
-                    return _mm512_maskz_loadu_ps(mask, x + from);
-                };
-                alignas(64) int32_t pairs[16];
-                _mm512_store_si512(pairs, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(part(k + 16), part(k))));
-                for (int i = 0; i < 16; ++i) to[(k / 2 + i) * rows] = pairs[i];
-            }
+    const auto body = [](const float* x, int64_t count, int32_t* to, int64_t rows) {
+        const auto part = [&](int64_t from) {
+            const int64_t left = count - from;
+            const __mmask16 mask = left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1 << left) - 1);
+            return _mm512_maskz_loadu_ps(mask, x + from);
+        };
+        for (int64_t k = 0; k < 128; k += 32) {
+            alignas(64) int32_t pairs[16];
+            _mm512_store_si512(pairs, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(part(k + 16), part(k))));
+            for (int i = 0; i < 16; ++i) to[(k / 2 + i) * rows] = pairs[i];
         }
-    }
+    };
+    for_row_chunks<int32_t>(call, ActivationForm::bf16, bf16_row_tile, body);
+}
+
+// Panels lie as the instruction wants them: there is nothing to unpack, however many rows there are.
+void matmul_bf16(const MatmulCall& call) {
+    matmul_direct<PairsBf16>(call, Prepared(call.x, ActivationForm::bf16, call.in_features, call.num_rows));
 }
 
 Kernels make_table() {
     Kernels table = kernels_avx512();
     table.row_tile[static_cast<int>(ActivationForm::bf16)] = bf16_row_tile;
     table.prepare[static_cast<int>(ActivationForm::bf16)] = prepare_bf16;
-    table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul<PairsBf16>;
+    table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul_bf16;
     return table;
 }
 

@@ -52,6 +52,20 @@ struct Prepared {
 
 inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
+// For float forms, which put four bytes of a row beside those of the tile's other rows: calls body(x, count, to, rows) for
+// every chunk of every row of the call, with its `count` values and where the first four bytes go; the next lie `rows` on.
+template <class Unit, class Body>
+inline void for_row_chunks(const PrepareCall& call, ActivationForm form, int row_tile, Body&& body) {
+    const Prepared prepared(call.prepared, form, call.in_features, call.num_rows);
+    const int size = chunk_size(form);
+    for (int64_t row = call.row_begin; row < call.row_end; ++row) {
+        const int64_t tile = row / row_tile * row_tile, rows = at_most(call.num_rows - tile, row_tile);
+        for (int64_t chunk = 0; chunk < num_chunks(form, call.in_features); ++chunk)
+            body(call.x + row * call.x_stride + chunk * size, at_most(call.in_features - chunk * size, size),
+                 reinterpret_cast<Unit*>(const_cast<uint8_t*>(prepared.at(chunk, tile).q)) + row - tile, rows);
+    }
+}
+
 // A product of few rows waits for its weights: it asks for those some way ahead, in this panel or the next ones. Not all
 // of a tile at once: part-th of `parts` shares. Into the second-level cache, since the first level's few pending misses
 // would make a single row wait. Always inline: GCC drops calls of a function that does nothing but prefetch.
@@ -82,8 +96,8 @@ struct ForRows {
         else
             ForRows<F, NT - 1>::direct(num_rows, panel, k, x, row, acc);
     }
-    template <int NP>
-    static void accumulate(int num_rows, const typename F::Unpacked* u, int num_tiles, const Rows& x, float* acc) {
+    template <int NP, class Unpacked>
+    static void accumulate(int num_rows, const Unpacked* u, int num_tiles, const Rows& x, float* acc) {
         if (num_rows == NT)
             F::template accumulate<NT, NP>(u, num_tiles, x, acc);
         else
@@ -93,8 +107,8 @@ struct ForRows {
 template <class F>
 struct ForRows<F, 0> {
     static void direct(int, const uint8_t*, int64_t, const Prepared&, int64_t, float*) {}
-    template <int NP>
-    static void accumulate(int, const typename F::Unpacked*, int, const Rows&, float*) {}
+    template <int NP, class Unpacked>
+    static void accumulate(int, const Unpacked*, int, const Rows&, float*) {}
 };
 
 template <class F>

@@ -96,19 +96,10 @@ struct FloatFormat {
 };
 
 inline void prepare_f32(const PrepareCall& call) {
-    const Prepared prepared(call.prepared, ActivationForm::f32, call.in_features, call.num_rows);
-    const int64_t chunks = num_chunks(ActivationForm::f32, call.in_features);
-    for (int64_t row = call.row_begin; row < call.row_end; ++row) {
-        const int64_t tile = row / float_row_tile * float_row_tile, r = row - tile;
-        const int64_t rows = at_most(call.num_rows - tile, float_row_tile);
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            const float* x = call.x + row * call.x_stride + chunk * 128;
-            float* to = const_cast<float*>(reinterpret_cast<const float*>(prepared.at(chunk, tile).q)) + r;
-            const int64_t count = at_most(call.in_features - chunk * 128, 128);
-            for (int64_t k = 0; k < count; ++k) to[k * rows] = x[k];
-            for (int64_t k = count; k < 128; ++k) to[k * rows] = 0.0f;
-        }
-    }
+    for_row_chunks<float>(call, ActivationForm::f32, float_row_tile, [](const float* x, int64_t count, float* to, int64_t rows) {
+        for (int64_t k = 0; k < count; ++k) to[k * rows] = x[k];
+        for (int64_t k = count; k < 128; ++k) to[k * rows] = 0.0f;
+    });
 }
 
 inline void add_float_products(Kernels& table) {

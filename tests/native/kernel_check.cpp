@@ -90,7 +90,8 @@ WeightCase random_weight(WeightFormat format, int64_t out, int64_t in, uint32_t 
 }
 
 // The bound of tests/ops/weight_cases.py: half a step of its block's 8-bit scale for every activation (of bf16's mantissa
-// where bf16 weights multiply such), and a rounding of float32 per term. A row that holds what is not finite gives nothing finite.
+// where bf16 weights multiply such), and a rounding of float32 per term. A row that holds what is not finite gives
+// nothing finite.
 void check_product(Check& check, const std::string& what, const WeightCase& w, const Floats& x) {
     const int64_t in = w.in_features, size = block_size(w.format);
     const Floats out = w.times(x);
