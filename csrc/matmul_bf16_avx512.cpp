@@ -15,25 +15,33 @@ inline __m512bh as_bf16(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs
 
 struct PairsBf16 {
     static constexpr WeightFormat format = WeightFormat::bf16;
-    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call;
+    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call, panels_of_one_row = 4;
     static constexpr size_t tile_bytes = panel_rows * 4;
 
-    template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
-        __m512 acc[NT];
-        for (int t = 0; t < NT; ++t) acc[t] = _mm512_setzero_ps();
+    template <int NT, int NP = 1>
+    static void direct(const uint8_t* panels, int64_t in_features, const Prepared& x, int64_t row, float* out) {
+        __m512 acc[NP][NT];
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t) acc[p][t] = _mm512_setzero_ps();
         const int64_t pairs = (in_features + 1) / 2;
+        const size_t bytes = panel_bytes(format, in_features);
+        size_t at = 0;
         for (int64_t first = 0; first < pairs; first += 64) {
             const int32_t* xs = reinterpret_cast<const int32_t*>(x.at(first / 64, row).q);
             const int64_t count = at_most(pairs - first, 64);
-            for (int64_t i = 0; i < count; ++i, panel += tile_bytes, xs += NT) {
-                prefetch_ahead<tile_bytes>(panel);
-                const __m512bh w = as_bf16(_mm512_loadu_si512(panel));
+            for (int64_t i = 0; i < count; ++i, at += tile_bytes, xs += NT) {
+                prefetch_panels_ahead<NP, tile_bytes>(panels, at, bytes);
+                __m512bh w[NP];
+                for (int p = 0; p < NP; ++p) w[p] = as_bf16(_mm512_loadu_si512(panels + p * bytes + at));
 #pragma GCC unroll 12
-                for (int t = 0; t < NT; ++t) acc[t] = _mm512_dpbf16_ps(acc[t], w, as_bf16(_mm512_set1_epi32(xs[t])));
+                for (int t = 0; t < NT; ++t) {
+                    const __m512bh xt = as_bf16(_mm512_set1_epi32(xs[t]));
+                    for (int p = 0; p < NP; ++p) acc[p][t] = _mm512_dpbf16_ps(acc[p][t], w[p], xt);
+                }
             }
         }
-        for (int t = 0; t < NT; ++t) _mm512_store_ps(out + t * panel_rows, acc[t]);
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t) _mm512_store_ps(out + (p * NT + t) * panel_rows, acc[p][t]);
     }
 };
 

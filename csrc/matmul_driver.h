@@ -7,6 +7,8 @@
 //                                     tile of rows while the panel stays in the cache (where unpacking once does not pay)
 //   Unpacked, unpack(tiles, n, u)     a chunk of a panel made ready for many rows
 //   direct<NT>(panel, k, x, row, acc) the whole panel for the NT rows from `row` on
+//   panels_of_one_row                 how many panels a single row is multiplied with at a time; if more than one, then by
+//                                     direct<1, panels_of_one_row>: sums of one panel alone would wait for each other
 //   accumulate<NT, NP>(u, n, x, acc)  one chunk of NP panels for NT rows; acc[row][panels_per_group][16] is read and
 //                                     written
 //   panels_together                   the largest NP: what one activation is multiplied with once it is loaded
@@ -76,6 +78,14 @@ __attribute__((always_inline)) inline void prefetch_ahead(const void* tile, size
         __builtin_prefetch(static_cast<const uint8_t*>(tile) + distance + i * 64, 0, 2);
 }
 
+// For NP panels read side by side, `at` bytes into each of `bytes`: behind a panel's end lies what the next NP begin with.
+template <int NP, size_t tile_bytes>
+__attribute__((always_inline)) inline void prefetch_panels_ahead(const uint8_t* panels, size_t at, size_t bytes) {
+    constexpr size_t distance = NP == 1 ? 3072 : 6144 / NP;
+    const size_t jump = at + distance < bytes ? 0 : (NP - 1) * bytes;
+    for (int p = 0; p < NP; ++p) prefetch_ahead<tile_bytes, distance>(panels + p * bytes + at + jump);
+}
+
 inline void store_panel(const float* acc, int64_t acc_stride, int64_t num_rows, const MatmulCall& call, int64_t panel) {
     const int64_t width = at_most(call.out_features - panel * panel_rows, panel_rows);
     for (int64_t row = 0; row < num_rows; ++row) {
@@ -116,7 +126,16 @@ void matmul_direct(const MatmulCall& call, const Prepared& x) {
     alignas(64) float acc[F::direct_rows * panel_rows];
     const size_t bytes = panel_bytes(F::format, call.in_features);
     const int64_t num_rows = call.row_end - call.row_begin;
-    for (int64_t p = call.panel_begin; p < call.panel_end; ++p) {
+    int64_t first = call.panel_begin;
+    if constexpr (F::panels_of_one_row > 1) {
+        constexpr int together = F::panels_of_one_row;
+        for (; num_rows == 1 && first + together <= call.panel_end; first += together) {
+            const uint8_t* panels = call.panels + static_cast<size_t>(first) * bytes;
+            F::template direct<1, together>(panels, call.in_features, x, call.row_begin, acc);
+            for (int p = 0; p < together; ++p) store_panel(acc + p * panel_rows, panel_rows, 1, call, first + p);
+        }
+    }
+    for (int64_t p = first; p < call.panel_end; ++p) {
         const uint8_t* panel = call.panels + static_cast<size_t>(p) * bytes;
         for (int64_t row = 0; row < num_rows; row += F::row_tile) {
             const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));

@@ -34,7 +34,8 @@ struct WeightF16 {
 template <class Weight>
 struct FloatFormat {
     static constexpr WeightFormat format = Weight::format;
-    static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1;
+    static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1,
+                         panels_of_one_row = 4;
     // f32 loads feed the multiply-adds for nothing, f16 conversions nearly so; bf16 shifts and masks compete with 8-wide
     // multiply-adds, and unpacking once is faster from 12 rows on (77 against 105 GFLOP/s at 128 rows on Zen 4).
     static constexpr int direct_rows = format == WeightFormat::bf16 && Vec::width == 8 ? 12 : max_rows_per_call;
@@ -52,46 +53,58 @@ struct FloatFormat {
                     vstore(u.w[i * Weight::group + j] + v * Vec::width, Weight::get(tiles + i * tile_bytes, j, v));
     }
 
-    // acc[t][v] += w(k) * x(t, k) for k < num_k, k a multiple of Group; packed weights are in memory, others at hand.
-    template <int NT, class Source, int Group, bool is_packed>
-    static void add(const uint8_t* w, size_t step, int64_t num_k, const float* x, Vec (&acc)[NT][panel_vecs]) {
-        for (int64_t k = 0; k < num_k; k += Group, w += step) {
-            if (is_packed) prefetch_ahead<tile_bytes>(w);
-            for (int i = 0; i < Group; ++i) {
-                Vec wv[panel_vecs];
-                for (int v = 0; v < panel_vecs; ++v) wv[v] = Source::get(w, i, v);
+    // acc[p][t][v] += w(p, k) * x(t, k) for one group of k.
+    template <class Source, int Group, int NT, int NP>
+    static void add(const uint8_t* w, size_t panel_step, const float* x, Vec (&acc)[NP][NT][panel_vecs]) {
+        for (int i = 0; i < Group; ++i) {
+            Vec wv[NP][panel_vecs];
+            for (int p = 0; p < NP; ++p)
+                for (int v = 0; v < panel_vecs; ++v) wv[p][v] = Source::get(w + p * panel_step, i, v);
 #pragma GCC unroll 8
-                for (int t = 0; t < NT; ++t) {
-                    const Vec xv = vset1(x[(k + i) * NT + t]);
-                    for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vfma(wv[v], xv, acc[t][v]);
-                }
+            for (int t = 0; t < NT; ++t) {
+                const Vec xv = vset1(x[i * NT + t]);
+                for (int p = 0; p < NP; ++p)
+                    for (int v = 0; v < panel_vecs; ++v) acc[p][t][v] = vfma(wv[p][v], xv, acc[p][t][v]);
             }
         }
     }
 
-    template <int NT>
-    static void direct(const uint8_t* panel, int64_t in_features, const Prepared& x, int64_t row, float* out) {
-        Vec acc[NT][panel_vecs];
-        for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vset1(0.0f);
+    template <int NT, int NP = 1>
+    static void direct(const uint8_t* panels, int64_t in_features, const Prepared& x, int64_t row, float* out) {
+        Vec acc[NP][NT][panel_vecs];
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t)
+                for (int v = 0; v < panel_vecs; ++v) acc[p][t][v] = vset1(0.0f);
         const int64_t padded = (in_features + tile_k - 1) / tile_k * tile_k;
-        for (int64_t k = 0; k < padded; k += 128)
-            add<NT, Weight, Weight::group, true>(panel + k / tile_k * tile_bytes, tile_bytes, at_most(padded - k, 128),
-                                                 reinterpret_cast<const float*>(x.at(k / 128, row).q), acc);
-        for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panel_rows + v * Vec::width, acc[t][v]);
+        const size_t bytes = panel_bytes(format, in_features);
+        size_t at = 0;
+        for (int64_t chunk = 0; chunk * 128 < padded; ++chunk) {
+            const float* xs = reinterpret_cast<const float*>(x.at(chunk, row).q);
+            const int64_t count = at_most(padded - chunk * 128, 128);
+            for (int64_t k = 0; k < count; k += tile_k, at += tile_bytes, xs += tile_k * NT) {
+                prefetch_panels_ahead<NP, tile_bytes>(panels, at, bytes);
+                add<Weight, Weight::group>(panels + at, bytes, xs, acc);
+            }
+        }
+        for (int p = 0; p < NP; ++p)
+            for (int t = 0; t < NT; ++t)
+                for (int v = 0; v < panel_vecs; ++v)
+                    vstore(out + (p * NT + t) * panel_rows + v * Vec::width, acc[p][t][v]);
     }
 
     template <int NT, int NP>
     static void accumulate(const Unpacked* u, int num_tiles, const Rows& x, float* out) {
         static_assert(NP == 1, "one panel fills the registers");
-        Vec acc[NT][panel_vecs];
+        Vec acc[1][NT][panel_vecs];
         for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) acc[t][v] = vload(out + t * panels_per_group * panel_rows + v * Vec::width);
-        add<NT, WeightF32, 1, false>(reinterpret_cast<const uint8_t*>(u->w), sizeof u->w[0], num_tiles * tile_k,
-                                     reinterpret_cast<const float*>(x.q), acc);
+            for (int v = 0; v < panel_vecs; ++v)
+                acc[0][t][v] = vload(out + t * panels_per_group * panel_rows + v * Vec::width);
+        const float* xs = reinterpret_cast<const float*>(x.q);
+        for (int64_t k = 0; k < num_tiles * tile_k; ++k)
+            add<WeightF32, 1>(reinterpret_cast<const uint8_t*>(u->w[k]), 0, xs + k * NT, acc);
         for (int t = 0; t < NT; ++t)
-            for (int v = 0; v < panel_vecs; ++v) vstore(out + t * panels_per_group * panel_rows + v * Vec::width, acc[t][v]);
+            for (int v = 0; v < panel_vecs; ++v)
+                vstore(out + t * panels_per_group * panel_rows + v * Vec::width, acc[0][t][v]);
     }
 };
 

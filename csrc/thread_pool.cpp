@@ -55,6 +55,7 @@ void ThreadPool::set_num_threads(int num_threads) {
 
 void ThreadPool::start_workers() {
     stopping_.store(false);
+    shares_ = std::vector<Share>(static_cast<size_t>(num_threads_.load()));
     const uint64_t seen = generation_.load();
     for (int thread = 1; thread < num_threads_.load(); ++thread)
         workers_.emplace_back([this, thread, seen] { work(thread, seen); });
@@ -82,20 +83,33 @@ void ThreadPool::run(int64_t count, Call call, void* context) {
     call_ = call;
     context_ = context;
     count_ = count;
-    next_.store(0, std::memory_order_relaxed);
+    const int64_t num_shares = static_cast<int64_t>(shares_.size());
+    for (int64_t i = 0; i < num_shares; ++i) shares_[i].next.store(count * i / num_shares, std::memory_order_relaxed);
     open_.store(true);
     generation_.fetch_add(1);
     if (num_asleep_.load() != 0) {
         { const std::lock_guard<std::mutex> sleep_lock(sleep_); }
         wake_.notify_all();
     }
-    for (int64_t index; (index = next_.fetch_add(1)) < count;) call(context, index, 0);
+    take_part(0);
     open_.store(false);
     for (int spins = 0; inside_.load() != 0; ++spins) {
         if (spins < 10000)
             relax();
         else
             std::this_thread::yield();
+    }
+}
+
+void ThreadPool::take_part(int thread) {
+    const Call call = call_;
+    void* const context = context_;
+    const int64_t count = count_, num_shares = static_cast<int64_t>(shares_.size());
+    for (int64_t i = 0; i < num_shares; ++i) {
+        const int64_t share = (thread + i) % num_shares, end = count * (share + 1) / num_shares;
+        std::atomic<int64_t>& next = shares_[static_cast<size_t>(share)].next;
+        if (next.load(std::memory_order_relaxed) >= end) continue;  // nothing left: no need to take the line
+        for (int64_t index; (index = next.fetch_add(1)) < end;) call(context, index, thread);
     }
 }
 
@@ -120,10 +134,7 @@ void ThreadPool::work(int thread, uint64_t seen) {
     while (wait_for_region(seen)) {
         seen = generation_.load();
         inside_.fetch_add(1);
-        if (open_.load()) {
-            const int64_t count = count_;
-            for (int64_t index; (index = next_.fetch_add(1)) < count;) call_(context_, index, thread);
-        }
+        if (open_.load()) take_part(thread);
         inside_.fetch_sub(1);
     }
 }

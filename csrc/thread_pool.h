@@ -21,7 +21,7 @@ class ThreadPool {
     void set_num_threads(int num_threads);
 
     // Calls body(index, thread) for every index below count, each once, in any order, thread < num_threads();
-    // returns when all are done. Callers from several threads take turns, so the total never exceeds num_threads().
+    // returns when all are done. A thread takes neighbours in turn, so that what it asks for ahead is its own. Callers from several threads take turns, so the total never exceeds num_threads().
     // The body must not throw and must not enter another region.
     template <class Body>
     void parallel_for(int64_t count, Body&& body) {
@@ -39,6 +39,7 @@ class ThreadPool {
 
     ThreadPool() = default;
     void run(int64_t count, Call call, void* context);
+    void take_part(int thread);
     void start_workers();
     void stop_workers();
     void work(int thread, uint64_t seen);
@@ -52,7 +53,11 @@ class ThreadPool {
     Call call_ = nullptr;
     void* context_ = nullptr;
     int64_t count_ = 0;
-    alignas(64) std::atomic<int64_t> next_{0};
+    // Every thread has an equal share of the indices; when it has done its own, it takes from the shares of others.
+    struct alignas(64) Share {
+        std::atomic<int64_t> next{0};
+    };
+    std::vector<Share> shares_;
     // A worker enters by raising inside_ and then reading open_; the caller leaves by clearing open_ and then waiting
     // for inside_ to fall to zero. A worker that slept through a region is therefore never waited for.
     alignas(64) std::atomic<int> inside_{0};
