@@ -11,6 +11,9 @@
 namespace tramontane {
 namespace {
 
+// Bytes between what is multiplied and what is asked for: on Zen 4, 6 KB are 8 to 17 % faster than 3 KB for a single row.
+constexpr size_t ahead = 6144;
+
 using Acc = __m256[2];  // 16 rows of one activation row
 
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -116,7 +119,7 @@ struct Q4_0 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
-                prefetch_ahead<tile_bytes>(tiles + b);
+                prefetch_ahead<tile_bytes, ahead>(tiles + b);
                 add_block_u4<NT>(Packed{tiles + b}, at.q + i * 32, at.d + i, at.offset + i, acc);
             }
         }
@@ -137,7 +140,7 @@ struct Q4_0 {
 
 struct Q8_0 {
     static constexpr WeightFormat format = WeightFormat::q8_0;
-    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2, panels_together = 1, panels_of_one_row = 1;
+    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2, panels_together = 2, panels_of_one_row = 1;
     static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(TileQ8_0);
 
@@ -177,7 +180,7 @@ struct Q8_0 {
             const int64_t first = b;
             for (; b < at_most(first + 8, in_features / 32); ++b) {
                 const int64_t i = (b - first) * NT;
-                prefetch_ahead<tile_bytes>(tiles + b);
+                prefetch_ahead<tile_bytes, ahead>(tiles + b);
                 add_block<NT>(tiles[b], at.q + i * 32, at.d + i, acc);
             }
         }
@@ -210,16 +213,20 @@ struct Q8_0 {
 
     template <int NT, int NP>
     static void accumulate(const Unpacked* panel, int num_tiles, const Rows& x, float* out) {
-        static_assert(NP == 1, "one panel fills the registers");
-        const Unpacked& u = *panel;
-        Acc acc[NT];
-        load_acc<NT>(out, acc_stride, acc);
         alignas(32) int32_t pairs[8 * NT][2][8];  // the chunk's groups of four k, eight at a time
         for (int i = 0; i < num_tiles * NT; ++i) {
             const __m256i v = load(x.q + i * 32);
             _mm256_store_si256(reinterpret_cast<__m256i*>(pairs[i][0]), even_bytes(v));
             _mm256_store_si256(reinterpret_cast<__m256i*>(pairs[i][1]), odd_bytes(v));
         }
+        for (int p = 0; p < NP; ++p) add_panel<NT>(panel[p], num_tiles, pairs, x.d, out + p * panel_rows);
+    }
+
+    // One after the other: a panel fills the registers.
+    template <int NT>
+    static void add_panel(const Unpacked& u, int num_tiles, const int32_t (*pairs)[2][8], const float* x_d, float* out) {
+        Acc acc[NT];
+        load_acc<NT>(out, acc_stride, acc);
         for (int b = 0; b < num_tiles; ++b) {
             __m256i sum[NT][2];
             for (int t = 0; t < NT; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
@@ -239,7 +246,7 @@ struct Q8_0 {
             }
             for (int h = 0; h < 2; ++h) {
                 const __m256 d = _mm256_load_ps(u.d[b] + h * 8);
-                for (int t = 0; t < NT; ++t) acc[t][h] = add_scaled(acc[t][h], sum[t][h], d, x.d[b * NT + t]);
+                for (int t = 0; t < NT; ++t) acc[t][h] = add_scaled(acc[t][h], sum[t][h], d, x_d[b * NT + t]);
             }
         }
         store_acc<NT>(out, acc_stride, acc);
@@ -362,7 +369,7 @@ struct KFormat : Quant {
         const Tile& tile;
         __m256i group(int part, int g, int h) const { return Quant::group(tile, part, g, h); }
         void prefetch(int part, int of_parts) const {
-            prefetch_ahead<tile_bytes>(&tile, static_cast<size_t>(part), static_cast<size_t>(of_parts));
+            prefetch_ahead<tile_bytes, ahead>(&tile, static_cast<size_t>(part), static_cast<size_t>(of_parts));
         }
     };
     struct alignas(64) Unpacked {
