@@ -41,7 +41,8 @@ def rss_bytes() -> int:
 def record(subject: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows, the last line being JSON, and append them to the results."""
     stamp = {
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", "src") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + ("+" if _git("status", "--porcelain", "--", "../src", "../csrc") else ""),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": _machine(),
         "threads": torch.get_num_threads(),
@@ -72,7 +73,8 @@ def _machine() -> str:
         )
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model} x{os.cpu_count()} {flags}".strip()
+    forced = os.environ.get("TRAMONTANE_CPU")
+    return f"{model} x{os.cpu_count()} {flags}".strip() + (f", TRAMONTANE_CPU={forced}" if forced else "")
 
 
 def _git(*arguments: str) -> str:
