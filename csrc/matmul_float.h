@@ -34,8 +34,9 @@ struct WeightF16 {
 template <class Weight>
 struct FloatFormat {
     static constexpr WeightFormat format = Weight::format;
-    static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1,
-                         panels_of_one_row = 4;
+    static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1;
+    // as many chains as hide the latency of an addition and fit the registers beside their weights
+    static constexpr int panels_of_one_row = Vec::width >= 8 ? 4 : Vec::width == 4 ? 2 : 1;
     // f32 loads feed the multiply-adds for nothing, f16 conversions nearly so; bf16 shifts and masks compete with 8-wide
     // multiply-adds, and unpacking once is faster from 12 rows on (77 against 105 GFLOP/s at 128 rows on Zen 4).
     static constexpr int direct_rows = format == WeightFormat::bf16 && Vec::width == 8 ? 12 : max_rows_per_call;
