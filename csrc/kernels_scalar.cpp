@@ -128,7 +128,7 @@ struct IntFormat {
     using Unpacked = Chunk;
     static constexpr WeightFormat format = Quant::format;
     static constexpr int row_tile = 1, direct_rows = 1, tile_k = block_size(format);
-    static constexpr int panels_per_group = 1, panels_together = 1, panels_of_one_row = 1;
+    static constexpr int panels_per_group = 1, panels_together = 1;
     static constexpr size_t tile_bytes = sizeof(typename Quant::Tile);
     static constexpr bool has_min = format == WeightFormat::q4_k || format == WeightFormat::q5_k;
 

@@ -88,8 +88,9 @@ void matmul(const float* x, int64_t x_stride, int64_t num_rows, const std::vecto
         const int64_t panels = num_panels(products[i].weight.out_features);
         const int64_t row_blocks = (num_rows + max_rows_per_call - 1) / max_rows_per_call;
         int64_t step = std::max<int64_t>(1, panels * row_blocks / (threads * pieces_per_thread));
-        if (num_rows == 1) step = std::max(step, std::min<int64_t>(panels / threads, panels_per_group));
-        if (num_rows > 1) step = (step + panels_per_group - 1) / panels_per_group * panels_per_group;
+        step = (step + panels_per_group - 1) / panels_per_group * panels_per_group;
+        // For a single row balance counts more than whole groups.
+        if (num_rows == 1) step = std::min(step, std::max<int64_t>(1, panels / threads));
         // Equal blocks of rows, each a multiple of the row tile.
         const int64_t tile = table.row_tile[static_cast<int>(activation_form(products[i].weight.format))];
         const int64_t rows = (num_rows + row_blocks * tile - 1) / (row_blocks * tile) * tile;

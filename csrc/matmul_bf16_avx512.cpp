@@ -15,7 +15,7 @@ inline __m512bh as_bf16(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs
 
 struct PairsBf16 {
     static constexpr WeightFormat format = WeightFormat::bf16;
-    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call, panels_of_one_row = 4;
+    static constexpr int row_tile = bf16_row_tile, direct_rows = max_rows_per_call;
     static constexpr size_t tile_bytes = panel_rows * 4;
 
     template <int NT, int NP = 1>
@@ -64,7 +64,7 @@ void prepare_bf16(const PrepareCall& call) {
 
 // Panels lie as the instruction wants them: there is nothing to unpack, however many rows there are.
 void matmul_bf16(const MatmulCall& call) {
-    matmul_direct<PairsBf16>(call, Prepared(call.x, ActivationForm::bf16, call.in_features, call.num_rows));
+    matmul_direct<PairsBf16, 4>(call, Prepared(call.x, ActivationForm::bf16, call.in_features, call.num_rows));
 }
 
 Kernels make_table() {

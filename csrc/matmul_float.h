@@ -8,6 +8,8 @@ namespace {
 constexpr int panel_vecs = panel_rows / Vec::width;
 // Eight chains of additions at least, as many as the registers hold beside the weights: 16 of 8 floats, 32 of 16.
 constexpr int float_row_tile = Vec::width == 16 ? 8 : 6;
+// For a single row, as many panels as hide the latency of an addition and fit the registers beside their weights.
+constexpr int float_panels_of_one_row = Vec::width >= 8 ? 4 : Vec::width == 4 ? 2 : 1;
 
 struct WeightF32 {
     static constexpr WeightFormat format = WeightFormat::f32;
@@ -35,8 +37,6 @@ template <class Weight>
 struct FloatFormat {
     static constexpr WeightFormat format = Weight::format;
     static constexpr int row_tile = float_row_tile, panels_per_group = 2, panels_together = 1;
-    // as many chains as hide the latency of an addition and fit the registers beside their weights
-    static constexpr int panels_of_one_row = Vec::width >= 8 ? 4 : Vec::width == 4 ? 2 : 1;
     // f32 loads feed the multiply-adds for nothing, f16 conversions nearly so; bf16 shifts and masks compete with 8-wide
     // multiply-adds, and unpacking once is faster from 12 rows on (77 against 105 GFLOP/s at 128 rows on Zen 4).
     static constexpr int direct_rows = format == WeightFormat::bf16 && Vec::width == 8 ? 12 : max_rows_per_call;
@@ -121,9 +121,9 @@ inline void add_float_products(Kernels& table) {
         table.row_tile[static_cast<int>(form)] = float_row_tile;
         table.prepare[static_cast<int>(form)] = prepare_f32;
     }
-    table.matmul[static_cast<int>(WeightFormat::f32)] = matmul<FloatFormat<WeightF32>>;
-    table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul<FloatFormat<WeightBf16>>;
-    table.matmul[static_cast<int>(WeightFormat::f16)] = matmul<FloatFormat<WeightF16>>;
+    table.matmul[static_cast<int>(WeightFormat::f32)] = matmul<FloatFormat<WeightF32>, float_panels_of_one_row>;
+    table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul<FloatFormat<WeightBf16>, float_panels_of_one_row>;
+    table.matmul[static_cast<int>(WeightFormat::f16)] = matmul<FloatFormat<WeightF16>, float_panels_of_one_row>;
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ inline void add_block_u4(const W& w, const uint8_t* q, const float* x_d, const i
 
 struct Q4_0 {
     static constexpr WeightFormat format = WeightFormat::q4_0;
-    static constexpr int row_tile = 4, direct_rows = 24, tile_k = 32, panels_per_group = 4, panels_together = 1, panels_of_one_row = 1;
+    static constexpr int row_tile = 4, direct_rows = 24, tile_k = 32, panels_per_group = 4, panels_together = 1;
     static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(TileQ4_0);
 
@@ -140,7 +140,7 @@ struct Q4_0 {
 
 struct Q8_0 {
     static constexpr WeightFormat format = WeightFormat::q8_0;
-    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2, panels_together = 2, panels_of_one_row = 1;
+    static constexpr int row_tile = 4, direct_rows = 8, tile_k = 32, panels_per_group = 2, panels_together = 2;
     static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(TileQ8_0);
 
@@ -360,7 +360,7 @@ inline void add_super_block(const W& w, const KScales& s, const Rows& x, Acc (&a
 template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
-    static constexpr int row_tile = 4, tile_k = 256, panels_per_group = 4, panels_together = 1, panels_of_one_row = 1;
+    static constexpr int row_tile = 4, tile_k = 256, panels_per_group = 4, panels_together = 1;
     static constexpr int acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(Tile);
 

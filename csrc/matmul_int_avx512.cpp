@@ -79,7 +79,7 @@ struct Format32 {
     using Tile = typename Access::Tile;
     static constexpr WeightFormat format = Access::format;
     static constexpr int row_tile = 8, direct_rows = 64, tile_k = 32, panels_per_group = 4,
-                         panels_together = 2, panels_of_one_row = 1;
+                         panels_together = 2;
     static constexpr size_t tile_bytes = sizeof(Tile);
     static constexpr bool is_wide = format == WeightFormat::q8_0;
 
@@ -236,7 +236,7 @@ template <class Quant>
 struct KFormat : Quant {
     using Tile = typename Quant::Tile;
     static constexpr int row_tile = 8, direct_rows = 32, tile_k = 256, panels_per_group = 4,
-                         panels_together = 2, panels_of_one_row = 1;
+                         panels_together = 2;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {

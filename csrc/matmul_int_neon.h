@@ -100,7 +100,7 @@ struct Format32 {
     using Tile = typename Access::Tile;
     static constexpr WeightFormat format = Access::format;
     static constexpr int row_tile = int_row_tile, direct_rows = 16, tile_k = 32;
-    static constexpr int panels_per_group = 4, panels_together = 1, panels_of_one_row = 1, acc_stride = panels_per_group * panel_rows;
+    static constexpr int panels_per_group = 4, panels_together = 1, acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct alignas(64) Unpacked {
@@ -215,7 +215,7 @@ struct KFormat {
     using Tile = typename Quant::Tile;
     static constexpr WeightFormat format = Quant::format;
     static constexpr int row_tile = int_row_tile, direct_rows = 8, tile_k = 256;
-    static constexpr int panels_per_group = 4, panels_together = 1, panels_of_one_row = 1, acc_stride = panels_per_group * panel_rows;
+    static constexpr int panels_per_group = 4, panels_together = 1, acc_stride = panels_per_group * panel_rows;
     static constexpr size_t tile_bytes = sizeof(Tile);
 
     struct Packed {

@@ -21,8 +21,9 @@ class ThreadPool {
     void set_num_threads(int num_threads);
 
     // Calls body(index, thread) for every index below count, each once, in any order, thread < num_threads();
-    // returns when all are done. A thread takes neighbours in turn, so that what it asks for ahead is its own. Callers from several threads take turns, so the total never exceeds num_threads().
-    // The body must not throw and must not enter another region.
+    // returns when all are done. A thread takes neighbours in turn, so that what it asks for ahead is its own. Callers from
+    // several threads take turns, so the total never exceeds num_threads(). The body must not throw and must not enter
+    // another region.
     template <class Body>
     void parallel_for(int64_t count, Body&& body) {
         const auto call = [](void* context, int64_t index, int thread) {

@@ -132,7 +132,7 @@ void check_products(Check& check) {
         const std::string name = std::string("product ") + f.name;
         const int64_t size = block_size(f.format);
         const std::vector<std::pair<int64_t, int64_t>> shapes =
-            size == 1    ? std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 37}, {33, 131}, {50, 300}}
+            size == 1    ? std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 37}, {33, 131}, {50, 300}, {150, 131}}
             : size == 32 ? std::vector<std::pair<int64_t, int64_t>>{{1, 32}, {5, 96}, {33, 288}, {50, 800}}
                          : std::vector<std::pair<int64_t, int64_t>>{{1, 256}, {33, 512}, {50, 1280}};
         for (const auto& [out, in] : shapes) {

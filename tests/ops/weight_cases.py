@@ -67,7 +67,7 @@ def shapes(format: WeightFormat) -> list[tuple[int, int]]:
     """(out_features, in_features): whole and partial panels, one and several chunks, as the format allows."""
     size = BLOCK_SIZE[format]
     if size == 1:
-        return [(1, 1), (5, 37), (33, 131), (50, 300)]
+        return [(1, 1), (5, 37), (33, 131), (50, 300), (150, 131)]
     if size == 32:
         return [(1, 32), (5, 96), (33, 288), (50, 800)]
     return [(1, 256), (33, 512), (50, 1280)]
