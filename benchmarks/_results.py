@@ -68,7 +68,11 @@ def _machine() -> str:
         text = Path("/proc/cpuinfo").read_text()
         model = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
         flags = next(
-            (isa for isa in ("avx512_bf16", "avx512_vnni", "avx512f", "avx2") if f" {isa} " in text.replace("\n", " ")),
+            (
+                isa
+                for isa in ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
+                if f" {isa} " in text.replace("\n", " ")
+            ),
             "",
         )
     except (OSError, StopIteration):

@@ -6,12 +6,19 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace tramontane {
 namespace {
 
-constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_dotprod"};  // InstructionSet
+constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16",
+                                   "avx512_amx", "neon", "neon_dotprod"};  // InstructionSet
 constexpr int unset = -1;
 std::atomic<int> in_use{unset};
 
@@ -29,6 +36,24 @@ bool has_dot_product() {
 }
 #endif
 
+#if defined(__x86_64__)
+// Tiles that multiply bf16, which the operating system hands out on request (to the process, for all its threads).
+bool has_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    static const bool was_granted = [] {
+        constexpr long ask_for_state = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+        unsigned a, b, c, d;
+        constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bf16_and_tiles) == bf16_and_tiles &&
+               syscall(SYS_arch_prctl, ask_for_state, tile_data) == 0;
+    }();
+    return was_granted;
+#else
+    return false;
+#endif
+}
+#endif
+
 std::vector<InstructionSet> available_sets() {
     std::vector<InstructionSet> sets{InstructionSet::scalar};
 #if defined(__x86_64__)
@@ -40,7 +65,10 @@ std::vector<InstructionSet> available_sets() {
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512vnni")) {
             sets.push_back(InstructionSet::avx512);
-            if (__builtin_cpu_supports("avx512bf16")) sets.push_back(InstructionSet::avx512_bf16);
+            if (__builtin_cpu_supports("avx512bf16")) {
+                sets.push_back(InstructionSet::avx512_bf16);
+                if (has_tiles()) sets.push_back(InstructionSet::avx512_amx);
+            }
         }
     }
 #elif defined(__aarch64__)

@@ -5,7 +5,7 @@
 
 namespace tramontane {
 
-enum class InstructionSet { scalar, avx2, avx512, avx512_bf16, neon, neon_dotprod };
+enum class InstructionSet { scalar, avx2, avx512, avx512_bf16, avx512_amx, neon, neon_dotprod };
 
 // Sets this build holds and this processor and its operating system support, narrowest first.
 std::vector<std::string> instruction_sets();

@@ -213,7 +213,7 @@ inline void soften_chunk(const DocumentTile& tile, int64_t chunk, int64_t block,
 
 // Calls body(first key, keys) for every block that a tile sees, with its keys and values in the scratch.
 template <class Body>
-inline void for_blocks(const DocumentCall& call, const DocumentTile& tile, const DocumentScratch& s, Body&& body) {
+inline void for_blocks(const DocumentCall<float>& call, const DocumentTile& tile, const DocumentScratch& s, Body&& body) {
     const int64_t last_key = tile.first_query + tile.num_queries;
     for (int64_t block = tile.oldest_key() / document_tile * document_tile; block < last_key; block += document_tile) {
         const int64_t num_keys = last_key - block < document_tile ? last_key - block : document_tile;
@@ -224,7 +224,7 @@ inline void for_blocks(const DocumentCall& call, const DocumentTile& tile, const
 }
 
 // Output and log normaliser of one tile of queries.
-inline void document_forward(const DocumentCall& call, int64_t first_query) {
+inline void document_forward(const DocumentCall<float>& call, int64_t first_query) {
     const int64_t head_dim = call.head_dim, left = call.length - first_query;
     const DocumentTile tile{first_query, left < document_tile ? left : document_tile, call.window};
     const DocumentScratch s(call.scratch, head_dim);
@@ -283,8 +283,8 @@ inline void slope_chunk(const DocumentTile& tile, int64_t chunk, int64_t block, 
 }
 
 // Gradients of a whole document's queries, and of its keys and values as far as this head reads them.
-inline void document_backward(const DocumentGradientCall& gradient) {
-    const DocumentCall& call = gradient.call;
+inline void document_backward(const DocumentGradientCall<float>& gradient) {
+    const DocumentCall<float>& call = gradient.call;
     const int64_t head_dim = call.head_dim;
     const DocumentScratch s(call.scratch, head_dim);
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));

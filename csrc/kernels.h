@@ -134,25 +134,28 @@ constexpr int attention_tile_rows = 64;  // num_queries * heads_per_kv of an Att
 constexpr size_t attention_scratch_bytes = sizeof(float) * ((32 + 2 * attention_tile_rows) * max_head_dim +
                                                             attention_tile_rows * (32 + 2));
 
-// One head of a document of training against itself (document_attention.h).
+// One head of a document of training against itself (document_attention.h; T bf16: document_attention_bf16.h).
+template <class T>
 struct DocumentCall {
-    const float *q, *k, *v;        // first row of the document, first number of the head
-    float* out;
+    const T *q, *k, *v;            // first row of the document, first number of the head
+    T* out;
     float* lse;                    // (length): log of each row's normaliser
-    int64_t q_stride, kv_stride;   // floats from row to row; that of out and of all gradients of rows of queries is q's
+    int64_t q_stride, kv_stride;   // numbers from row to row; that of out and of all gradients of rows of queries is q's
     int64_t length, head_dim;      // head_dim a multiple of document_lanes
     int64_t window;                // keys a query sees, itself included
     uint8_t* scratch;              // document_scratch_bytes, 64-byte aligned, one per thread
 };
 
+template <class T>
 struct DocumentGradientCall {
-    DocumentCall call;             // out and lse as the forward pass left them
-    const float* grad;             // of out
-    float* grad_q;
+    DocumentCall<T> call;          // out and lse as the forward pass left them
+    const T* grad;                 // of out
+    T* grad_q;
     float *grad_k, *grad_v;        // (length, head_dim): what this head adds, zeros before
 };
 
 constexpr int document_lanes = 16;
+constexpr int document_lanes_bf16 = 32;  // head_dim is a multiple of it where T is bf16
 constexpr int document_tile = 64;  // queries of a DocumentCall that are computed together
 constexpr size_t document_scratch_bytes(int64_t head_dim) {
     return sizeof(float) * static_cast<size_t>(document_tile) * static_cast<size_t>(7 * head_dim + 2 * document_tile + 3);
@@ -184,8 +187,10 @@ struct Kernels {
     void (*low_rank)(const LowRankCall&);
     void (*to_page)(const float* x, int64_t count, PageType type, void* out);  // page_row_bytes(type, count)
     void (*attention)(const AttentionCall&);
-    void (*document_forward)(const DocumentCall&, int64_t first_query);  // one tile of queries
-    void (*document_backward)(const DocumentGradientCall&);
+    void (*document_forward)(const DocumentCall<float>&, int64_t first_query);  // one tile of queries
+    void (*document_backward)(const DocumentGradientCall<float>&);
+    void (*document_forward_bf16)(const DocumentCall<uint16_t>&, int64_t first_query);  // null where nothing is won
+    void (*document_backward_bf16)(const DocumentGradientCall<uint16_t>&);
     void (*quantize_q4_k)(const float* x, BlockQ4_K& block);  // 256 values
 };
 
@@ -196,6 +201,7 @@ const Kernels& kernels_scalar();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx512_bf16();
+const Kernels& kernels_avx512_amx();
 #elif defined(__aarch64__)
 const Kernels& kernels_neon();
 const Kernels& kernels_neon_dotprod();

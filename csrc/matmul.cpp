@@ -11,6 +11,7 @@ namespace tramontane {
 const Kernels& kernels() {
     switch (instruction_set()) {
 #if defined(__x86_64__)
+        case InstructionSet::avx512_amx: return kernels_avx512_amx();
         case InstructionSet::avx512_bf16: return kernels_avx512_bf16();
         case InstructionSet::avx512: return kernels_avx512();
         case InstructionSet::avx2: return kernels_avx2();
@@ -67,7 +68,7 @@ void matmul(const float* x, int64_t x_stride, int64_t num_rows, const std::vecto
             for (int64_t i = 0; i < count; ++i) body(i, 0);
     };
 
-    constexpr int64_t rows_per_piece = 24;  // a multiple of every row tile, so that no two pieces share one
+    constexpr int64_t rows_per_piece = 48;  // a multiple of every row tile, so that no two pieces share one
     for (int form = 0; form < num_activation_forms; ++form) {
         if (!is_used[form]) continue;
         uint8_t* to = workspace.prepared[form].data();

@@ -7,6 +7,9 @@
 #include "matmul_driver.h"
 
 namespace tramontane {
+
+void add_document_attention_avx512_bf16(Kernels& table);
+
 namespace {
 
 constexpr int bf16_row_tile = 12;  // enough sums in flight to hide the instruction's latency
@@ -69,6 +72,7 @@ void matmul_bf16(const MatmulCall& call) {
 
 Kernels make_table() {
     Kernels table = kernels_avx512();
+    add_document_attention_avx512_bf16(table);
     table.row_tile[static_cast<int>(ActivationForm::bf16)] = bf16_row_tile;
     table.prepare[static_cast<int>(ActivationForm::bf16)] = prepare_bf16;
     table.matmul[static_cast<int>(WeightFormat::bf16)] = matmul_bf16;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "aligned_buffer.h"
 #include "thread_pool.h"
@@ -23,7 +24,9 @@ std::vector<Document> split(const std::vector<int64_t>& lens) {
     return documents;
 }
 
-DocumentCall document_call(const PackedDocuments& all, const Document& document, int64_t head, uint8_t* scratch) {
+template <class T>
+DocumentCall<T> document_call(const PackedDocuments<T>& all, const Document& document, int64_t head,
+                              uint8_t* scratch) {
     const int64_t q_stride = all.num_heads * all.head_dim, kv_stride = all.num_kv_heads * all.head_dim;
     const int64_t from = document.start * q_stride + head * all.head_dim;
     const int64_t kv_from = document.start * kv_stride + head / (all.num_heads / all.num_kv_heads) * all.head_dim;
@@ -52,9 +55,15 @@ void for_all(int64_t count, int64_t head_dim, Body&& body) {
     pool.parallel_for(count, [&](int64_t i, int thread) { body(i, scratch + static_cast<size_t>(thread) * bytes); });
 }
 
+template <class T>
+constexpr bool is_bf16 = std::is_same_v<T, uint16_t>;
+
 }  // namespace
 
-void packed_attention_forward(const PackedDocuments& all) {
+bool computes_bf16_documents() { return kernels().document_forward_bf16 != nullptr; }
+
+template <class T>
+void packed_attention_forward(const PackedDocuments<T>& all) {
     struct Tile {
         Document document;
         int64_t first_query;
@@ -64,11 +73,16 @@ void packed_attention_forward(const PackedDocuments& all) {
         for (int64_t query = 0; query < document.length; query += document_tile) tiles.push_back({document, query});
     for_all(static_cast<int64_t>(tiles.size()) * all.num_heads, all.head_dim, [&](int64_t i, uint8_t* scratch) {
         const Tile& tile = tiles[static_cast<size_t>(i / all.num_heads)];
-        kernels().document_forward(document_call(all, tile.document, i % all.num_heads, scratch), tile.first_query);
+        const DocumentCall<T> call = document_call(all, tile.document, i % all.num_heads, scratch);
+        if constexpr (is_bf16<T>)
+            kernels().document_forward_bf16(call, tile.first_query);
+        else
+            kernels().document_forward(call, tile.first_query);
     });
 }
 
-void packed_attention_backward(const PackedDocuments& all, const float* grad, float* grad_q, float* grad_k,
+template <class T>
+void packed_attention_backward(const PackedDocuments<T>& all, const T* grad, T* grad_q, float* grad_k,
                                float* grad_v) {
     std::vector<Document> documents = split(all.lens);
     // the longest first: the others fill what is left of the threads' time
@@ -78,10 +92,19 @@ void packed_attention_backward(const PackedDocuments& all, const float* grad, fl
     for_all(static_cast<int64_t>(documents.size()) * all.num_heads, all.head_dim, [&](int64_t i, uint8_t* scratch) {
         const Document& document = documents[static_cast<size_t>(i / all.num_heads)];
         const int64_t head = i % all.num_heads;
-        const DocumentCall call = document_call(all, document, head, scratch);
+        const DocumentCall<T> call = document_call(all, document, head, scratch);
         const int64_t offset = call.q - all.q, kv_offset = (head * rows + document.start) * all.head_dim;
-        kernels().document_backward({call, grad + offset, grad_q + offset, grad_k + kv_offset, grad_v + kv_offset});
+        const DocumentGradientCall<T> gradient{call, grad + offset, grad_q + offset, grad_k + kv_offset, grad_v + kv_offset};
+        if constexpr (is_bf16<T>)
+            kernels().document_backward_bf16(gradient);
+        else
+            kernels().document_backward(gradient);
     });
 }
+
+template void packed_attention_forward(const PackedDocuments<float>&);
+template void packed_attention_forward(const PackedDocuments<uint16_t>&);
+template void packed_attention_backward(const PackedDocuments<float>&, const float*, float*, float*, float*);
+template void packed_attention_backward(const PackedDocuments<uint16_t>&, const uint16_t*, uint16_t*, float*, float*);
 
 }  // namespace tramontane

@@ -34,6 +34,11 @@ constexpr float nan_value = __builtin_nanf("");
 
 // ---- products ----
 
+// Whether bf16 weights are multiplied with activations rounded to bf16.
+bool multiplies_bf16() {
+    return instruction_set() == InstructionSet::avx512_bf16 || instruction_set() == InstructionSet::avx512_amx;
+}
+
 struct WeightCase {
     WeightFormat format;
     int64_t out_features, in_features;
@@ -117,7 +122,7 @@ void check_product(Check& check, const std::string& what, const WeightCase& w, c
             }
             const float got = out[static_cast<size_t>(row * w.out_features + o)];
             double rounding = magnitude * 0x1p-24 * static_cast<double>(in + 4);
-            if (w.format == WeightFormat::bf16 && instruction_set() == InstructionSet::avx512_bf16)
+            if (w.format == WeightFormat::bf16 && multiplies_bf16())
                 rounding += magnitude * 0x1.02p-8;
             if (is_finite)
                 check.near(what, got, exact, (size > 1 ? steps * 1.001 + 2 * rounding : rounding) + 1e-37);
@@ -509,6 +514,38 @@ struct ExactPacked {
     }
 };
 
+// What this instruction set computes of a case, whose numbers T holds exactly.
+template <class T>
+struct ComputedPacked {
+    std::vector<T> out, grad_q;
+    Floats lse, grad_k, grad_v;
+
+    ComputedPacked(const PackedCase& c, int64_t rows, const std::vector<T>& q, const std::vector<T>& k,
+                   const std::vector<T>& v, const std::vector<T>& grad)
+        : out(q.size()), grad_q(q.size()), lse(static_cast<size_t>(rows * c.num_heads)), grad_k(q.size()), grad_v(q.size()) {
+        const PackedDocuments<T> documents{c.lens,   c.num_heads, c.num_kv_heads, c.head_dim, c.window, q.data(),
+                                           k.data(), v.data(),    out.data(),     lse.data()};
+        packed_attention_forward(documents);
+        packed_attention_backward(documents, grad.data(), grad_q.data(), grad_k.data(), grad_v.data());
+    }
+};
+
+// The nearest bf16 of each, and each made that.
+std::vector<uint16_t> narrow(Floats& values) {
+    std::vector<uint16_t> narrowed;
+    for (float& x : values) {
+        narrowed.push_back(f32_to_bf16(x));
+        x = bf16_to_f32(narrowed.back());
+    }
+    return narrowed;
+}
+
+Floats widened(const std::vector<uint16_t>& values) {
+    Floats wide;
+    for (const uint16_t x : values) wide.push_back(bf16_to_f32(x));
+    return wide;
+}
+
 void check_packed_attention(Check& check) {
     const PackedCase cases[] = {{{5, 0, 70, 1}, 4, 2, 16, 0}, {{130, 64, 65}, 2, 1, 32, 40}, {{100}, 3, 3, 48, 1},
                                 {{7, 200}, 2, 2, 64, 64},     {{33, 90}, 1, 1, 128, 65},     {{66}, 2, 1, 256, 0}};
@@ -516,23 +553,38 @@ void check_packed_attention(Check& check) {
         int64_t rows = 0;
         for (const int64_t length : c.lens) rows += length;
         const int64_t width = rows * c.num_heads * c.head_dim, kv_width = rows * c.num_kv_heads * c.head_dim;
-        const Floats q = Random(1).normals(width), k = Random(2).normals(kv_width), v = Random(3).normals(kv_width),
-                     grad = Random(4).normals(width);
-        Floats out(q.size()), lse(static_cast<size_t>(rows * c.num_heads)), grad_q(q.size()), grad_k(q.size()),
-            grad_v(q.size());
-        const PackedDocuments documents{c.lens, c.num_heads, c.num_kv_heads, c.head_dim, c.window, q.data(),
-                                        k.data(), v.data(), out.data(), lse.data()};
-        packed_attention_forward(documents);
-        packed_attention_backward(documents, grad.data(), grad_q.data(), grad_k.data(), grad_v.data());
-        const ExactPacked exact(c, rows, q, k, v, grad);
+        Floats q = Random(1).normals(width), k = Random(2).normals(kv_width), v = Random(3).normals(kv_width),
+               grad = Random(4).normals(width);
         const auto near = [&](const char* name, const Floats& ours, const std::vector<double>& theirs, double bound) {
             for (size_t i = 0; i < ours.size(); ++i) check.near(name, ours[i], theirs[i], bound);
         };
-        near("packed attention", out, exact.out, 3e-6);
-        near("packed attention: log normaliser", lse, exact.lse, 3e-6);
-        near("packed attention: gradient of q", grad_q, exact.grad_q, 1e-5);
-        near("packed attention: gradient of k", grad_k, exact.grad_k, 1e-5);
-        near("packed attention: gradient of v", grad_v, exact.grad_v, 1e-5);
+        {
+            const ExactPacked exact(c, rows, q, k, v, grad);
+            const ComputedPacked<float> ours(c, rows, q, k, v, grad);
+            near("packed attention", ours.out, exact.out, 3e-6);
+            near("packed attention: log normaliser", ours.lse, exact.lse, 3e-6);
+            near("packed attention: gradient of q", ours.grad_q, exact.grad_q, 1e-5);
+            near("packed attention: gradient of k", ours.grad_k, exact.grad_k, 1e-5);
+            near("packed attention: gradient of v", ours.grad_v, exact.grad_v, 1e-5);
+        }
+        if (!computes_bf16_documents() || c.head_dim % document_lanes_bf16 != 0) continue;
+        const std::vector<uint16_t> q16 = narrow(q), k16 = narrow(k), v16 = narrow(v), grad16 = narrow(grad);
+        const ExactPacked exact(c, rows, q, k, v, grad);
+        const ComputedPacked<uint16_t> ours(c, rows, q16, k16, v16, grad16);
+        // Weights and slopes are rounded to bf16, 2^-9 of each at most; a key too many or too few is more than that.
+        const auto alike = [&](const char* name, const Floats& ours, const std::vector<double>& theirs) {
+            double difference = 0.0, size = 0.0;
+            for (size_t i = 0; i < ours.size(); ++i) {
+                difference += (ours[i] - theirs[i]) * (ours[i] - theirs[i]);
+                size += theirs[i] * theirs[i];
+            }
+            check.near(name, static_cast<float>(std::sqrt(difference / size)), 0.0, 0x1p-8);
+        };
+        near("packed attention, bf16: log normaliser", ours.lse, exact.lse, 1e-5);
+        alike("packed attention, bf16", widened(ours.out), exact.out);
+        alike("packed attention, bf16: gradient of q", widened(ours.grad_q), exact.grad_q);
+        alike("packed attention, bf16: gradient of k", ours.grad_k, exact.grad_k);
+        alike("packed attention, bf16: gradient of v", ours.grad_v, exact.grad_v);
     }
 }
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tramontane.ops import packed_cpu, packed_native, reference
+from tramontane.ops import _cpu, packed_cpu, packed_native, reference
 from tramontane.ops.packed_varlen import packed_varlen
 
 LENS = [5, 300, 1, 130, 0, 77]
+# Those that multiply bfloat16; few processors have any.
+BF16_SETS = [name for name in _cpu.instruction_sets() if name in ("avx512_bf16", "avx512_amx")]
 
 
 def problem(
@@ -40,9 +42,10 @@ def test_output_and_gradients_equal_the_definition(window: int | None, head_dim:
     )
 
 
-def test_threads_and_neighbours_do_not_change_a_bit() -> None:
-    q, k, v, _ = problem(LENS, head_dim=32)
-    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_and_neighbours_do_not_change_a_bit(instruction_set: str, dtype: torch.dtype) -> None:
+    q, k, v, _ = problem(LENS, dtype, head_dim=32)
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     rows = slice(306, 436)  # the document of 130
 
     def results(document_lens: list[int], *tensors: Tensor) -> list[Tensor]:
@@ -71,6 +74,9 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
         packed_native.packed_attention_forward(q, k[:30], v, [40], None)
     with pytest.raises(ValueError, match="float16"):
         packed_native.packed_attention_forward(q, k.half(), v, [40], None)
+    if not _cpu.computes_bf16_documents():
+        with pytest.raises(ValueError, match="does not compute attention in bfloat16"):
+            _cpu.packed_attention_forward_bf16([40], (6, 2, 32, 0), 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("head_dim", [10, 16])
@@ -86,6 +92,24 @@ def test_bfloat16_is_as_near_as_its_mantissa_allows(head_dim: int) -> None:
     for gradient, wanted in zip(gradients, torch.autograd.grad(definition, exact, weights), strict=True):
         assert gradient.dtype == torch.bfloat16
         assert float((gradient.float() - wanted).norm() / wanted.norm()) < 0.02
+
+
+@pytest.mark.parametrize("window", [None, 7, 64, 65, 200])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("instruction_set", BF16_SETS, indirect=True)
+def test_bfloat16_multiplied_as_such_sees_the_same_keys(
+    instruction_set: str, head_dim: int, window: int | None
+) -> None:
+    assert _cpu.computes_bf16_documents()
+    q, k, v, starts = problem(LENS, torch.bfloat16, head_dim=head_dim)
+    exact = tuple(x.detach().float().requires_grad_() for x in (q, k, v))
+    weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    ours, definition = packed_varlen(q, k, v, starts, 300, window), expected(exact[0], exact[1], exact[2], LENS, window)
+    gradients = torch.autograd.grad(ours, (q, k, v), weights)
+    wanted = torch.autograd.grad(definition, exact, weights.float())
+    # a key too many or too few among 200 is worth more than what rounding to bfloat16 costs
+    for left, right in zip((ours, *gradients), (definition, *wanted), strict=True):
+        assert float((left.detach().float() - right.detach()).norm() / right.detach().norm()) < 2**-8
 
 
 def test_the_operation_keeps_the_rules_that_compilers_rely_on() -> None:

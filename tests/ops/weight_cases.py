@@ -35,7 +35,7 @@ class WeightCase:
         size = {32: 32, 256: 256}.get(BLOCK_SIZE[self.packed.format])
         x64_TI, weight_IO = x_TI.double().abs(), self.values_OI.abs().T
         rounding_TO = x64_TI @ weight_IO * (2.0**-24 * (x_TI.shape[1] + 4))
-        if self.packed.format == "bf16" and _cpu.instruction_set() == "avx512_bf16":
+        if self.packed.format == "bf16" and _cpu.instruction_set() in ("avx512_bf16", "avx512_amx"):
             return rounding_TO + x64_TI @ weight_IO * (2.0**-8 * 1.01)
         if size is None:
             return rounding_TO

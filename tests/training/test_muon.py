@@ -47,6 +47,19 @@ def test_first_update_is_orthogonal_and_of_root_mean_square_a_fifth(normalise_ro
         assert float(rows.max() / rows.min()) == pytest.approx(1.0, rel=1e-3)
 
 
+def test_iteration_in_bfloat16_moves_a_weight_as_in_float32() -> None:
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(torch.zeros(48, 96))
+        weight.grad = random(48, 96)
+        Muon([weight], lr=1.0, compute_dtype=dtype).step()
+        moved[dtype] = weight.detach().flatten()
+    exact, rounded = moved.values()
+    assert not torch.equal(exact, rounded)
+    assert float(torch.cosine_similarity(exact, rounded, dim=0)) > 0.995
+    assert float(rounded.norm() / exact.norm()) == pytest.approx(1.0, rel=0.02)
+
+
 def test_momentum_is_nesterovs_average() -> None:
     weight = torch.nn.Parameter(torch.zeros(8, 8))
     optimizer = Muon([weight], lr=1.0, momentum=0.9)

@@ -1,4 +1,5 @@
-"""Attention inside packed documents on the native CPU kernels (csrc/document_attention.h), which compute in float32.
+"""Attention inside packed documents on the native CPU kernels: bfloat16 is multiplied as such where the processor has
+instructions for it (csrc/document_attention_bf16.h), all else is computed in float32 (csrc/document_attention.h).
 
 The same sums as `packed_cpu`, without its scores ever leaving the cache. Neither the number of threads nor the other
 documents of a row change a bit of the result.
@@ -31,11 +32,13 @@ def packed_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """(T, H, K) in the dtype of q, and the log normaliser of each row, (H, T) float32."""
     dtype = q_THK.dtype
-    q_THK, k_TGK, v_TGK = _in_float32(q_THK, k_TGK, v_TGK)
+    q_THK, k_TGK, v_TGK = _as_computed(q_THK, k_TGK, v_TGK)
     out_THK = torch.empty_like(q_THK)
-    lse_HT = q_THK.new_empty((q_THK.shape[1], q_THK.shape[0]))
+    lse_HT = q_THK.new_empty((q_THK.shape[1], q_THK.shape[0]), dtype=torch.float32)
     _match_threads()
-    _cpu.packed_attention_forward(*_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window))
+    is_bf16 = q_THK.dtype == torch.bfloat16
+    forward = _cpu.packed_attention_forward_bf16 if is_bf16 else _cpu.packed_attention_forward
+    forward(*_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window))
     return out_THK.to(dtype), lse_HT
 
 
@@ -53,14 +56,17 @@ def packed_attention_backward(
     dtype = q_THK.dtype
     num_tokens, num_heads, head_dim = q_THK.shape
     num_kv_heads = k_TGK.shape[1]
-    q_THK, k_TGK, v_TGK, grad_THK, out_THK = _in_float32(q_THK, k_TGK, v_TGK, grad_THK, out_THK)
+    q_THK, k_TGK, v_TGK, grad_THK, out_THK = _as_computed(q_THK, k_TGK, v_TGK, grad_THK, out_THK)
     lse_HT = lse_HT.contiguous()
     if not (grad_THK.shape == out_THK.shape == q_THK.shape and lse_HT.shape == (num_heads, num_tokens)):
         raise ValueError(f"gradient {tuple(grad_THK.shape)} and output {tuple(out_THK.shape)} differ")
     grad_q_THK = torch.empty_like(q_THK)
-    by_head_HTK = [q_THK.new_zeros((num_heads, num_tokens, head_dim)) for _ in range(2)]
+    shape = (num_heads, num_tokens, head_dim)
+    by_head_HTK = [q_THK.new_zeros(shape, dtype=torch.float32) for _ in range(2)]
     _match_threads()
-    _cpu.packed_attention_backward(
+    is_bf16 = q_THK.dtype == torch.bfloat16
+    backward = _cpu.packed_attention_backward_bf16 if is_bf16 else _cpu.packed_attention_backward
+    backward(
         *_arguments(q_THK, k_TGK, v_TGK, out_THK, lse_HT, document_lens, window),
         grad_THK.data_ptr(),
         grad_q_THK.data_ptr(),
@@ -74,12 +80,15 @@ def packed_attention_backward(
     return grad_q_THK.to(dtype), grad_k_TGK, grad_v_TGK
 
 
-def _in_float32(*tensors: Tensor) -> list[Tensor]:
-    """Raises ValueError if they are not all of one dtype."""
+def _as_computed(*tensors: Tensor) -> list[Tensor]:
+    """In bfloat16 if they are and it is multiplied as such, else in float32. Raises ValueError if they are not all of
+    one dtype."""
     dtypes = {tensor.dtype for tensor in tensors}
     if len(dtypes) > 1:
         raise ValueError(f"one dtype is wanted for all of attention, not {', '.join(sorted(map(str, dtypes)))}")
-    return [tensor.float().contiguous() for tensor in tensors]
+    is_bf16 = dtypes == {torch.bfloat16} and tensors[0].shape[-1] % _cpu.document_lanes_bf16 == 0
+    dtype = torch.bfloat16 if is_bf16 and _cpu.computes_bf16_documents() else torch.float32
+    return [tensor.to(dtype).contiguous() for tensor in tensors]
 
 
 def _match_threads() -> None:

@@ -93,7 +93,7 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
     torch.manual_seed(recipe.seed + world.rank)  # and drop out differently
     if world.size > 1:
         shard(module, world, machine.dtype)
-    optimizers = OptimizerSet(module.trainable(), recipe.optimizer)
+    optimizers = OptimizerSet(module.trainable(), recipe.optimizer, compute_dtype=machine.dtype)
     decay = recipe.optimizer.ema_decay
     longest = max(each.max_document_len for each in (train, valid) if each is not None)
     trainer = Trainer(

@@ -48,7 +48,7 @@ class Muon(Optimizer):
     """For the two-dimensional weights inside the layers; embeddings, output and norms belong to AdamW.
 
     `momentum` is Nesterov's. `normalise_rows` divides each row of the update by its running root mean square
-    (decay `beta2`), keeping the update's norm. On CUDA the iteration runs in bfloat16, else in float32.
+    (decay `beta2`), keeping the update's norm. The iteration runs in `compute_dtype`; bfloat16 is enough.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Muon(Optimizer):
         weight_decay: float = 0.0,
         normalise_rows: bool = False,
         beta2: float = 0.95,
+        compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -69,6 +70,7 @@ class Muon(Optimizer):
             "beta2": beta2,
         }
         super().__init__(params, defaults)
+        self.compute_dtype = compute_dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -93,8 +95,7 @@ class Muon(Optimizer):
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         directions = torch._foreach_lerp(grads, momenta, group["momentum"])
         stacked_NOI = torch.stack([full_tensor(d) for d in directions])
-        compute_dtype = torch.bfloat16 if stacked_NOI.is_cuda else stacked_NOI.dtype
-        updates_NOI = orthogonalise(stacked_NOI.to(compute_dtype)).to(stacked_NOI.dtype)
+        updates_NOI = orthogonalise(stacked_NOI.to(self.compute_dtype)).to(stacked_NOI.dtype)
         if group["normalise_rows"]:
             self._normalise_rows(updates_NOI, params, group["beta2"])
         num_out, num_in = params[0].shape

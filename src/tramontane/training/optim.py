@@ -20,7 +20,14 @@ EMBEDDINGS = ("tok_embeddings", "output")
 class OptimizerSet:
     """One or two optimizers over named parameters, stepped, scaled and saved as one."""
 
-    def __init__(self, params: Mapping[str, nn.Parameter], recipe: OptimizerRecipe) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, nn.Parameter],
+        recipe: OptimizerRecipe,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`compute_dtype` is that of matrix products inside an update; state and weights keep their own."""
         self.params = dict(params)
         self.optimizers: list[Optimizer] = []
         muon: list[nn.Parameter] = []
@@ -42,6 +49,7 @@ class OptimizerSet:
                     momentum=recipe.muon_momentum,
                     weight_decay=recipe.weight_decay,
                     normalise_rows=recipe.normalise_rows,
+                    compute_dtype=compute_dtype,
                 )
             )
         if adamw:
