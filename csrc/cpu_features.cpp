@@ -37,14 +37,14 @@ bool has_dot_product() {
 #endif
 
 #if defined(__x86_64__)
-// Tiles that multiply bf16, which the operating system hands out on request (to the process, for all its threads).
+// Tiles that multiply bf16 and bytes, which the operating system hands out on request (to the process, for all its threads).
 bool has_tiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
     static const bool was_granted = [] {
         constexpr long ask_for_state = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
         unsigned a, b, c, d;
-        constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
-        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bf16_and_tiles) == bf16_and_tiles &&
+        constexpr unsigned products_and_tiles = 1u << 22 | 1u << 24 | 1u << 25;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & products_and_tiles) == products_and_tiles &&
                syscall(SYS_arch_prctl, ask_for_state, tile_data) == 0;
     }();
     return was_granted;

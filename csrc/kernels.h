@@ -36,8 +36,8 @@ static constexpr int chunk_size(ActivationForm form) {
 }
 
 // Prepared activations are chunks of k; a chunk holds its T rows in tiles of `row_tile` rows (the last one narrower),
-// and a tile interleaves its rows: int8 [k / 4][row][4], bf16 [k / 2][row][2], float [k][row]. Beside the int8 values, per
-// row and chunk:
+// and a tile interleaves its rows: int8 [k / 4][row][4], bf16 [k / 2][row][2], float [k][row]; but int8 of AVX-512 and bf16
+// of AMX lie row by row. Beside the int8 values, per row and chunk:
 //   q8_32   d float[8], offset int32[8]                       one of each per 32 values
 //   q8_256  d float,    offset int32[16], sums int32[4]       offsets per 16 values; sums: two int16 sums of 32
 // An offset is the sum of the quantised values times the zero point of the weights, in the form the instruction set
@@ -57,7 +57,8 @@ static constexpr int64_t num_chunks(ActivationForm form, int64_t in_features) {
 }
 
 static constexpr size_t prepared_bytes(ActivationForm form, int64_t in_features, int64_t num_rows) {
-    return static_cast<size_t>(num_chunks(form, in_features) * num_rows) * prepared_row_chunk_bytes(form);
+    // 16 rows of a chunk are read together, however few there are
+    return static_cast<size_t>(num_chunks(form, in_features) * num_rows) * prepared_row_chunk_bytes(form) + 16 * chunk_k;
 }
 
 struct PrepareCall {

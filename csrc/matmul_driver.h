@@ -150,7 +150,7 @@ __attribute__((always_inline)) inline void prefetch_share(const uint8_t* bytes, 
     for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
 }
 
-template <class F>
+template <class F, int rows_together>
 void matmul_blocked(const MatmulCall& call, const Prepared& x) {
     using Unpacked = typename F::Unpacked;
     static_assert(sizeof(Unpacked) <= 10240 && sizeof(Unpacked) % 64 == 0, "scratch size");
@@ -175,33 +175,34 @@ void matmul_blocked(const MatmulCall& call, const Prepared& x) {
             const int64_t next_first = is_last ? first + group : first, next_tile = is_last ? 0 : tile + tiles_per_chunk;
             const int64_t next_panels = at_most(call.panel_end - next_first, group);
             const size_t next_bytes = static_cast<size_t>(at_most(num_tiles - next_tile, tiles_per_chunk)) * F::tile_bytes;
-            for (int64_t row = 0; row < num_rows; row += F::row_tile) {
-                const int rows = static_cast<int>(at_most(num_rows - row, F::row_tile));
+            for (int64_t row = 0; row < num_rows; row += rows_together) {
+                const int rows = static_cast<int>(at_most(num_rows - row, rows_together));
                 const Rows tile_x = x.at(chunk, call.row_begin + row);
                 for (int64_t i = 0; i < next_panels; ++i)
                     prefetch_share(call.panels + static_cast<size_t>(next_first + i) * bytes +
                                        static_cast<size_t>(next_tile) * F::tile_bytes,
-                                   next_bytes, row / F::row_tile, (num_rows + F::row_tile - 1) / F::row_tile);
+                                   next_bytes, row / rows_together, (num_rows + rows_together - 1) / rows_together);
                 int p = 0;
                 const auto panel_acc = [&] { return acc + (row * group + p) * panel_rows; };
                 for (; p + F::panels_together <= panels; p += F::panels_together)
-                    ForRows<F, F::row_tile>::template accumulate<F::panels_together>(rows, unpacked + p, tiles, tile_x,
-                                                                                     panel_acc());
+                    ForRows<F, rows_together>::template accumulate<F::panels_together>(rows, unpacked + p, tiles, tile_x,
+                                                                                       panel_acc());
                 for (; p < panels; ++p)
-                    ForRows<F, F::row_tile>::template accumulate<1>(rows, unpacked + p, tiles, tile_x, panel_acc());
+                    ForRows<F, rows_together>::template accumulate<1>(rows, unpacked + p, tiles, tile_x, panel_acc());
             }
         }
         for (int p = 0; p < panels; ++p) store_panel(acc + p * panel_rows, group * panel_rows, num_rows, call, first + p);
     }
 }
 
-template <class F, int panels_of_one_row = 1>
+// rows_together: of a blocked product, a multiple of the row tile
+template <class F, int panels_of_one_row = 1, int rows_together = F::row_tile>
 void matmul(const MatmulCall& call) {
     const Prepared x(call.x, activation_form(F::format), call.in_features, call.num_rows);
     if (call.row_end - call.row_begin <= F::direct_rows)
         matmul_direct<F, panels_of_one_row>(call, x);
     else
-        matmul_blocked<F>(call, x);
+        matmul_blocked<F, rows_together>(call, x);
 }
 
 }  // namespace

@@ -471,8 +471,8 @@ struct QuantQ6_K {
 void add_int_products_avx2(Kernels& table) {
     table.row_tile[static_cast<int>(ActivationForm::q8_32)] = Q4_0::row_tile;
     table.row_tile[static_cast<int>(ActivationForm::q8_256)] = KFormat<QuantQ4_K>::row_tile;
-    table.prepare[static_cast<int>(ActivationForm::q8_32)] = prepare_q8_32<OffsetPairs, Q4_0::row_tile>;
-    table.prepare[static_cast<int>(ActivationForm::q8_256)] = prepare_q8_256<OffsetPairs, KFormat<QuantQ4_K>::row_tile>;
+    table.prepare[static_cast<int>(ActivationForm::q8_32)] = prepare_q8_32<OffsetPairs, Interleaved, Q4_0::row_tile>;
+    table.prepare[static_cast<int>(ActivationForm::q8_256)] = prepare_q8_256<OffsetPairs, Interleaved, KFormat<QuantQ4_K>::row_tile>;
     table.matmul[static_cast<int>(WeightFormat::q8_0)] = matmul<Q8_0>;
     table.matmul[static_cast<int>(WeightFormat::q4_0)] = matmul<Q4_0>;
     table.matmul[static_cast<int>(WeightFormat::q4_k)] = matmul<KFormat<QuantQ4_K>>;

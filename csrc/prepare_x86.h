@@ -59,13 +59,22 @@ struct OffsetTotal {
     }
 };
 
-inline void store_interleaved(__m256i q, uint8_t* out, int num_rows) {  // eight groups of four values
-    alignas(32) uint32_t groups[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(groups), q);
-    for (int g = 0; g < 8; ++g) __builtin_memcpy(out + g * num_rows * 4, &groups[g], 4);
-}
+// Where 32 values of a row go in a chunk of its tile: by fours beside those of the other rows (AVX2), or each row's for
+// itself (AVX-512, which loads four values to all lanes from anywhere).
+struct Interleaved {
+    static void store(__m256i q, uint8_t* tile, int block, int row, int num_rows) {
+        alignas(32) uint32_t groups[8];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(groups), q);
+        for (int g = 0; g < 8; ++g) __builtin_memcpy(tile + ((block * 8 + g) * num_rows + row) * 4, &groups[g], 4);
+    }
+};
+struct ByRow {
+    static void store(__m256i q, uint8_t* tile, int block, int row, int) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile + row * chunk_k + block * 32), q);
+    }
+};
 
-template <class Offset, int row_tile>
+template <class Offset, class Layout, int row_tile>
 void prepare_q8_32(const PrepareCall& call) {
     const Prepared prepared(call.prepared, ActivationForm::q8_32, call.in_features, call.num_rows);
     for_each_row_chunk(call, row_tile, num_chunks(prepared.form, call.in_features),
@@ -78,14 +87,14 @@ void prepare_q8_32(const PrepareCall& call) {
             const __m256i q = quantise_32(x, scale.inverse);
             const __m256i sums = pair_sums(q);
             const int pair = fold_epi16(_mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)));
-            store_interleaved(q, const_cast<uint8_t*>(to.q) + (b * 8 * rows + r) * 4, rows);
+            Layout::store(q, const_cast<uint8_t*>(to.q), b, r, rows);
             const_cast<float*>(to.d)[b * rows + r] = scale.d;
             const_cast<int32_t*>(to.offset)[b * rows + r] = Offset::make(pair, 8);
         }
     });
 }
 
-template <class Offset, int row_tile>
+template <class Offset, class Layout, int row_tile>
 void prepare_q8_256(const PrepareCall& call) {
     const Prepared prepared(call.prepared, ActivationForm::q8_256, call.in_features, call.num_rows);
     for_each_row_chunk(call, row_tile, num_chunks(prepared.form, call.in_features),
@@ -96,7 +105,7 @@ void prepare_q8_256(const PrepareCall& call) {
         const_cast<float*>(to.d)[r] = scale.d;
         for (int s = 0; s < 8; ++s) {
             const __m256i q = quantise_32(x + s * 32, scale.inverse);
-            store_interleaved(q, const_cast<uint8_t*>(to.q) + (s * 8 * rows + r) * 4, rows);
+            Layout::store(q, const_cast<uint8_t*>(to.q), s, r, rows);
             const __m256i sums = pair_sums(q);
             const int first = fold_epi16(_mm256_castsi256_si128(sums));
             const int second = fold_epi16(_mm256_extracti128_si256(sums, 1));

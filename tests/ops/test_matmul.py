@@ -57,7 +57,7 @@ def test_what_is_not_finite_shows_in_its_row_and_nowhere_else(
     format: WeightFormat, bad: float, instruction_set: str
 ) -> None:
     case = weight_case(format, 20, 512)
-    for num_rows in (3, 12):
+    for num_rows in (3, 12, 37):
         x = _x(num_rows, 512)
         clean = linear(x, case.packed)
         x[1, 300] = bad
@@ -93,7 +93,7 @@ def test_a_row_has_the_same_bits_in_any_company(format: WeightFormat, instructio
         alone = torch.cat([linear(row[None], weight) for row in x])
         for threads in (1, 2):
             _cpu.set_num_threads(threads)
-            for num_rows in (2, 3, 4, 5, 6, 7, 8, 9, 33, 129, 300):
+            for num_rows in (2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 21, 33, 47, 129, 300):
                 assert torch.equal(linear(x[:num_rows], weight), alone[:num_rows]), (num_rows, threads)
             assert torch.equal(linear(x[41:46], weight), alone[41:46])
 
