@@ -18,8 +18,10 @@ from tramontane.ops.packed_varlen import packed_varlen
 if TYPE_CHECKING:
     from tramontane.training.sample_stream import LabelledBatch
 
-# Document counts are padded to a multiple of this, so that few shapes occur.
+# Counts of documents and of learned rows are padded to multiples of these, so that few shapes occur: what multiplies
+# matrices on a CPU keeps megabytes of machine code for every shape it has seen.
 STARTS_MULTIPLE = 64
+ROWS_MULTIPLE = 64
 
 # Below this share of learned tokens only those are scored against the vocabulary.
 SPARSE_SHARE = 0.8
@@ -42,7 +44,7 @@ class VarlenAttention:
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """Everything on one device. L is T, or the number of learned tokens where `learned_rows` picks them out."""
+    """Everything on one device. L is T, or the padded number of learned tokens where `learned_rows` picks them out."""
 
     forward_input: ForwardInput
     targets: Tensor  # (L,) int64
@@ -81,6 +83,9 @@ class Placement:
         # picked out here, before anything is on the device: asking a GPU how many there are would wait for it
         rows_L = batch.loss_mask.nonzero().flatten()
         is_sparse = rows_L.numel() < SPARSE_SHARE * batch.loss_mask.numel()
+        weights_L = torch.ones(-(-rows_L.numel() // ROWS_MULTIPLE) * ROWS_MULTIPLE)
+        weights_L[rows_L.numel() :] = 0.0
+        rows_L = torch.cat((rows_L, rows_L.new_zeros(weights_L.numel() - rows_L.numel())))
         starts = self._send(starts.int())
         if self.is_compiled:
             torch._dynamo.mark_dynamic(starts, 0)
@@ -88,7 +93,7 @@ class Placement:
         return Microbatch(
             forward_input=ForwardInput(self._send(batch.token_ids), self._send(positions_T), attention),
             targets=self._send(batch.targets[rows_L] if is_sparse else batch.targets),
-            weights=self._send(torch.ones(rows_L.shape) if is_sparse else batch.loss_mask.float()),
+            weights=self._send(weights_L if is_sparse else batch.loss_mask.float()),
             learned_rows=self._send(rows_L) if is_sparse else None,
             document_lens=tuple(lens),
             num_documents=num_documents,
