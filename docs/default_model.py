@@ -2,7 +2,7 @@
 
     python docs/default_model.py [--model default]
 
-The tables are the last rows of benchmarks/results/default_model.jsonl and same_perplexity.jsonl. The conversations are
+The tables are the last rows of default_model.jsonl, blimp.jsonl and same_perplexity.jsonl in benchmarks/results. The conversations are
 those of docs/sample_conversations.toml, each drawn with its number as the seed and the sampling the model advises; one
 machine writes them the same every time, another kind of processor may not.
 """
@@ -46,6 +46,12 @@ modified Kneser-Ney smoothing over the same vocabulary: 5-gram-read was trained 
 
 `python -m benchmarks.default_model default --built BUILT --data DATA --out OUT --read RECIPE …` measures it again.
 
+BLiMP in full, {blimp_items:,} pairs, with 95 % intervals:
+
+{blimp}
+
+`python -m benchmarks.blimp default --data DATA --out OUT --formats f32` measures it again.
+
 ## The same weights elsewhere
 
 Perplexity of the beginning of TinyStories' validation file through our engine, through transformers (`tramontane \
@@ -88,6 +94,16 @@ def evaluation(model: str) -> Iterator[str]:
         yield f"| {task}, {metric.replace('_', ' ')} | {items:,} | {' | '.join(cells)} |"
 
 
+def blimp(rows: list[Row]) -> Iterator[str]:
+    yield "| phenomenon | pairs | " + " | ".join(dict.fromkeys(row["column"] for row in rows)) + " |"
+    yield "|---|--:" + "|--:" * len({row["column"] for row in rows}) + "|"
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of_task = [row for row in rows if row["task"] == task]
+        cells = [f"{row['value']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f})" for row in of_task]
+        name = task.removeprefix("blimp, ").replace("blimp", "all").replace("_", " ")
+        yield f"| {name} | {of_task[0]['items']:,} | {' | '.join(cells)} |"
+
+
 def perplexity(model: str) -> Iterator[str]:
     yield "| window | format | engine | perplexity | difference | bound |"
     yield "|--:|---|---|--:|--:|--:|"
@@ -118,10 +134,13 @@ def conversations(llm: LLM) -> Iterator[str]:
 def page(model: str) -> str:
     llm = LLM(model)
     config = llm.checkpoint.config
+    blimp_rows = newest("blimp", model)
     return PAGE.format(
         config=config,
         num_parameters=config.num_parameters(),
         evaluation="\n".join(evaluation(model)),
+        blimp_items=blimp_rows[0]["items"],
+        blimp="\n".join(blimp(blimp_rows)),
         perplexity="\n".join(perplexity(model)),
         sampling=", ".join(f"{name} {value}" for name, value in llm.checkpoint.sampling.items()),
         conversations="\n".join(conversations(llm)),
