@@ -2,9 +2,9 @@
 
     python docs/default_model.py [--model default]
 
-The tables are the last rows of default_model.jsonl, blimp.jsonl and same_perplexity.jsonl in benchmarks/results. The conversations are
-those of docs/sample_conversations.toml, each drawn with its number as the seed and the sampling the model advises; one
-machine writes them the same every time, another kind of processor may not.
+The tables are the last rows of default_model.jsonl, blimp.jsonl and same_perplexity.jsonl in benchmarks/results. The
+conversations are those of docs/sample_conversations.toml, each drawn with its number as the seed and the sampling the
+model advises; one machine writes them the same every time, another kind of processor may not.
 """
 
 from __future__ import annotations
