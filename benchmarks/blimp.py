@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks._results import record
 from benchmarks.default_model import measure, rows
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--formats", default="f32,q8_0")
     parser.set_defaults(limit=None)
     arguments = parser.parse_args()
-    measured = []
+    measured: list[dict[str, Any]] = []
     for weight_format in arguments.formats.split(","):
         target = EngineTarget(LLM(arguments.model, weight_format=weight_format), arguments.model)
         results = measure(target, tasks_named(["blimp"]), arguments, weight_format)

@@ -77,6 +77,7 @@ def paged_attention(
     """`window` 0: none. Raises IndexError, before anything is read, if the batch names what does not exist."""
 
 document_lanes: int
+document_lanes_bf16: int
 
 # (heads, kv heads, head dim, window or 0)
 Heads = tuple[int, int, int, int]
@@ -95,6 +96,25 @@ def packed_attention_backward(
     grad: int,
     grad_q: int,
     grad_k: int,  # (heads, rows, head dim), zeros before
+    grad_v: int,
+) -> None: ...
+
+# Of bfloat16 in heads of a multiple of document_lanes_bf16, where the instruction set multiplies such.
+def computes_bf16_documents() -> bool: ...
+def packed_attention_forward_bf16(
+    document_lens: list[int], heads: Heads, q: int, k: int, v: int, out: int, lse: int
+) -> None: ...
+def packed_attention_backward_bf16(
+    document_lens: list[int],
+    heads: Heads,
+    q: int,
+    k: int,
+    v: int,
+    out: int,
+    lse: int,
+    grad: int,
+    grad_q: int,
+    grad_k: int,  # (heads, rows, head dim) float32, zeros before
     grad_v: int,
 ) -> None: ...
 
