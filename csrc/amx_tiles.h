@@ -8,8 +8,8 @@ namespace tramontane {
 namespace {
 
 // Gives a thread its eight tiles: 0…3 for sums, `rows` rows of 16; 4 for what is on the left of a product, `rows` rows of
-// `depth` bytes of k; the others for what is on its right, `depth` / 4 rows of 16 times four bytes. Released at the end: a
-// thread that holds tiles is slower to switch.
+// `depth` bytes of k; the others for what is on its right, `depth` / 4 rows of 16 times four bytes. Those of 16 rows and 64
+// bytes are all alike. Released at the end: a thread that holds tiles is slower to switch.
 class Tiles {
    public:
     explicit Tiles(int rows = 16, int depth = 64) {

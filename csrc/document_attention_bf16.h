@@ -216,6 +216,13 @@ inline void soften_chunk(const ChunkView& view, float scale, int64_t head_dim, f
     }
 }
 
+// A block's keys or values, (64, head_dim) -> key_columns. Uses `edge`.
+inline void transpose_block(const bf16* rows, int64_t head_dim, const DocumentScratchBf16& s) {
+    uint32_t* const pairs = reinterpret_cast<uint32_t*>(s.edge);
+    pair_rows(rows, head_dim, pairs);
+    transpose_pairs(pairs, document_tile / 2, head_dim, s.key_columns);
+}
+
 constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 inline float score_scale(int64_t head_dim) { return log2_e / __builtin_sqrtf(static_cast<float>(head_dim)); }
@@ -253,8 +260,7 @@ void document_forward_bf16(const DocumentCall<bf16>& call, int64_t first_query) 
         s.total[i] = 0.0f;
     }
     for_blocks(call, first_query, num_queries, s, [&](int64_t block, int64_t) {
-        pair_rows(s.v, head_dim, s.q_pairs);
-        transpose_pairs(s.q_pairs, document_tile / 2, head_dim, s.key_columns);
+        transpose_block(s.v, head_dim, s);
         for (int64_t query = 0; query < num_queries; query += chunk_len) {
             const ChunkView view(first_query + query, num_queries - query < chunk_len ? num_queries - query : chunk_len,
                                  call.window, block);
@@ -348,9 +354,7 @@ void document_backward_bf16(const DocumentGradientCall<bf16>& gradient) {
             lse[i] = call.lse[first_query + i] * log2_e;
         }
         for_blocks(call, first_query, num_queries, s, [&](int64_t block, int64_t num_keys) {
-            uint32_t* const key_pairs = reinterpret_cast<uint32_t*>(s.edge);
-            pair_rows(s.k, head_dim, key_pairs);
-            transpose_pairs(key_pairs, document_tile / 2, head_dim, s.key_columns);
+            transpose_block(s.k, head_dim, s);
             for (int64_t query = 0; query < document_tile; query += chunk_len) {
                 const int64_t left = num_queries - query;
                 const ChunkView view(first_query + query, left < chunk_len ? left : chunk_len, call.window, block);

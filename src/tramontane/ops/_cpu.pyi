@@ -101,22 +101,9 @@ def packed_attention_backward(
 
 # Of bfloat16 in heads of a multiple of document_lanes_bf16, where the instruction set multiplies such.
 def computes_bf16_documents() -> bool: ...
-def packed_attention_forward_bf16(
-    document_lens: list[int], heads: Heads, q: int, k: int, v: int, out: int, lse: int
-) -> None: ...
-def packed_attention_backward_bf16(
-    document_lens: list[int],
-    heads: Heads,
-    q: int,
-    k: int,
-    v: int,
-    out: int,
-    lse: int,
-    grad: int,
-    grad_q: int,
-    grad_k: int,  # (heads, rows, head dim) float32, zeros before
-    grad_v: int,
-) -> None: ...
+
+packed_attention_forward_bf16 = packed_attention_forward
+packed_attention_backward_bf16 = packed_attention_backward
 
 class PagePool:
     """The pages of every layer of a cache; `owner` is kept alive."""

@@ -83,17 +83,20 @@ class Placement:
         # picked out here, before anything is on the device: asking a GPU how many there are would wait for it
         rows_L = batch.loss_mask.nonzero().flatten()
         is_sparse = rows_L.numel() < SPARSE_SHARE * batch.loss_mask.numel()
-        weights_L = torch.ones(-(-rows_L.numel() // ROWS_MULTIPLE) * ROWS_MULTIPLE)
-        weights_L[rows_L.numel() :] = 0.0
-        rows_L = torch.cat((rows_L, rows_L.new_zeros(weights_L.numel() - rows_L.numel())))
+        targets, weights = batch.targets, batch.loss_mask.float()
+        if is_sparse:
+            num_padding = -rows_L.numel() % ROWS_MULTIPLE
+            weights = torch.cat((torch.ones(rows_L.shape), torch.zeros(num_padding)))
+            rows_L = torch.cat((rows_L, rows_L.new_zeros(num_padding)))
+            targets = targets[rows_L]
         starts = self._send(starts.int())
         if self.is_compiled:
             torch._dynamo.mark_dynamic(starts, 0)
         attention = VarlenAttention(self.windows, starts, self.max_document_len)
         return Microbatch(
             forward_input=ForwardInput(self._send(batch.token_ids), self._send(positions_T), attention),
-            targets=self._send(batch.targets[rows_L] if is_sparse else batch.targets),
-            weights=self._send(weights_L if is_sparse else batch.loss_mask.float()),
+            targets=self._send(targets),
+            weights=self._send(weights),
             learned_rows=self._send(rows_L) if is_sparse else None,
             document_lens=tuple(lens),
             num_documents=num_documents,

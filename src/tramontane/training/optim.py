@@ -25,7 +25,7 @@ class OptimizerSet:
         params: Mapping[str, nn.Parameter],
         recipe: OptimizerRecipe,
         *,
-        compute_dtype: torch.dtype = torch.float32,
+        compute_dtype: torch.dtype,
     ) -> None:
         """`compute_dtype` is that of matrix products inside an update; state and weights keep their own."""
         self.params = dict(params)

@@ -44,7 +44,7 @@ def measure_throughput(
     model = new_model(config, device=device, seed=0, std=0.02)
     windows = prepare(model, compute_dtype=dtype, compiled=False, checkpointing=False)
     module = TrainingModule(model, TextTask(LossRecipe()))
-    optimizers = OptimizerSet(module.trainable(), OptimizerRecipe())
+    optimizers = OptimizerSet(module.trainable(), OptimizerRecipe(), compute_dtype=dtype)
     placement = Placement(device, windows, document_len)
     generator = torch.Generator().manual_seed(0)
     document_lens = (document_len,) * (microbatch_len // document_len)
