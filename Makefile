@@ -28,11 +28,12 @@ $(RUN): pyproject.toml constraints.txt $(NATIVE)
 	touch $@
 
 # What test and check need besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source
-# on most machines: about ten minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows; but its
-# kernels for AMX, which nothing enters without that macro, end in a segmentation fault (llama-cpp-python 0.3.36).
+# on most machines: about five minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows; but its
+# kernels for AMX, which nothing enters without that macro, end in a segmentation fault (llama-cpp-python 0.3.36). Without
+# pip's cache: what lies there may have been compiled with other settings, or for another processor.
 DEV := $(VENV)/.installed-dev
 $(DEV): $(RUN)
-	CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" $(PIP) install -q -c constraints.txt llama-cpp-python
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" $(PIP) install -q --no-cache-dir -c constraints.txt llama-cpp-python
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	$(PIP) install -q --no-warn-conflicts --target build/clients/mistralai-2.5.1 mistralai==2.5.1
 	touch $@
@@ -46,9 +47,9 @@ serve: $(RUN)
 	@$(BIN)/tramontane serve "$(MODEL)"
 
 # One thread per worker: two workers share the cores without fighting over them. A file goes to one of them whole, so that
-# what its tests share is made once.
+# what its tests share is made once. A worker that dies ends the run: a crash in native code is no test to go on after.
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
 
 check: $(DEV)
 	$(BIN)/ruff check .
