@@ -54,6 +54,20 @@ def test_a_card_says_what_the_run_recorded(finished: Path, tmp_path: Path, capsy
     assert "muon_lr = 0.02" in text
 
 
+@pytest.mark.parametrize(("num_steps", "few"), [(2, True), (150, False)])
+def test_a_run_from_a_checkpoint_on_few_tokens_is_said_to_be_so(
+    num_steps: int, few: bool, finished: Path, tmp_path: Path
+) -> None:
+    text = recipe_text(tmp_path, run=tmp_path / "further", num_steps=num_steps)
+    data, rest = text.split("[model]")
+    text = f'{data}[model]\ncheckpoint = "{finished / "model"}"\n{rest[rest.index("[schedule]") :]}'
+    (tmp_path / "further.toml").write_text(text, "utf-8")
+    run = train(read_recipe(tmp_path / "further.toml")).run
+    assert main.run(["card", str(run)]) == 0
+    said = (run / "model" / "README.md").read_text("utf-8")
+    assert (f"fine-tuned on {num_steps * 128:,} tokens, fewer than it has weights" in said) is few
+
+
 def test_what_was_not_recorded_is_said_to_be_so(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

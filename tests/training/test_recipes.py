@@ -14,7 +14,10 @@ RECIPES = sorted(FOLDER.glob("*_pretrain_*.toml"))
 
 
 # The runs of the default model, each from the weights of the one before
-RUNS = ("pretrain", "chat", "more", "grown", "grown_chat", "identity", "longer", "longer_chat", "further", "onward")
+RUNS = (
+    *("pretrain", "chat", "more", "grown", "grown_chat", "identity", "longer", "longer_chat", "further", "onward"),
+    "finer",
+)
 
 
 def test_every_run_begins_where_the_one_before_ends() -> None:

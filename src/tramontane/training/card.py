@@ -226,8 +226,9 @@ def _limits(
         best = optimal_parameters_for_tokens(num_tokens)
         if config.num_parameters() > 2 * best:
             limits.append(f"It is large for its {num_tokens:,} tokens: compute-optimal were {best:,.0f} weights.")
-    elif recipe.task.kind == "text":
-        limits.append("It was fine-tuned on few samples: outside their kind it behaves as its base, or worse.")
+    elif recipe.task.kind == "text" and num_tokens < config.num_parameters():
+        few = f"It was fine-tuned on {num_tokens:,} tokens, fewer than it has weights"
+        limits.append(f"{few}: outside their kind it behaves as its base, or worse.")
     if repeated := [each["name"] for each in sources if each["epochs"] > USEFUL_EPOCHS]:
         limits.append(f"Seen more than {USEFUL_EPOCHS} times, and perhaps learned by heart: {', '.join(repeated)}.")
     if unknown := [each["name"] for each in sources if not each["licence"]]:
