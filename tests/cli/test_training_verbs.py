@@ -1,4 +1,4 @@
-"""`data build`, `tokenizer train` and `merge` on the command line: from text to shards, from an adapter to a model."""
+"""`data build`, `tokenizer train`, `merge` and `average` on the command line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 from tramontane import LLM
 from tramontane.cli import main
 from tramontane.data.shards import ShardSet
+from tramontane.loading import open_checkpoint, stream_tensors
 from tramontane.tokenizer import load_tokenizer
 
 
@@ -90,3 +91,42 @@ def test_merge_writes_a_model_that_needs_no_adapter(tramontane: Any, tmp_path: P
     code, err = tramontane("merge", base, tmp_path / "other")
     assert code == 2
     assert "holds no adapter_config.json" in err
+
+
+def test_average_writes_the_mean_of_weights(tramontane: Any, tmp_path: Path) -> None:
+    one, two = write_tiny_checkpoint(tmp_path / "one"), tmp_path / "two"
+    assert tramontane("merge", make_adapter(tmp_path / "adapter", one, seed=4), two)[0] == 0
+    code, out = tramontane("average", tmp_path / "mean", one, two, "--json")
+    assert (code, json.loads(out)["stored"]) == (0, "F32")
+    assert tramontane("average", tmp_path / "mean.gguf", one, two, "--shares", "1,3", "--stored", "f32")[0] == 0
+
+    def weights(path: Path) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in stream_tensors(open_checkpoint(path))}
+
+    of_one, of_two = weights(one), weights(two)
+    assert any(not torch.equal(of_one[name], of_two[name]) for name in of_one)
+    for name, mean in weights(tmp_path / "mean").items():
+        torch.testing.assert_close(mean, (of_one[name] + of_two[name]) / 2)
+    for name, mean in weights(tmp_path / "mean.gguf").items():
+        torch.testing.assert_close(mean, (of_one[name] + 3 * of_two[name]) / 4)
+
+
+def test_what_has_no_mean_is_refused_in_one_line(tramontane: Any, tmp_path: Path) -> None:
+    one = write_tiny_checkpoint(tmp_path / "one")
+    other = write_tiny_checkpoint(tmp_path / "other", sliding_windows=24)
+    gguf = tmp_path / "one.gguf"
+    assert tramontane("convert", one, gguf)[0] == 0
+    for arguments, message in (
+        ((one,), "two models or more"),
+        ((one, other), "another configuration or tokenizer"),
+        ((one, gguf), "convert it to hf first"),
+        ((one, one, "--shares", "1"), "shares must be 2 positive numbers"),
+        ((one, one, "--shares", "1,0"), "shares must be 2 positive numbers"),
+        ((one, one, "--shares", "1,nan"), "shares must be 2 positive numbers"),
+        ((one, one, "--shares", "much"), "must be numbers separated by commas"),
+    ):
+        code, err = tramontane("average", tmp_path / "out", *arguments)
+        assert code == 2
+        assert err.count("\n") == 1
+        assert message in err
+    assert not (tmp_path / "out").exists()

@@ -21,7 +21,7 @@ from tramontane.errors import TramontaneError
 
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
-    *("data", "tokenizer", "plan", "pretrain", "finetune", "merge", "card", "serve", "keys", "usage"),
+    *("data", "tokenizer", "plan", "pretrain", "finetune", "merge", "average", "card", "serve", "keys", "usage"),
 )
 GROUPS = {"data": ("build",), "tokenizer": ("train",)}  # verbs of two words
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tramontane.formats.tensor_source import FLOAT_DTYPES
 from tramontane.loading.adapter_files import read_adapter, read_adapter_config
-from tramontane.loading.save import open_tokenizer, own_files, save_checkpoint, stream_tensors
+from tramontane.loading.save import save_again, stream_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,15 +41,4 @@ def merge(
             else:
                 yield name, weight_OI.float() + scale * (b_OR @ a_RI)
 
-    if stored is None:
-        stored = checkpoint.stored if checkpoint.stored in FLOAT_DTYPES else "BF16"
-    save_checkpoint(
-        out,
-        checkpoint.config,
-        merged(),
-        layout=layout,
-        stored=stored,
-        tokenizer=open_tokenizer(checkpoint),
-        files=own_files(checkpoint, layout),
-        overwrite=overwrite,
-    )
+    save_again(checkpoint, merged(), out, layout=layout, stored=stored, overwrite=overwrite)

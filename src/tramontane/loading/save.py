@@ -104,16 +104,29 @@ def convert(
     Without `stored` the weights keep their float type; quantised ones become bfloat16. The tokenizer goes along, and
     its files too where both sides are folders. `progress` is called with (bytes read, bytes in all).
     """
-    tokenizer = open_tokenizer(checkpoint)
+    tensors = stream_tensors(checkpoint, progress)
+    save_again(checkpoint, tensors, out, layout=layout, stored=stored, overwrite=overwrite)
+
+
+def save_again(
+    checkpoint: Checkpoint,
+    tensors: Iterable[tuple[str, Tensor]],
+    out: Path,
+    *,
+    layout: Layout,
+    stored: str | None,
+    overwrite: bool,
+) -> None:
+    """Write `tensors` with all else that belongs to `checkpoint`; see `convert`."""
     if stored is None:
         stored = checkpoint.stored if checkpoint.stored in FLOAT_DTYPES else "BF16"
     save_checkpoint(
         out,
         checkpoint.config,
-        stream_tensors(checkpoint, progress),
+        tensors,
         layout=layout,
         stored=stored,
-        tokenizer=tokenizer,
+        tokenizer=open_tokenizer(checkpoint),
         files=own_files(checkpoint, layout),
         overwrite=overwrite,
     )
