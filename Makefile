@@ -28,7 +28,7 @@ $(RUN): pyproject.toml constraints.txt $(NATIVE)
 	touch $@
 
 # What test and check need besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source
-# on most machines: about five minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows; but its
+# on most machines: about ten minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows; but its
 # kernels for AMX, which nothing enters without that macro, end in a segmentation fault (llama-cpp-python 0.3.36). Without
 # pip's cache: what lies there may have been compiled with other settings, or for another processor.
 DEV := $(VENV)/.installed-dev
