@@ -22,6 +22,7 @@ help:
 RUN := $(VENV)/.installed
 $(RUN): pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) uninstall -qq -y tramontane  # the distribution's name until 0.1.0: two of them would each bring kernels
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[documents,serve]'

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 import tramontane
 from tramontane.cli.options import HELP_SETTINGS, as_command, as_group
 from tramontane.errors import TramontaneError
+from tramontane.extras import missing_extra
 
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
@@ -82,6 +83,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return report(str(error))
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if debug or missing is None:
+            raise
+        return report(missing)
     except OSError as error:
         if debug or error.filename is None:
             raise

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from tramontane.errors import DataError
+from tramontane.extras import install_hint
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier  # type: ignore[import-untyped]
@@ -18,7 +19,7 @@ def _identifier() -> LanguageIdentifier:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        raise DataError("telling languages apart needs the package py3langid; pip install py3langid") from None
+        raise DataError(f"telling languages apart needs the package py3langid; {install_hint('data')}") from None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 

@@ -25,6 +25,7 @@ from tramontane.data.hub_files import PREFIX, fetch_hub_files
 from tramontane.data.recipe import SourceRecipe
 from tramontane.data.record import Origin, Record
 from tramontane.errors import DataError
+from tramontane.extras import install_hint
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_TEXT_BYTES = 512 * 2**20  # of one text, markdown or HTML file without `split_on`
@@ -95,7 +96,7 @@ def _decompressed(raw: IO[bytes], suffix: str, shown: str) -> Iterator[IO[bytes]
         try:
             import zstandard
         except ImportError:
-            raise DataError(f"{shown}: reading .zst needs the package zstandard; pip install zstandard") from None
+            raise DataError(f"{shown}: reading .zst needs the package zstandard; {install_hint('data')}") from None
         with zstandard.ZstdDecompressor().stream_reader(raw) as opened:
             try:
                 yield io.BufferedReader(opened)
@@ -235,7 +236,7 @@ def _parquet_rows(raw: IO[bytes], shown: str) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise DataError(f"{shown}: reading parquet needs the package pyarrow; pip install pyarrow") from None
+        raise DataError(f"{shown}: reading parquet needs the package pyarrow; {install_hint('data')}") from None
     seekable = raw if raw.seekable() else io.BytesIO(raw.read())
     try:
         for batch in pq.ParquetFile(seekable).iter_batches(batch_size=256):

@@ -14,6 +14,7 @@ from typing import Any
 
 from tramontane.documents.sandbox import CPU_S
 from tramontane.errors import DataError
+from tramontane.extras import install_hint
 
 MEMORY_BYTES = 4 << 30  # of address space: libraries map far more than they use
 FETCH_S = 60
@@ -83,7 +84,7 @@ def reply_to(task: str, data: bytes) -> dict[str, str]:
     except DataError as error:
         return {"error": str(error)}
     except ImportError as error:
-        return {"error": f"reading it needs a package ({error}): pip install 'tramontane[documents]'"}
+        return {"error": f"reading it needs a package ({error}): {install_hint('documents')}"}
     except MemoryError:
         return {"error": "reading it needs too much memory; given up"}
     except Exception as error:  # a parser's own failure on a damaged file, whatever its type

@@ -3,7 +3,7 @@
     python -m tramontane.evals.harness run --model tramontane --model_args pretrained=FOLDER --tasks hellaswag
 
 Every task of the harness runs so, with batching, the prefix cache and the native kernels underneath. Needs the extra
-`harness` (pip install 'tramontane[harness]').
+`harness`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tramontane.errors import ConfigError
 from tramontane.evals.item import Pair
 from tramontane.evals.likelihood import TokenPair, text_windows, token_likelihoods
 from tramontane.evals.target import encode_pair
+from tramontane.extras import install_hint
 from tramontane.llm import LLM
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def register() -> type[LM]:
         from lm_eval.api.model import LM
         from lm_eval.api.registry import register_model
     except ImportError:
-        raise ConfigError("lm-evaluation-harness is not installed; pip install 'tramontane[harness]'") from None
+        raise ConfigError(f"lm-evaluation-harness is not installed; {install_hint('harness')}") from None
 
     @register_model("tramontane")
     class TramontaneLM(HarnessModel, LM):  # type: ignore[misc]  # the harness has no types

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tramontane.errors import DataError
+from tramontane.extras import install_hint
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         try:
             from pyarrow import parquet
         except ImportError:
-            raise DataError(f"{path.name}: Parquet files need pyarrow; pip install 'tramontane[data]'") from None
+            raise DataError(f"{path.name}: Parquet files need the package pyarrow; {install_hint('data')}") from None
         yield from parquet.read_table(path).to_pylist()
         return
     text = _text(path)

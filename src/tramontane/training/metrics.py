@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from tramontane.errors import ConfigError
+from tramontane.extras import install_hint
 from tramontane.training.checkpointer import atomic_text
 from tramontane.training.loss_plot import loss_plot
 from tramontane.training.recipe import MetricsRecipe
@@ -64,7 +65,9 @@ class Wandb:
         try:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
-            raise ConfigError("metrics.wandb_project needs the package wandb; install it or leave it out") from None
+            raise ConfigError(
+                f"metrics.wandb_project needs the package wandb; leave it out, or {install_hint('wandb')}"
+            ) from None
         self._run = wandb.init(project=project, dir=str(folder), name=folder.name, config=dict(recipe), resume="allow")
 
     def write(self, row: Row) -> None:
