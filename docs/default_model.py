@@ -2,7 +2,8 @@
 
     python docs/default_model.py [--model default]
 
-The tables are the last rows of default_model.jsonl, blimp.jsonl and same_perplexity.jsonl in benchmarks/results. The
+The tables are the last rows of default_model.jsonl, blimp.jsonl, same_perplexity.jsonl and long_positions.jsonl in
+benchmarks/results. The
 conversations are those of docs/sample_conversations.toml, each drawn with its number as the seed and the sampling the
 model advises; one machine writes them the same every time, another kind of processor may not.
 """
@@ -63,6 +64,19 @@ relative.
 
 `python -m benchmarks.same_perplexity default TEXT` measures it again.
 
+## Far into a text
+
+It was trained on texts of up to 2,048 tokens. Since no layer sees further back than {window} tokens, positions are \
+told apart by distances that were all met in training, and the configuration says {config.max_seq_len:,}. Bits of the \
+same tokens at their place in one long text, the head of TinyStories' validation file, and read anew from position 0 \
+with the 1,000 tokens before them:
+
+{positions}
+
+`python -m benchmarks.long_positions default TEXT` measures it again. What a token depends on reaches back \
+{config.reach:,} tokens through all layers, and by what it says far less: long conversations are taken, and not \
+remembered.
+
 ## Ten conversations, unedited
 
 First answers to the prompts of [sample_conversations.toml](sample_conversations.toml), with the sampling the model \
@@ -112,6 +126,14 @@ def perplexity(model: str) -> Iterator[str]:
         yield f"| {row['window']} | {row['format']} | {row['engine']} | {cells} |"
 
 
+def positions(model: str) -> Iterator[str]:
+    yield "| positions | tokens | bits at the place | bits alone | difference |"
+    yield "|---|--:|--:|--:|--:|"
+    for row in newest("long_positions", model):
+        cells = f"{row['bits_at_place']:.4f} | {row['bits_alone']:.4f} | {row['difference']:+.0e}"
+        yield f"| {row['positions']} | {row['tokens']:,} | {cells} |"
+
+
 def conversations(llm: LLM) -> Iterator[str]:
     asked = tomllib.loads((DOCS / "sample_conversations.toml").read_text("utf-8"))["conversation"]
     for number, conversation in enumerate(asked, start=1):
@@ -142,6 +164,8 @@ def page(model: str) -> str:
         blimp_items=blimp_rows[0]["items"],
         blimp="\n".join(blimp(blimp_rows)),
         perplexity="\n".join(perplexity(model)),
+        window=config.windows[0],
+        positions="\n".join(positions(model)),
         sampling=", ".join(f"{name} {value}" for name, value in llm.checkpoint.sampling.items()),
         conversations="\n".join(conversations(llm)),
     )

@@ -61,7 +61,7 @@ class FakeLLM:
     """Answers each prompt with `answer(prompt)`, cut to max_tokens; keeps what it was asked."""
 
     answer: Callable[[str], str]
-    max_seq_len: int = 4096
+    reach: int = 4096
     has_chat: bool = True
     prompts: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -76,7 +76,7 @@ class FakeLLM:
         completions = []
         for token_ids in prompts:
             prompt = self.tokenizer.decode(token_ids)
-            assert len(token_ids) + (sampling.max_tokens or 0) <= self.max_seq_len, "over-long prompt"
+            assert len(token_ids) + (sampling.max_tokens or 0) <= self.reach, "over-long prompt"
             self.prompts.append(prompt)
             answer = self.answer(prompt).encode()[: sampling.max_tokens]
             completions.append(FakeCompletion(answer.decode("utf-8", "ignore"), list(answer)))

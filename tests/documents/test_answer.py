@@ -31,7 +31,7 @@ def test_a_short_document_is_shown_whole() -> None:
 
 
 def test_passages_give_way_to_a_short_context() -> None:
-    fake = FakeLLM(lambda prompt: "?", max_seq_len=2 * PASSAGE_TOKENS + 300)
+    fake = FakeLLM(lambda prompt: "?", reach=2 * PASSAGE_TOKENS + 300)
     answer = answer_question(as_llm(fake), TEXT, "tramontane?", num_passages=50)
     assert 1 <= len(answer.passages) <= 2
     assert "tramontane reaches" in " ".join(p.text for p in answer.passages)

@@ -21,7 +21,7 @@ def test_a_short_text_takes_one_instruction() -> None:
 @pytest.mark.parametrize("has_chat", [True, False])
 def test_a_long_text_is_read_whole_in_parts(has_chat: bool) -> None:
     facts = [f"Fact {i} holds." for i in range(2000)]
-    fake = FakeLLM(lambda prompt: f"S{len(fake.prompts)}.", max_seq_len=2048, has_chat=has_chat)
+    fake = FakeLLM(lambda prompt: f"S{len(fake.prompts)}.", reach=2048, has_chat=has_chat)
     seen: list[tuple[int, int, int]] = []
     summary = summarize(as_llm(fake), "\n\n".join(facts), num_words=50, progress=lambda *p: seen.append(p))
     first_pass = [p for p in fake.prompts if "Fact" in p]
@@ -38,7 +38,7 @@ def test_a_long_text_is_read_whole_in_parts(has_chat: bool) -> None:
 
 @pytest.mark.parametrize("answer", ["", "x" * 10_000, "é漢🙂" * 1000, "word " * 2000])
 def test_every_model_comes_to_an_end(answer: str) -> None:
-    fake = FakeLLM(lambda prompt: answer, max_seq_len=700)
+    fake = FakeLLM(lambda prompt: answer, reach=700)
     summary = summarize(as_llm(fake), "Some words here. " * 2000, num_words=30)
     assert summary.num_passes < 12
 
@@ -50,5 +50,5 @@ def test_impossible_lengths_are_refused(num_words: int) -> None:
 
 
 def test_a_context_too_short_names_the_remedy() -> None:
-    with pytest.raises(RequestError, match=r"max_seq_len=200 leaves .* raise --max-seq-len"):
-        summarize(as_llm(FakeLLM(lambda prompt: "", max_seq_len=200)), "x")
+    with pytest.raises(RequestError, match=r"sees 200 tokens .* raise --max-seq-len"):
+        summarize(as_llm(FakeLLM(lambda prompt: "", reach=200)), "x")

@@ -196,3 +196,25 @@ def test_async_equals_sync_and_cancelling_frees_the_pages(checkpoint: Path, llm:
     assert scores[0] is None
     assert scores[1:] == pytest.approx(llm.score([1, 50, 60])[1:], abs=1e-5)
     torch.testing.assert_close(vectors, llm.embed(["The wind", "The sea"]), rtol=0, atol=1e-5)
+
+
+def test_an_answer_depends_on_as_much_of_a_prompt_as_the_model_reaches(tmp_path: Path) -> None:
+    windowed = LLM(str(write_tiny_checkpoint(tmp_path / "windowed", sliding_windows=24)), kv_cache_gib=0.01)
+    reach = 1 + windowed.checkpoint.config.n_layers * 23
+    assert windowed.reach == reach
+    token_ids = windowed.tokenizer.encode("The wind blows over the hills and far away. " * 20)[: reach + 10]
+    last = windowed.logits(token_ids)[-1]
+    for distance, is_seen in ((reach - 1, True), (reach, False)):
+        place = len(token_ids) - 1 - distance
+        changed = [*token_ids[:place], token_ids[place] + 1, *token_ids[place + 1 :]]
+        assert torch.equal(windowed.logits(changed)[-1], last) is not is_seen
+    whole = LLM(str(write_tiny_checkpoint(tmp_path / "whole", sliding_windows=(24, None, 24))), kv_cache_gib=0.01)
+    assert whole.reach == whole.max_seq_len
+
+
+def test_the_default_model_reads_as_much_as_its_card_says() -> None:
+    llm = LLM("default", kv_cache_gib=0.05)
+    card = (llm.checkpoint.path / "README.md").read_text("utf-8")
+    assert llm.max_seq_len == 32768
+    assert f"for up to {llm.max_seq_len:,} tokens" in card
+    assert f"on the {llm.reach:,} up to itself" in card

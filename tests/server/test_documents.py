@@ -37,7 +37,10 @@ def test_every_kind_of_file_becomes_text(http: httpx.Client, name: str, data: by
     assert document["name"] == name
     assert text in document["text"]
     assert document["num_tokens"] > 0
-    assert read(http, name, data).json()["num_tokens"] is None
+    assert document["reach"] == 2048  # one layer at least sees all of the context
+    without = read(http, name, data).json()
+    assert without["num_tokens"] is None
+    assert without["reach"] is None
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,14 @@ class ModelConfig:
         return self.n_heads // self.n_kv_heads
 
     @property
+    def reach(self) -> int | None:
+        """How many tokens, itself included, what is computed for one can depend on through all layers; None where a
+        layer sees everything."""
+        if None in self.sliding_windows:
+            return None
+        return 1 + sum(window - 1 for window in self.sliding_windows if window is not None)
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """The distinct windows, one per window group of the KV cache, full attention first, then descending."""
         return tuple(sorted(set(self.sliding_windows), key=lambda w: float("-inf") if w is None else -w))

@@ -34,7 +34,7 @@ def answer_question(
         raise RequestError("the question is empty")
     if not 1 <= num_passages <= 100:
         raise RequestError(f"passages={num_passages} must lie between 1 and 100")
-    answer_tokens = min(256, llm.max_seq_len // 4) if max_tokens is None else max_tokens
+    answer_tokens = min(256, llm.reach // 4) if max_tokens is None else max_tokens
     left = room(llm, instruction(question, []), answer_tokens)
     pieces = split_by_tokens(text, llm.tokenizer, min(PASSAGE_TOKENS, left - 16))
     scores = rank([piece.text for piece in pieces], question)

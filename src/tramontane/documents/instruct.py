@@ -24,7 +24,7 @@ class Answerer(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
     @property
-    def max_seq_len(self) -> int: ...
+    def reach(self) -> int: ...
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[Completion]:
         """One completion per prompt of token ids, in their order."""
@@ -39,16 +39,16 @@ def encode_instruction(llm: Answerer, instruction: str) -> list[int]:
 
 
 def room(llm: Answerer, instruction: str, max_tokens: int) -> int:
-    """Tokens left for a document's text beside the instruction and an answer of `max_tokens`.
+    """Tokens left for a document's text beside the instruction and an answer of `max_tokens`, of those the model sees.
 
     Raises RequestError where too few are left to be of use.
     """
     margin = 16  # text encodes to a few tokens more or less inside a prompt than alone
-    left = llm.max_seq_len - max_tokens - len(encode_instruction(llm, instruction)) - margin
+    left = llm.reach - max_tokens - len(encode_instruction(llm, instruction)) - margin
     if left < 64:
         raise RequestError(
-            f"max_seq_len={llm.max_seq_len} leaves {max(left, 0)} tokens for the document; "
-            "raise --max-seq-len or ask for a shorter answer"
+            f"the model sees {llm.reach} tokens at once, which leaves {max(left, 0)} for the document; "
+            "raise --max-seq-len, ask for a shorter answer or take a model that sees more"
         )
     return left
 

@@ -115,6 +115,7 @@ class AsyncLLM:
         self.default_sampling = SamplingParams(**opened.checkpoint.sampling)  # where a call gives none
         self.tokenizer = opened.tokenizer
         self.max_seq_len = opened.engine.max_seq_len
+        self.reach = min(self.max_seq_len, opened.checkpoint.config.reach or self.max_seq_len)  # as LLM.reach
         self.device = opened.engine.model.device
         self.engine = AsyncEngine(opened.engine)
         self.adapters = opened.adapters

@@ -77,6 +77,11 @@ class LLM:
         """Longest prompt and answer together, in tokens."""
         return self.engine.max_seq_len
 
+    @property
+    def reach(self) -> int:
+        """How many tokens of a prompt an answer can depend on: all, or what windows reach through all layers."""
+        return min(self.max_seq_len, self.checkpoint.config.reach or self.max_seq_len)
+
     def load_adapter(self, path: Path | str, name: str | None = None) -> str:
         """Load a LoRA adapter in PEFT's format and return the name that calls give it by (`adapter=`): `name`, by
         default the folder's. One batch may mix any adapters with the bare model; answers do not depend on it.

@@ -25,7 +25,7 @@ class WaitingLLM:
         self, llm: AsyncLLM, *, salt: str, on_completion: Callable[[Completion], None], adapter: str | None = None
     ) -> None:
         self.tokenizer: Tokenizer = llm.tokenizer
-        self.max_seq_len = llm.max_seq_len
+        self.reach = llm.reach
         self._llm = llm
         self._salt = salt
         self._adapter = adapter

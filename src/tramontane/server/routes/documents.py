@@ -52,7 +52,7 @@ Progress = Callable[[int, int, int], None]
 async def text(
     request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
 ) -> dict[str, Any]:
-    """Without `model`, `num_tokens` is null."""
+    """Without `model`, `num_tokens` and `reach`, how many tokens of a prompt its answers can depend on, are null."""
     require_small(request)
     async with request.form(max_files=1, max_fields=1, max_part_size=FORM_BYTES) as form:
         upload, model_name = form.get("file"), form.get("model")
@@ -69,7 +69,13 @@ async def text(
         document, num_tokens = await in_thread(read)
     except DataError as error:
         raise ApiError(400, str(error), param="file") from None
-    return {"object": "document", "name": document.name, "text": document.text, "num_tokens": num_tokens}
+    return {
+        "object": "document",
+        "name": document.name,
+        "text": document.text,
+        "num_tokens": num_tokens,
+        "reach": None if model is None else model.llm.reach,
+    }
 
 
 def require_small(request: Request) -> None:
