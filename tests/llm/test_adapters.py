@@ -75,7 +75,7 @@ def test_a_folder_of_an_adapter_opens_its_base_with_it(llm: LLM, base: Path, fol
     adapted = llm.generate(PROMPT, GREEDY, adapter="other name")
     assert direct.default_adapter == "persona-1"
     assert direct.generate(PROMPT, GREEDY) == adapted
-    direct.default_adapter = None
+    direct.engine.default_adapter = None
     assert direct.generate(PROMPT, GREEDY) == llm.generate(PROMPT, GREEDY) != adapted
 
 

@@ -59,10 +59,16 @@ class Engine:
     """`add` requests, call `step` while `has_work`, read the Outputs. Not for use from several threads at once."""
 
     def __init__(
-        self, model: Transformer, config: EngineConfig | None = None, *, draft_model: Transformer | None = None
+        self,
+        model: Transformer,
+        config: EngineConfig | None = None,
+        *,
+        draft_model: Transformer | None = None,
+        default_adapter: Adapter | None = None,
     ) -> None:
         """`draft_model`: a small model of the same vocabulary that guesses what `model` says next; it makes answers
-        faster where it is right and never different.
+        faster where it is right and never different. `default_adapter` is what every request carries that names no
+        other: it is held here, below all callers, so that none can leave it out.
 
         Raises CapacityError if the KV cache does not fit, ConfigError for sizes or a draft model that do not suit the
         model.
@@ -87,6 +93,7 @@ class Engine:
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
         limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
         self.max_seq_len = min(limit for limit in limits if limit is not None)
+        self.default_adapter = default_adapter
         self._requests: dict[int, Request] = {}
         self._outputs: list[Output] = []  # to be returned by the next step
         self._num_requests = 0
@@ -108,7 +115,8 @@ class Engine:
     ) -> int:
         """Queue a request and return its id. Its answers are numbered from `first_index`; with a seed, answer i is the
         same whether asked for alone or among others. Cached prefixes are reused only between equal salts and adapters.
-        `adapter` answers in place of the bare model; it stays in memory while anything here needs it.
+        `adapter`, else `default_adapter`, answers in place of the bare model; it stays in memory while anything here
+        needs it.
 
         Raises RequestError if it can never be served, CapacityError if the queue is full.
         """
@@ -246,6 +254,7 @@ class Engine:
         collector: Collector | None,
         adapter: Adapter | None,
     ) -> int:
+        adapter = adapter or self.default_adapter
         if adapter is not None and adapter.model is not self.model:
             raise ValueError("the adapter was made for another model")
         prompt = list(token_ids)

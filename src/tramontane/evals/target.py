@@ -46,6 +46,8 @@ class EngineTarget:
             "stride": self.stride,
             "can_chat": llm.tokenizer.chat is not None,
         }
+        if (adapter := llm.engine.default_adapter) is not None:
+            self.description["adapter"] = adapter.digest
 
     def close(self) -> None:
         """Nothing: the model goes with its last reference."""

@@ -31,6 +31,7 @@ class AdapterStore:
     def __init__(self, model: Transformer, max_bytes: int = DEFAULT_BYTES) -> None:
         self.model = model
         self.max_bytes = max_bytes
+        self.default: str | None = None  # the one that the engine computes with where a request names none
         self._entries: dict[str, _Entry] = {}  # the one used longest ago first
         self._lock = threading.Lock()
 
@@ -55,8 +56,11 @@ class AdapterStore:
         return name
 
     def unload(self, name: str) -> None:
-        """Forget an adapter; requests that use it go on. Raises RequestError if there is none of that name."""
+        """Forget an adapter; requests that use it go on. Raises RequestError if there is none of that name, or the
+        model was opened as it."""
         with self._lock:
+            if name == self.default:
+                raise RequestError(f"{name!r} is what this model was opened as; to be without it, open its base")
             if self._entries.pop(name, None) is None:
                 raise self._unknown(name)
 

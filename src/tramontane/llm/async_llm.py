@@ -119,7 +119,11 @@ class AsyncLLM:
         self.device = opened.engine.model.device
         self.engine = AsyncEngine(opened.engine)
         self.adapters = opened.adapters
-        self.default_adapter = opened.default_adapter  # where a call names none; None: the bare model
+
+    @property
+    def default_adapter(self) -> str | None:
+        """The adapter whose folder this was opened as: what answers where a call names none. None: the bare model."""
+        return self.adapters.default
 
     async def load_adapter(self, path: Path | str, name: str | None = None) -> str:
         """Load a LoRA adapter in PEFT's format, while requests go on, and return the name that calls give it by
@@ -285,7 +289,6 @@ class AsyncLLM:
 
     async def _adapter(self, name: str | None) -> Adapter | None:
         """On another thread, since it may have to be read."""
-        name = name or self.default_adapter
         return None if name is None else await asyncio.to_thread(self.adapters.get, name)
 
     async def _complete(

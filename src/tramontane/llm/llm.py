@@ -69,7 +69,6 @@ class LLM:
         self.tokenizer = opened.tokenizer
         self.engine: Engine = opened.engine
         self.adapters = opened.adapters
-        self.default_adapter = opened.default_adapter  # where a call names none; None: the bare model
         self._generations: dict[int, Generation] = {}
 
     @property
@@ -81,6 +80,11 @@ class LLM:
     def reach(self) -> int:
         """How many tokens of a prompt an answer can depend on: all, or what windows reach through all layers."""
         return min(self.max_seq_len, self.checkpoint.config.reach or self.max_seq_len)
+
+    @property
+    def default_adapter(self) -> str | None:
+        """The adapter whose folder this was opened as: what answers where a call names none. None: the bare model."""
+        return self.adapters.default
 
     def load_adapter(self, path: Path | str, name: str | None = None) -> str:
         """Load a LoRA adapter in PEFT's format and return the name that calls give it by (`adapter=`): `name`, by
@@ -187,7 +191,6 @@ class LLM:
         return self.engine.logits(token_ids, adapter=self._adapter(adapter))
 
     def _adapter(self, name: str | None) -> Adapter | None:
-        name = name or self.default_adapter
         return None if name is None else self.adapters.get(name)
 
     def _complete(

@@ -22,7 +22,6 @@ class OpenModel:
     tokenizer: Tokenizer
     engine: Engine
     adapters: AdapterStore
-    default_adapter: str | None  # set where the model's name was that of an adapter
 
 
 def open_model(
@@ -71,6 +70,8 @@ def open_model(
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
     adapters = AdapterStore(transformer)
-    default_adapter = None if adapter is None else adapters.load(adapter)
-    engine = Engine(transformer, config, draft_model=draft)
-    return OpenModel(checkpoint, tokenizer, engine, adapters, default_adapter)
+    if adapter is not None:
+        adapters.default = adapters.load(adapter)
+    default_adapter = None if adapters.default is None else adapters.get(adapters.default)
+    engine = Engine(transformer, config, draft_model=draft, default_adapter=default_adapter)
+    return OpenModel(checkpoint, tokenizer, engine, adapters)

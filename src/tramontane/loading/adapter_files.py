@@ -155,15 +155,15 @@ def is_adapter(path: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> str:
-    """The name of the model an adapter is for: a hub id or a folder, which may be relative to the adapter's own.
+    """The name of the model an adapter is for: a hub id or a folder, which may be relative to the adapter's own,
+    wherever that is used.
 
     Raises ConfigError if it names none.
     """
     base = _read_document(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ConfigError(f"{folder / CONFIG} names no base_model_name_or_path; open its base and load the adapter")
-    beside = folder / base
-    return str(beside) if not Path(base).exists() and beside.exists() else base
+    return str(folder / base) if base != "default" and (folder / base).exists() else base
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
