@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.documents.sample_files import docx_of, pdf_of
+from tramontane import LLM, SamplingParams
 from tramontane.cli import main
 
 
@@ -59,9 +60,10 @@ def test_generate_reads_stdin_and_every_line_of_it(
     tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ("-m", tiny_checkpoint, "--max-tokens", 4, "--json")
-    alone = [json.loads(tramontane("generate", prompt, *flags)) for prompt in ("north", "été 🙂")]
-    type_in(monkeypatch, "north\n\nété 🙂\n".encode())
-    together = [json.loads(line) for line in tramontane("generate", "-", "--each-line", *flags).splitlines()]
+    prompts = ("north", "", "été\u2028🙂\x0c\x85", "south")
+    alone = [json.loads(tramontane("generate", prompt, *flags)) for prompt in prompts]
+    type_in(monkeypatch, "\r\n".join(prompts).encode())
+    together = [json.loads(line) for line in tramontane("generate", "-", "--each-line", *flags).strip().split("\n")]
     assert [a["token_ids"] for a in together] == [a["token_ids"] for a in alone]
 
 
@@ -188,6 +190,17 @@ def test_synth_writes_what_generate_runs(tramontane: Any, tmp_path: Path) -> Non
     assert answer["completion_tokens"] == 3
 
 
+def test_bench_decodes_without_guesses(tiny_checkpoint: Path) -> None:
+    """A greedy answer of a tiny random model repeats itself, so that guesses are right; plain steps make none."""
+    llm = LLM(str(tiny_checkpoint), threads=1)
+    prompt, params = [1, *[300, 301, 302] * 10], SamplingParams(max_tokens=20, ignore_eos=True)
+    guessed = llm.generate([prompt], params)
+    assert (drafted := llm.engine.stats().num_drafted_tokens) > 0
+    with llm.engine.plain_decoding():
+        assert llm.generate([prompt], params)[0].token_ids == guessed[0].token_ids
+    assert llm.engine.stats().num_drafted_tokens == drafted
+
+
 def test_bench_ends_with_json(tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tramontane.cli.machine.STREAM_BYTES", 16 << 20)
     flags = ("--prompt-tokens", 16, "--answer-tokens", 4, "--streams", 2, "--repeats", 1)
@@ -195,7 +208,8 @@ def test_bench_ends_with_json(tramontane: Any, tiny_checkpoint: Path, monkeypatc
     result = json.loads(lines[-1])
     assert result["streams"] == 2
     assert all(result[name] > 0 for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "read_gb_per_s"))
-    assert "GB/s" in lines[0]
+    assert "GB/s" in lines[0] or "cache" in lines[0]
+    assert "with guesses" in lines[0]
     [only] = tramontane("bench", "-m", tiny_checkpoint, *flags, "--json").splitlines()
     assert json.loads(only).keys() == result.keys()
 

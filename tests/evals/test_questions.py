@@ -27,8 +27,37 @@ def test_numbers_are_read_from_their_mark_or_the_end() -> None:
     assert last_number("none") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("It takes 3-4 days.", "4"),
+        ("from 3–4", "4"),
+        ("on 2024-05-06", "6"),
+        ("x = -4", "-4"),
+        ("(−4)", "-4"),
+        ("-$1,250.50", "-1250.5"),
+        ("$-5 in all", "-5"),
+        ("12345678901 stars", "12345678901"),
+        ("123,456,789,012,345,678", "123456789012345678"),
+        ("0.1234567890123", "0.1234567890123"),
+        ("10,11", "11"),
+        ("see no.7", "7"),
+        ("-.50", "-0.5"),
+        ("007", "7"),
+        ("-0.0", "0"),
+        ("about 1e5 people", "100000"),
+        ("so #### -1,234 and not 5", "-1234"),
+    ],
+)
+def test_every_digit_counts_and_a_hyphen_is_no_sign(text: str, number: str) -> None:
+    assert last_number(text) == number
+
+
 def test_phrases_and_conclusions_are_compared_without_ornament() -> None:
-    assert bare_phrase(" The Big-Bang, a Theory!\nmore") == "bigbang theory"
+    assert bare_phrase(" The Big-Bang, a Theory!\nmore") == "big bang theory"
+    assert bare_phrase("Schindler’s_List") == bare_phrase("Schindler's List") == "schindler s list"
+    assert bare_phrase("re-sign") != bare_phrase("resign")
+    assert bare_phrase("Theatre of the Absurd") == "theatre of absurd"
     assert concluded("Let us see. So the answer is (B).\n\nQ:") == "(B)"
     assert concluded("So the answer is ] ] >") == "] ] >"
     assert concluded("no idea") is None

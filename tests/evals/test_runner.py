@@ -13,10 +13,10 @@ import pytest
 from tests.evals.sample_data import BLIMP, write_rows
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import DataError, RequestError
-from tramontane.evals.item import Likelihood, Pair, Question, Text, TextScore
+from tramontane.evals.item import Likelihood, Pair, Pairs, Question, Text, TextScore
 from tramontane.evals.likelihood import TokenPair, text_windows, token_likelihoods
 from tramontane.evals.report import write_report
-from tramontane.evals.runner import RunOptions, evaluate
+from tramontane.evals.runner import RunOptions, asked, evaluate
 from tramontane.evals.sources import Sources
 from tramontane.evals.target import EngineTarget, encode_pair
 from tramontane.evals.tasks import tasks_named
@@ -118,6 +118,49 @@ def test_an_interrupted_evaluation_goes_on(
         assert again["results"][name]["metrics"] == summary["metrics"]
         assert again["results"][name].get("groups") == summary.get("groups")
     assert evaluate(rest, tasks, Sources(data), tmp_path / "cut")["results"]["blimp"]["num_new"] == 0
+
+
+def test_the_log_says_what_was_asked(data: Path, target: EngineTarget, tmp_path: Path) -> None:
+    evaluate(target, tasks_named(["piqa", "gsm8k"]), Sources(data), tmp_path)
+    logs = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("piqa", "gsm8k")
+    }
+    assert logs["piqa"][0]["prompt"] == "Question: How do I dry a wet shirt?\nAnswer:"
+    assert logs["piqa"][0]["choices"] == [" Hang it on a line in the sun.", " Put it into a bucket of water."]
+    assert logs["gsm8k"][0]["prompt"].endswith("How many has he?\nAnswer:")
+    assert asked(Pairs((Pair("The sea", " is wet."), Pair("The sun", " is wet.")))) == {
+        "prompt": ["The sea", "The sun"],
+        "choices": [" is wet.", " is wet."],
+    }
+
+
+def test_reports_show_what_guessing_would_reach(data: Path, target: EngineTarget, tmp_path: Path) -> None:
+    results = evaluate(target, tasks_named(["arc_easy", "blimp", "lambada"]), Sources(data), tmp_path)
+    share = (1 / 3 + 1 / 3 + 1 / 4) / 3
+    assert results["results"]["arc_easy"]["chance"] == pytest.approx({"acc": share, "acc_norm": share})
+    assert results["results"]["blimp"]["chance"] == {"acc": 0.5}
+    assert "chance" not in results["results"]["lambada"]
+    write_report(tmp_path, results)
+    assert "by chance 0.500" in (tmp_path / "report.html").read_text()
+    [row] = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| blimp | acc")]
+    assert row.endswith("| 0.5000 |")
+
+
+def test_a_single_text_has_no_interval(target: EngineTarget, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("One text alone.")
+    results = evaluate(target, [file_task(tmp_path / "own.txt")], Sources(), tmp_path / "out")
+    write_report(tmp_path, results)
+    assert "none of one item" in (tmp_path / "report.md").read_text()
+
+
+def test_a_changed_file_is_measured_anew(target: EngineTarget, tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("One text alone.")
+    evaluate(target, [file_task(path)], Sources(), tmp_path / "out")
+    path.write_text("Another text.")
+    with pytest.raises(DataError, match="text:own was measured with other settings"):
+        evaluate(target, [file_task(path)], Sources(), tmp_path / "out")
 
 
 def test_results_are_reported_by_group(data: Path, target: EngineTarget, tmp_path: Path) -> None:

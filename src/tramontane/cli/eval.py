@@ -24,6 +24,12 @@ Texts = Annotated[
     list[Path] | None,
     typer.Option("--text", help="Also bits per byte of this text or JSON-lines file (may be repeated)."),
 ]
+Questions = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--questions", help="Also questions of your own: a file of records with question, answer and maybe choices."
+    ),
+]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets (default: the Hugging Face hub).")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; one that holds some is continued.")]
 Limit = Annotated[int | None, typer.Option(help="At most this many items per task, drawn by the seed.")]
@@ -45,6 +51,7 @@ def eval(
     *,
     tasks: Names = "",
     text: Texts = None,
+    questions: Questions = None,
     data: Data = None,
     out: Out = None,
     limit: Limit = None,
@@ -79,7 +86,7 @@ def eval(
 
     if limit is not None and limit < 1:
         raise RequestError(f"limit={limit} must be at least 1")
-    wanted = chosen_tasks(tasks, text or [], unisolated_code=unisolated_code)
+    wanted = chosen_tasks(tasks, text or [], questions or [], unisolated_code=unisolated_code)
     folder = out or Path("evals") / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
     target: Target
     if re.match(r"https?://", model):
@@ -116,16 +123,21 @@ def items_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def chosen_tasks(names: str, texts: list[Path], *, unisolated_code: bool) -> list[Task]:
+def chosen_tasks(names: str, texts: list[Path], questions: list[Path], *, unisolated_code: bool) -> list[Task]:
     """The tasks asked for. Raises RequestError for none, DataError for an unknown one, CapacityError where code
     could not be run safely."""
+    from tramontane.evals.question_file import question_task
     from tramontane.evals.sandbox import require_isolation
     from tramontane.evals.tasks import tasks_named
     from tramontane.evals.texts import file_task
 
-    wanted = [*tasks_named([name.strip() for name in names.split(",") if name.strip()]), *map(file_task, texts)]
+    named = tasks_named([name.strip() for name in names.split(",") if name.strip()])
+    wanted = [*named, *map(file_task, texts), *map(question_task, questions)]
     if not wanted:
-        raise RequestError("nothing to measure; name --tasks (--tasks list shows them) or a --text")
+        raise RequestError("nothing to measure; name --tasks (--tasks list shows them), a --text or --questions")
+    twice = [task.name for task in wanted if sum(task.name == other.name for other in wanted) > 1]
+    if twice:
+        raise RequestError(f"{twice[0]} is named twice; give each file a name of its own")
     if not unisolated_code and any(task.runs_code for task in wanted):
         require_isolation()
     return wanted
@@ -142,11 +154,14 @@ def list_tasks() -> None:
 
 def show(results: dict[str, Any], folder: Path) -> None:
     """Settings and metrics of every task, and where the rest is."""
+    from tramontane.evals.report import chance_of, interval_text
+
     for name, summary in results["results"].items():
         print(printable(f"{name}: {summary['settings']}"))
         for metric, e in summary["metrics"].items():
-            interval = f"95 %: {e['low']:.4f} to {e['high']:.4f}, {e['num_items']} items"
-            print(f"  {metric:22} {e['value']:10.4f}   ({interval})")
+            chance = chance_of(summary, metric)
+            guessed = "" if chance is None else f"; by chance {chance:.4f}"
+            print(f"  {metric:22} {e['value']:10.4f}   (95 %: {interval_text(e)}, {e['num_items']} items{guessed})")
     print(printable(f"{folder}: results.json, report.md, report.html and a log of every item"))
 
 

@@ -16,7 +16,12 @@ def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
     each_line: Annotated[
-        bool, typer.Option("--each-line", help="Take every line of the text as a prompt of its own, all at once.")
+        bool,
+        typer.Option(
+            "--each-line",
+            help="Take every line of the text, an empty one too, as a prompt of its own, all at once. Lines end at a "
+            "line feed alone.",
+        ),
     ] = False,
     n: Annotated[int, typer.Option("-n", help="Answers per prompt.")] = 1,
     as_json: Json = False,
@@ -27,7 +32,7 @@ def generate(
     """
     sampling.params(n=n)  # an impossible value is refused before the model is loaded
     text = read_text(prompt)
-    prompts = [line for line in text.splitlines() if line] if each_line else [text]
+    prompts = lines_of(text) if each_line else [text]
     llm = model.load()
     params = sampling.params(llm.checkpoint.sampling, n=n)
     if not as_json and n == 1 and len(prompts) == 1:
@@ -40,3 +45,12 @@ def generate(
             else:
                 write_answer(f"{choice.text}\n")
                 require_sound(choice.finish_reason)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as `wc -l` counts them (a last one without its end included), so that answers stay in step: other
+    separators of Unicode are part of a line, a carriage return before the line feed is not."""
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]

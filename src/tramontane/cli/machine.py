@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,6 +21,13 @@ def read_bandwidth(device: torch.device) -> float:
     # written to, not just allocated: untouched pages all map to one page of zeros, which stays in the cache
     values = torch.ones(STREAM_BYTES // 8, dtype=torch.int64, device=device)
     return STREAM_BYTES / best_time(values.sum, device)
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Size of the processor's last-level cache; 0 where the system does not say, and for a GPU."""
+    if device.type != "cpu" or "SC_LEVEL3_CACHE_SIZE" not in os.sysconf_names:
+        return 0
+    return max(0, os.sysconf("SC_LEVEL3_CACHE_SIZE"))
 
 
 def multiply_add_rate(device: torch.device, dtype: torch.dtype) -> float:

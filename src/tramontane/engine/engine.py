@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -202,6 +203,16 @@ class Engine:
                 for window, size, pool in zip(allocator.windows, sizes, allocator.pools, strict=True)
             ),
         )
+
+    @contextmanager
+    def plain_decoding(self) -> Iterator[None]:
+        """No guesses within: each step computes one token of every sequence, as decoding speed is compared. Answers
+        are the same."""
+        drafter, self.scheduler.drafter = self.scheduler.drafter, None
+        try:
+            yield
+        finally:
+            self.scheduler.drafter = drafter
 
     def score(self, token_ids: SequenceOf[int], *, adapter: Adapter | None = None) -> list[float | None]:
         """Log-probability of each token given those before it; None for the first."""

@@ -39,6 +39,22 @@ def choice_scores(item: Item, likelihoods: Sequence[Likelihood]) -> Scores:
     return {"acc": float(best == gold), "acc_norm": float(best_norm == gold)}
 
 
+def choice_chance(item: Item) -> Scores:
+    """One of the choices at random is right as often as there are fewer of them."""
+    share = 1 / len(item.work.pairs) if isinstance(item.work, Pairs) else 0.0
+    return {"acc": share, "acc_norm": share}
+
+
+def plain_choice_chance(item: Item) -> Scores:
+    return {"acc": choice_chance(item)["acc"]}
+
+
+def mc1_chance(item: Item) -> Scores:
+    """The best answer is one among the false ones; mc2 has no such figure, since it depends on how many are true."""
+    labels = item.reference["labels"]
+    return {"mc1": 1 / (1 + sum(not label for label in labels))}
+
+
 def plain_choice_scores(item: Item, likelihoods: Sequence[Likelihood]) -> Scores:
     """acc alone, where choices are letters or their contexts differ."""
     return {"acc": choice_scores(item, likelihoods)["acc"]}
@@ -271,12 +287,13 @@ def _agieval_query(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _task(name: str, read: Callable[[Row, str], Item], local: str, hub: str, headline: str, prompt: str) -> Task:
-    score = choice_scores if headline == "acc_norm" or name in ("arc_easy", "piqa") else plain_choice_scores
+    is_normed = headline == "acc_norm" or name in ("arc_easy", "piqa")
     return Task(
         name=name,
         settings=f"{ZERO_SHOT}; {prompt}",
         load=simple_loader(read, local, hub),
-        score=score,
+        score=choice_scores if is_normed else plain_choice_scores,
+        chance=choice_chance if is_normed else plain_choice_chance,
         headline=headline,
     )
 
@@ -307,15 +324,15 @@ CHOICE_TASKS = (
     _task("boolq", boolq, f"{GAUNTLET}/reading_comprehension/boolq.jsonl", _hub("google/boolq", "default"), "acc",
           "no or yes after passage and question"),
     Task(name="mmlu", settings="5 shots of the dev split (Mistral 7B paper); letters after 'Answer:'", load=load_mmlu,
-         score=plain_choice_scores, headline="acc"),
+         score=plain_choice_scores, chance=plain_choice_chance, headline="acc"),
     Task(name="agieval", settings="3 to 5 shots (Mistral 7B paper), English multiple choice; '(letter)' after the "
-         "question", load=load_agieval, score=plain_choice_scores, headline="acc"),
+         "question", load=load_agieval, score=plain_choice_scores, chance=plain_choice_chance, headline="acc"),
     Task(name="truthfulqa", settings="the authors' six fixed shots; mc1: the best answer above every false one; mc2: "
          "share of probability on true answers",
          load=simple_loader(truthfulqa, "truthfulqa/TruthfulQA.csv", _hub("truthfulqa/truthful_qa", "multiple_choice")),
-         score=mc2_scores, headline="mc2"),
+         score=mc2_scores, chance=mc1_chance, headline="mc2"),
     Task(name="blimp", settings="whole sentences after the beginning-of-sequence token; the grammatical one must be "
-         "likelier", load=load_blimp, score=plain_choice_scores, headline="acc"),
+         "likelier", load=load_blimp, score=plain_choice_scores, chance=plain_choice_chance, headline="acc"),
     Task(name="lambada", settings="0 shots; greedy decoding must write the last word",
          load=simple_loader(lambada, f"{GAUNTLET}/language_understanding/lambada_openai.jsonl",
                             _hub("EleutherAI/lambada_openai", "default", "test")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from tramontane.errors import DataError
 from tramontane.evals.run_folder import RESULTS, ItemLog, read_json_file
-from tramontane.evals.statistics import Difference, paired_difference, paired_ratio_difference
+from tramontane.evals.statistics import MIN_PAIRS, Difference, paired_difference, paired_ratio_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,16 @@ def comparison_markdown(a: Path, b: Path, rows: list[Row]) -> str:
     ]
     for row in rows:
         d = row.difference
-        mark = "*" if d.p_value < 0.05 else ""
+        mark = "*" if d.p_value is not None and d.p_value < 0.05 else ""
+        interval = "n/a" if d.low is None else f"{d.low:+.4f} to {d.high:+.4f}"
+        p_value = "n/a" if d.p_value is None else f"{d.p_value:.3g}"
         lines.append(
-            f"| {row.task} | {row.metric} | {row.a:.4f} | {row.b:.4f} | {d.value:+.4f}{mark} | {d.low:+.4f} to "
-            f"{d.high:+.4f} | {d.p_value:.3g} | {d.test} | {d.num_items} | {d.num_better} / {d.num_worse} |"
+            f"| {row.task} | {row.metric} | {row.a:.4f} | {row.b:.4f} | {d.value:+.4f}{mark} | {interval} | {p_value} "
+            f"| {d.test or 'n/a'} | {d.num_items} | {d.num_better} / {d.num_worse} |"
         )
     lines += ["", "`*` p < 0.05, for one comparison; with many rows some are expected by chance alone."]
+    if any(row.difference.p_value is None for row in rows):
+        lines.append(f"n/a: fewer than {MIN_PAIRS} independent items, from which nothing follows about others.")
     return "\n".join(lines) + "\n"
 
 

@@ -83,7 +83,7 @@ Answer = Sequence[Likelihood] | Sequence[str] | TextScore
 class Task:
     """`score(item, answer)` gives numbers of one item, whose means (or, for `ratios`, quotients of sums) are the
     task's metrics. `settings` says in words how it is asked: shots, prompt, normalisation. `runs_code`: scoring runs
-    what the model wrote."""
+    what the model wrote. `chance(item)`: what the metrics it names are for one who guesses blindly."""
 
     name: str
     settings: str
@@ -94,4 +94,5 @@ class Task:
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # metric -> (summed, divided by sum of)
     exponential: tuple[str, ...] = ()  # ratios reported as e to their power
     runs_code: bool = False
+    chance: Callable[[Item], Scores] | None = None
     version: int = 1

@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from tramontane.errors import DataError
@@ -27,21 +28,45 @@ def exact_match(item: Item, answers: Sequence[str]) -> Scores:
     return {"exact_match": float(chosen is not None and chosen in map(read_reference, item.reference["accepted"]))}
 
 
+# A minus is a sign only where nothing stands before it that it could join ("3-4 days", "2024-05-06"); commas are part
+# of a number only between groups of three digits.
+NUMBER = (
+    r"(?P<sign>(?<![\w.)])[-−])?[$€£]?(?P<sign2>(?<=[$€£])[-−])?"
+    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3}(?!\w))?|(?<![\w)])\.[0-9]+)"
+)
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text, exactly and in their shortest form ("1,234.50" is "1234.5")."""
+    return [_shortest(found) for found in re.finditer(NUMBER, text)]
+
+
 def last_number(text: str) -> str | None:
-    """The number after `####`, else the last one, in its shortest form."""
-    marked = re.search(r"####\s*(-?[\d,]*\.?\d+)", text)
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    number = marked[1] if marked else numbers[-1] if numbers else None
-    if number is None:
-        return None
-    number = number.replace(",", "")
-    return f"{float(number):.10g}"
+    """The number after `####`, else the last one."""
+    marked = re.search(rf"####\s*{NUMBER}", text)
+    if marked:
+        return _shortest(marked)
+    numbers = numbers_in(text)
+    return numbers[-1] if numbers else None
+
+
+def _shortest(found: re.Match[str]) -> str:
+    digits = format(Decimal(found["digits"].replace(",", "")), "f").lstrip("0")
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    digits = f"0{digits}" if not digits or digits.startswith(".") else digits
+    return f"-{digits}" if (found["sign"] or found["sign2"]) and digits != "0" else digits
+
+
+_TRIVIA_MARKS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 
 
 def bare_phrase(text: str) -> str:
-    """The first line without case, punctuation, articles and surplus spaces, as TriviaQA's own script compares."""
-    words = text.strip().split("\n")[0].lower().translate(str.maketrans("", "", string.punctuation)).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    """The first line without case, marks, articles and surplus spaces, as TriviaQA's published script compares: each
+    mark (ASCII punctuation and four kinds of quotes) becomes a space."""
+    lines = text.strip().split("\n")
+    words = re.sub(r"\b(?:a|an|the)\b", " ", lines[0].lower().translate(_TRIVIA_MARKS))
+    return " ".join(words.split())
 
 
 def concluded(text: str) -> str | None:
@@ -219,9 +244,18 @@ def _asked(id: str, prompt: str, *, is_unsafe: bool, group: str) -> Item:
     return Item(id=id, work=work, reference={"is_unsafe": is_unsafe}, group=group)
 
 
-def _task(name: str, settings: str, load: Any, score: Any, headline: str, *, runs_code: bool = False) -> Task:
+def _task(
+    name: str, settings: str, load: Any, score: Any, headline: str, *, runs_code: bool = False, version: int = 1
+) -> Task:
     return Task(
-        name=name, settings=settings, load=load, score=score, headline=headline, kind="generation", runs_code=runs_code
+        name=name,
+        settings=settings,
+        load=load,
+        score=score,
+        headline=headline,
+        kind="generation",
+        runs_code=runs_code,
+        version=version,
     )
 
 
@@ -235,13 +269,15 @@ QUESTION_TASKS = (
         load_gsm8k,
         exact_match,
         "exact_match",
+        version=2,
     ),
     _task(
         "triviaqa",
-        f"5 shots ({PAPER}) without documents; greedy, any alias counts",
+        f"5 shots ({PAPER}) without documents; greedy, any alias counts, compared as the published script does",
         load_triviaqa,
         exact_match,
         "exact_match",
+        version=2,
     ),
     _task(
         "bbh",

@@ -15,10 +15,10 @@ _STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#222}@media(prefers-color-scheme:dark){body{color:#ddd;"
     "background:#181818}text{fill:#ddd}td,th{border-color:#444}}"
 )
-_HEADER = ("task", "metric", "value", "95 % interval", "standard error", "items")
+_HEADER = ("task", "metric", "value", "95 % interval", "standard error", "items", "by chance")
 _WIDTH, _ROW, _LABEL = 900, 24, 260
 
-Interval = tuple[str, float, float, float]  # label, value, low, high
+Interval = tuple[str, float, float, float, float | None]  # label, value, low, high, what blind guessing would reach
 
 
 def write_report(folder: Path, results: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def markdown(results: dict[str, Any]) -> str:
     for name, summary in results["results"].items():
         if "groups" in summary:
             rows = _group_rows(summary)
-            parts += ["", f"## {name}, by group", "", _markdown_table(("group", *_HEADER[2:]), rows)]
+            parts += ["", f"## {name}, by group", "", _markdown_table(("group", *_HEADER[2:-1]), rows)]
             parts += ["", f"Mean of the groups' {summary['headline']}: {summary['mean_of_groups']:.4f}"]
     return "\n".join(parts) + "\n"
 
@@ -59,7 +59,7 @@ def page(results: dict[str, Any]) -> str:
         if "groups" in summary:
             parts.append(f"<h2>{escape(name)}, by group</h2>")
             parts.append(interval_plot(_group_intervals(summary)))
-            parts.append(_html_table(("group", *_HEADER[2:]), _group_rows(summary)))
+            parts.append(_html_table(("group", *_HEADER[2:-1]), _group_rows(summary)))
     return "\n".join(parts) + "</html>\n"
 
 
@@ -72,7 +72,12 @@ def _facts(results: dict[str, Any]) -> list[str]:
 
 def _task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
-        (name, metric + (" (headline)" if metric == summary["headline"] else ""), *_cells(estimate))
+        (
+            name,
+            metric + (" (headline)" if metric == summary["headline"] else ""),
+            *_cells(estimate),
+            f"{chance_of(summary, metric):.4f}" if chance_of(summary, metric) is not None else "",
+        )
         for name, summary in results["results"].items()
         for metric, estimate in summary["metrics"].items()
     ]
@@ -82,15 +87,27 @@ def _group_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(n, *_cells(g[summary["headline"]])) for n, g in summary["groups"].items() if summary["headline"] in g]
 
 
+def chance_of(summary: dict[str, Any], metric: str) -> float | None:
+    """What blind guessing would reach, where that is known."""
+    found: float | None = summary.get("chance", {}).get(metric)
+    return found
+
+
+def interval_text(estimate: dict[str, float]) -> str:
+    """The 95 % interval in words; a single item that is not right or wrong has none."""
+    if estimate["num_items"] == 1 and estimate["low"] == estimate["high"]:
+        return "none of one item"
+    return f"{estimate['low'] + 0.0:.4f} to {estimate['high'] + 0.0:.4f}".replace("-0.0000", "0.0000")
+
+
 def _cells(estimate: dict[str, float]) -> tuple[str, ...]:
-    interval = f"{estimate['low']:.4f} to {estimate['high']:.4f}"
-    return f"{estimate['value']:.4f}", interval, f"{estimate['stderr']:.4f}", f"{estimate['num_items']}"
+    return f"{estimate['value']:.4f}", interval_text(estimate), f"{estimate['stderr']:.4f}", f"{estimate['num_items']}"
 
 
 def _shares(results: dict[str, Any]) -> list[Interval]:
     """Metrics that lie between 0 and 1, which one axis can hold."""
     return [
-        (f"{name} {metric}", e["value"], e["low"], e["high"])
+        (f"{name} {metric}", e["value"], e["low"], e["high"], chance_of(summary, metric))
         for name, summary in results["results"].items()
         for metric, e in summary["metrics"].items()
         if 0 <= e["value"] <= 1 and e["high"] <= 1.05
@@ -99,14 +116,16 @@ def _shares(results: dict[str, Any]) -> list[Interval]:
 
 def _group_intervals(summary: dict[str, Any]) -> list[Interval]:
     found = [(n, g[summary["headline"]]) for n, g in summary["groups"].items() if summary["headline"] in g]
-    return [(name, e["value"], e["low"], e["high"]) for name, e in found]
+    chance = chance_of(summary, summary["headline"])
+    return [(name, e["value"], e["low"], e["high"], chance) for name, e in found]
 
 
 def interval_plot(rows: Sequence[Interval]) -> str:
-    """SVG of values with their intervals on an axis that begins at 0."""
+    """SVG of values with their intervals on an axis that begins at 0; a dashed mark where blind guessing would be."""
     if not rows:
         return ""
-    top = max(1.0, *(high for *_, high in rows)) if max(high for *_, high in rows) > 0.2 else max(r[3] for r in rows)
+    highest = max(max(high, chance or 0.0) for *_, high, chance in rows)
+    top = max(1.0, highest) if highest > 0.2 else highest
     scale = (_WIDTH - _LABEL - 80) / (top or 1.0)
     height = len(rows) * _ROW + 28
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" xmlns="http://www.w3.org/2000/svg" role="img">']
@@ -114,12 +133,16 @@ def interval_plot(rows: Sequence[Interval]) -> str:
         x = _LABEL + scale * top * step / 5
         parts.append(f'<path d="M{x:.1f} 0V{height - 22}" stroke="#ddd"/>')
         parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{top * step / 5:.2g}</text>')
-    for place, (label, value, low, high) in enumerate(rows):
+    for place, (label, value, low, high, chance) in enumerate(rows):
         y = place * _ROW + 12
         left, right = (_LABEL + scale * min(max(v, 0.0), top) for v in (low, high))
         shown = label if len(label) <= 34 else label[:33] + "…"
         parts.append(f'<text x="{_LABEL - 10}" y="{y + 5}" text-anchor="end">{escape(shown)}</text>')
         parts.append(f'<path d="M{left:.1f} {y}H{right:.1f}" stroke="#1f6fb4" stroke-width="3" opacity=".5"/>')
+        if chance is not None:
+            x = _LABEL + scale * chance
+            dash = 'stroke="#c0392b" stroke-width="2" stroke-dasharray="3 2"'
+            parts.append(f'<path d="M{x:.1f} {y - 11}V{y + 11}" {dash}><title>by chance {chance:.3f}</title></path>')
         if math.isfinite(value):
             x = _LABEL + scale * min(max(value, 0.0), top)
             parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="4.5" fill="#1f6fb4"/>')

@@ -66,6 +66,7 @@ def evaluate(
         entries = [log.entries[item.id] for item in loaded[task.name]]
         results[task.name] = {
             **summarise(task, entries),
+            **({} if task.chance is None else {"chance": by_chance(task.chance, loaded[task.name])}),
             "settings": task.settings,
             "seconds": time.perf_counter() - started,
             "num_new": num_new,
@@ -123,10 +124,28 @@ def entry(task: Task, item: Item, answer: Answer) -> dict[str, Any]:
     return {
         "id": item.id,
         "group": item.group,
+        **asked(item.work),
         "scores": task.score(item, answer),
         "answer": logged,
         "reference": item.reference,
     }
+
+
+def asked(work: Pairs | Question | Text) -> dict[str, Any]:
+    """What the model was given, as it stands in the log: a prompt with its choices, or one choice of every prompt.
+    Texts are not repeated."""
+    if isinstance(work, Question):
+        return {"prompt": work.prompt}
+    if isinstance(work, Text):
+        return {}
+    contexts, choices = [pair.context for pair in work.pairs], [pair.continuation for pair in work.pairs]
+    return {"prompt": contexts[0] if len(set(contexts)) == 1 else contexts, "choices": choices}
+
+
+def by_chance(chance: Callable[[Item], Scores], items: Sequence[Item]) -> dict[str, float]:
+    """Each metric's mean for one who guesses blindly."""
+    scores = [chance(item) for item in items]
+    return {name: mean([s[name] for s in scores if name in s]).value for name in _names(scores)}
 
 
 def summarise(task: Task, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ class Sources:
     def text(self, local: str, hub: str | None = None) -> str:
         """Text of all matching files, end to end."""
         return "".join(_text(path) for path in self.files(local, hub).values())
+
+
+def file_name(path: Path) -> str:
+    """The name of a file with the beginning of its SHA-256, so that a file that was changed counts as another one."""
+    with path.open("rb") as file:
+        return f"{path.name} ({hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Z95 = 1.959964
 RESAMPLES = 2000
+MIN_PAIRS = 10  # below it neither a bootstrap nor an exact test says anything about other items
 SEED = 20231010
 
 
@@ -59,13 +60,14 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], *, exponen
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """B minus A over the items both have; `p_value` of the hypothesis that there is none, by `test`."""
+    """B minus A over the items both have, its 95 % interval, and the `p_value` of the hypothesis that there is none, by
+    `test`. With fewer than MIN_PAIRS items interval, p-value and test are None."""
 
     value: float
-    low: float
-    high: float
-    p_value: float
-    test: str
+    low: float | None
+    high: float | None
+    p_value: float | None
+    test: str | None
     num_items: int
     num_better: int  # items on which B is better
     num_worse: int
@@ -75,13 +77,16 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     """McNemar's exact test where all values are 0 or 1, else a paired bootstrap of the mean difference."""
     differences = np.asarray(b) - np.asarray(a)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    values = np.array([differences[draw].mean() for draw in _resamples(len(differences))])
+    value, n = float(differences.mean()), len(differences)
+    if n < MIN_PAIRS:
+        return Difference(value, None, None, None, None, n, better, worse)
+    values = np.array([differences[draw].mean() for draw in _resamples(n)])
     low, high = (float(x) for x in np.quantile(values, [0.025, 0.975]))
     if all(v in (0.0, 1.0) for v in (*a, *b)):
         p_value, test = mcnemar(better, worse), "McNemar, exact"
     else:
         p_value, test = _bootstrap_p(values), "paired bootstrap"
-    return Difference(float(differences.mean()), low, high, p_value, test, len(differences), better, worse)
+    return Difference(value, low, high, p_value, test, n, better, worse)
 
 
 def paired_ratio_difference(
@@ -93,13 +98,14 @@ def paired_ratio_difference(
     def difference(draw: NDArray[np.int64] | slice) -> float:
         return float(top_b[draw].sum() / bottom_b[draw].sum() - top_a[draw].sum() / bottom_a[draw].sum())
 
-    values = np.array([difference(draw) for draw in _resamples(len(top_a))])
-    low, high = (float(x) for x in np.quantile(values, [0.025, 0.975]))
+    value, n = difference(slice(None)), len(top_a)
     each = top_b / bottom_b - top_a / bottom_a
-    return Difference(
-        difference(slice(None)), low, high, _bootstrap_p(values), "paired bootstrap", len(top_a),
-        int((each < 0).sum()), int((each > 0).sum()),
-    )  # fmt: skip
+    better, worse = int((each < 0).sum()), int((each > 0).sum())
+    if n < MIN_PAIRS:
+        return Difference(value, None, None, None, None, n, better, worse)
+    values = np.array([difference(draw) for draw in _resamples(n)])
+    low, high = (float(x) for x in np.quantile(values, [0.025, 0.975]))
+    return Difference(value, low, high, _bootstrap_p(values), "paired bootstrap", n, better, worse)
 
 
 def mcnemar(better: int, worse: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tramontane.errors import DataError
 from tramontane.evals.item import Item, Scores, Task, Text, TextScore
-from tramontane.evals.sources import Sources, read_rows
+from tramontane.evals.sources import Sources, file_name, read_rows
 
 END_OF_TEXT = "<|endoftext|>"
 SETTINGS = "every token scored once, in windows that overlap (see window and stride); bytes are UTF-8, words by spaces"
@@ -88,7 +88,7 @@ def file_task(path: Path) -> Task:
 
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return text_task(f"text:{path.stem}", f"{path.name}", load)
+    return text_task(f"text:{path.stem}", file_name(path), load)
 
 
 def _record_item(path: Path, number: int, row: dict[str, Any]) -> Item:
