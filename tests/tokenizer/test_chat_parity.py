@@ -142,3 +142,39 @@ def test_tool_schemas_enter_the_prompt_as_given() -> None:
     token_ids = chat.encode_chat([{"role": "user", "content": "x"}], tools=TOOLS)
     assert token_ids == judged(theirs("v3-tekken"), [{"role": "user", "content": "x"}], TOOLS)
     assert '"description": "Météo d\'une ville' in ours("v3-tekken").decode(token_ids)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if version_of(name) != "v1"])
+def test_a_turn_says_where_it_spells_ids_of_calls_and_which_one_shows_the_tools(name: str) -> None:
+    rng = random.Random(f"ids {name}")
+    tokenizer = ours(name)
+    num_ids = 0
+    for _ in range(100):
+        messages, tools = generate(rng, version_of(name))
+        messages = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
+        try:
+            turns = chat_of(tokenizer).encode_turns(messages, tools=tools)
+        except TokenizerError:
+            continue
+        shown = [turn for turn in turns if turn.shows_tools]
+        has_user = any(message["role"] == "user" for message in messages)
+        assert len(shown) == (1 if tools and has_user else 0)
+        for turn in turns:
+            spelled = b"".join(tokenizer.token_bytes(turn.token_ids[place]) for place in turn.call_id_places).decode()
+            rest = tokenizer.decode(
+                [t for place, t in enumerate(turn.token_ids) if place not in turn.call_id_places], keep_control=True
+            )
+            ids = [
+                call["id"]
+                for message in messages
+                for call in message.get("tool_calls", ())
+                if message["role"] == turn.role and call["id"] in tokenizer.decode(turn.token_ids)
+            ]
+            if version_of(name) in ("v2", "v13"):
+                assert not turn.call_id_places
+            elif turn.role == "assistant":
+                assert all(call_id in spelled for call_id in ids)
+                assert not any(call_id in rest for call_id in ids)
+                assert len(spelled) <= 13 * len(ids)  # a token may hold a quote beside the id
+                num_ids += len(ids)
+    assert num_ids > 3 or version_of(name) in ("v2", "v13")

@@ -21,7 +21,7 @@ CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "argume
         ({"role": "user"}, "must be a list of messages"),
         (["hello"], r"messages\[0\] must be a mapping"),
         ([{"content": "x"}], "role=None is not known; use one of system, user, assistant, tool"),
-        ([{"role": "developer", "content": "x"}], "role='developer' is not known"),
+        ([{"role": "bot", "content": "x"}], "role='bot' is not known"),
         ([{"role": ["user"], "content": "x"}], "is not known"),
         ([{"role": "user"}], r"messages\[0\].content is missing"),
         ([{"role": "user", "content": 5}], "must be text or a list of chunks"),
@@ -133,6 +133,19 @@ def test_all_forms_of_content_are_read() -> None:
         ("", "f", '{"é": 1}'),
         ("", "g", "{}"),
     ]
-    assert read_tools([{"function": {"name": "f", "strict": True}}]) == [
-        {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
-    ]
+    (tool,) = read_tools([{"function": {"name": "f", "strict": True}}])
+    assert tool.as_dict() == {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
+    reasoned = {"role": "assistant", "content": "b", "reasoning_content": "a"}
+    assert read_messages([reasoned])[0].chunks == (Thinking("a"), "b")
+    assert read_messages([{"role": "developer", "content": "x"}])[0].role == "system"
+    assert read_messages([read]) == [read]
+    assert read_tools([tool]) == [tool]
+
+
+def test_what_an_unknown_key_means_is_the_callers_to_say() -> None:
+    found: list[tuple[str, str]] = []
+    message = {**USER, "name": "Bob", "content": [{"type": "text", "text": "x", "cache_control": {}}]}
+    (read,) = read_messages([message], unknown=lambda source, key, known: found.append((source, key)))
+    assert read.chunks == ("x",)
+    assert read.name is None
+    assert found == [("messages[0]", "name"), ("messages[0].content[0]", "cache_control")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tramontane.errors import TokenizerError
@@ -17,7 +17,10 @@ from tramontane.tokenizer.conversation import check_answer, check_conversation
 from tramontane.tokenizer.messages import (
     AssistantMessage,
     Message,
+    Messages,
     Thinking,
+    Tool,
+    Tools,
     from_json,
     mistral_tool_call_id,
     normal_json,
@@ -37,10 +40,16 @@ _JOIN = "\n\n"
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The ids of one message. Concatenated, the turns of a conversation are its prompt; `role` tells a trainer
-    which of them the model is to learn. The first turn of Mistral's formats, `start`, is the beginning of sequence."""
+    which of them the model is to learn. The first turn of Mistral's formats, `start`, is the beginning of sequence.
+
+    `shows_tools`: the definitions of the tools stand in it, so that no turn before it can know them. `call_id_places`
+    are places in `token_ids` that spell the id of a tool call, which is drawn at random and cannot be learned.
+    """
 
     role: str
     token_ids: tuple[int, ...]
+    shows_tools: bool = False
+    call_id_places: tuple[int, ...] = ()
 
 
 class ChatFormat(Protocol):
@@ -48,15 +57,11 @@ class ChatFormat(Protocol):
 
     name: str
 
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[int]:
+    def encode_chat(self, messages: Messages, *, tools: Tools | None = None) -> list[int]:
         """Prompt that the model answers: the last message is of a user or tool, or an assistant's `prefix`."""
         ...
 
-    def encode_turns(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[Turn]:
+    def encode_turns(self, messages: Messages, *, tools: Tools | None = None) -> list[Turn]:
         """A whole conversation to learn from; the last message is the assistant's.
 
         Neighbouring messages of users, and of assistants, share one turn, as they share one in the prompt.
@@ -119,15 +124,11 @@ class MistralChat:
             for name in _required_controls(self.features):
                 tokenizer.control_id(name)
 
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[int]:
+    def encode_chat(self, messages: Messages, *, tools: Tools | None = None) -> list[int]:
         turns = self._encode(read_messages(messages), read_tools(tools), sample=False)
         return [token_id for turn in turns for token_id in turn.token_ids]
 
-    def encode_turns(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[Turn]:
+    def encode_turns(self, messages: Messages, *, tools: Tools | None = None) -> list[Turn]:
         return self._encode(read_messages(messages), read_tools(tools), sample=True)
 
     def encode_fim(self, prompt: str, suffix: str | None) -> list[int]:
@@ -146,7 +147,7 @@ class MistralChat:
     def parse(self, token_ids: Sequence[int], *, final: bool = True) -> AssistantMessage:
         return parse_answer(self._tokenizer, token_ids, final=final)
 
-    def _encode(self, messages: list[Message], tools: list[dict[str, Any]], *, sample: bool) -> list[Turn]:
+    def _encode(self, messages: list[Message], tools: list[Tool], *, sample: bool) -> list[Turn]:
         features = self.features
         check_conversation(messages, features, name=self.name, sample=sample)
         if tools and features.tools_before is None:
@@ -168,38 +169,40 @@ class MistralChat:
             is_old = place < last_user and not features.keeps_old_calls
             match message.role:
                 case "user":
-                    first, last = place == users[0], place == last_user
-                    token_ids = self._user(message, tools, system, first=first, last=last)
+                    turns.append(self._user(message, tools, system, first=place == users[0], last=place == last_user))
                 case "system":
-                    token_ids = self._bracketed("SYSTEM_PROMPT", self._content(message))
+                    turns.append(Turn("system", tuple(self._bracketed("SYSTEM_PROMPT", self._content(message)))))
                 case "assistant":
-                    token_ids = [] if is_old and message.tool_calls else self._assistant(message)
+                    turns.append(Turn("assistant", ()) if is_old and message.tool_calls else self._assistant(message))
                 case "tool":
                     token_ids = [] if is_old else self._bracketed("TOOL_RESULTS", self._result(message))
-            turns.append(Turn(message.role, tuple(token_ids)))
+                    turns.append(Turn("tool", tuple(token_ids)))
         return turns
 
-    def _user(
-        self, message: Message, tools: list[dict[str, Any]], system: str | None, *, first: bool, last: bool
-    ) -> list[int]:
+    def _user(self, message: Message, tools: list[Tool], system: str | None, *, first: bool, last: bool) -> Turn:
         features = self.features
         text = _joined_text(message)
         if system and (first if features.system_in == "first" else last):
             text = system + _JOIN + text
         if not features.inst_is_control:
-            return self._text(f"[INST] {text} [/INST]")
+            return Turn("user", tuple(self._text(f"[INST] {text} [/INST]")))
         token_ids: list[int] = []
-        if tools and (first if features.tools_before == "first" else last):
-            token_ids = self._bracketed("AVAILABLE_TOOLS", self._text(to_json(tools)))
-        return token_ids + self._bracketed("INST", self._text(text))
+        shows_tools = bool(tools) and (first if features.tools_before == "first" else last)
+        if shows_tools:
+            token_ids = self._bracketed("AVAILABLE_TOOLS", self._text(to_json([tool.as_dict() for tool in tools])))
+        token_ids += self._bracketed("INST", self._text(text))
+        return Turn("user", tuple(token_ids), shows_tools=shows_tools)
 
-    def _assistant(self, message: Message) -> list[int]:
+    def _assistant(self, message: Message) -> Turn:
         token_ids = self._content(message) if message.has_content else []
+        places: list[int] = []
         if message.tool_calls:
-            token_ids += self._calls(message)
+            calls, ids = self._calls(message)
+            places = [len(token_ids) + place for place in ids]
+            token_ids += calls
         if not message.prefix:
             token_ids.append(self._tokenizer.eos_id)
-        return token_ids
+        return Turn("assistant", tuple(token_ids), call_id_places=tuple(places))
 
     def _content(self, message: Message) -> list[int]:
         """Text and thinking in order. Pure text of an assistant loses trailing spaces (all versions but v1)."""
@@ -214,7 +217,8 @@ class MistralChat:
                 token_ids += self._text(chunk.rstrip(" ") if strip else chunk)
         return token_ids
 
-    def _calls(self, message: Message) -> list[int]:
+    def _calls(self, message: Message) -> tuple[list[int], list[int]]:
+        """Ids of all calls of a message, and the places among them that spell the calls' ids."""
         form = self.features.call_form
         calls = [
             {"name": call.name, "arguments": from_json(normal_json(call.arguments_json))}
@@ -222,14 +226,20 @@ class MistralChat:
             for call in message.tool_calls
         ]
         if form in ("list", "list_with_id"):
-            return [*self._control("[TOOL_CALLS]"), *self._text(to_json(calls))]
-        token_ids: list[int] = []
+            text = to_json(calls)
+            token_ids = self._text(text)
+            places = _places_of_ids(self._tokenizer, text, token_ids, calls) if form == "list_with_id" else []
+            return [*self._control("[TOOL_CALLS]"), *token_ids], [place + 1 for place in places]
+        token_ids, places = [], []
         for call in calls:
             token_ids += [*self._control("[TOOL_CALLS]"), *self._text(call["name"])]
             if form == "name_id_args":
-                token_ids += [*self._control("[CALL_ID]"), *self._text(call["id"])]
+                call_id = self._text(call["id"])
+                token_ids += self._control("[CALL_ID]")
+                places += range(len(token_ids), len(token_ids) + len(call_id))
+                token_ids += call_id
             token_ids += [*self._control("[ARGS]"), *self._text(to_json(call["arguments"]))]
-        return token_ids
+        return token_ids, places
 
     def _result(self, message: Message) -> list[int]:
         text = _joined_text(message)
@@ -265,6 +275,26 @@ def encode_infilling(tokenizer: Tokenizer, text: str) -> list[int]:
     sign = tokenizer.encode("☺")
     token_ids = tokenizer.encode("☺" + text)
     return token_ids[len(sign) :] if token_ids[: len(sign)] == sign else tokenizer.encode(text)
+
+
+def _places_of_ids(
+    tokenizer: Tokenizer, text: str, token_ids: Sequence[int], calls: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Places in `token_ids` of `text`, the JSON of `calls`, that belong to a call's id; each id ends its call."""
+    spans = []
+    start = 1
+    for call in calls:
+        end = start + len(to_json(call).encode())
+        spans.append((end - 2 - len(call["id"].encode()), end - 2))  # the id, before its quote and the brace
+        start = end + 2
+    ends = list(accumulate(len(tokenizer.token_bytes(token_id)) for token_id in token_ids))
+    offset = ends[-1] - len(text.encode())  # of the space before the text
+    starts = [0, *ends[:-1]]
+    return [
+        place
+        for place, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if any(start < last + offset and end > first + offset for first, last in spans)
+    ]
 
 
 def _required_controls(features: Features) -> list[str]:

@@ -6,12 +6,12 @@ it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer.chat import Turn, encode_infilling
-from tramontane.tokenizer.messages import AssistantMessage, Message, Thinking, read_messages
+from tramontane.tokenizer.messages import AssistantMessage, Message, Messages, Thinking, Tools, read_messages
 from tramontane.tokenizer.parse import parse_answer
 
 if TYPE_CHECKING:
@@ -28,22 +28,20 @@ class LlamaChat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[int]:
-        texts = self._texts(messages, tools)
-        if len(texts) % 2 == 0 and not messages[-1].get("prefix"):
+    def encode_chat(self, messages: Messages, *, tools: Tools | None = None) -> list[int]:
+        read = read_messages(messages)
+        texts = self._texts(read, tools)
+        if len(texts) % 2 == 0 and not read[-1].prefix:
             raise TokenizerError("the last message is the assistant's: nothing is left to answer; add a user message")
         token_ids: list[int] = []
         for place in range(0, len(texts), 2):
             token_ids += self._pair(texts[place : place + 2], is_open=place + 2 >= len(texts))
         return token_ids
 
-    def encode_turns(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[Turn]:
-        texts = self._texts(messages, tools)
-        if len(texts) % 2 or messages[-1].get("prefix"):
+    def encode_turns(self, messages: Messages, *, tools: Tools | None = None) -> list[Turn]:
+        read = read_messages(messages)
+        texts = self._texts(read, tools)
+        if len(texts) % 2 or read[-1].prefix:
             raise TokenizerError("a conversation to learn from must end with a whole message of the assistant")
         turns: list[Turn] = []
         for place in range(0, len(texts), 2):
@@ -70,16 +68,15 @@ class LlamaChat:
             text += f" {texts[1]}" if is_open else f" {texts[1]} "
         return self._tokenizer.encode(text, bos=True, eos=not is_open)
 
-    def _texts(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    def _texts(self, messages: list[Message], tools: Tools | None) -> list[str]:
         """Questions and answers in turn, the system prompt inside the first question."""
         if tools:
             raise TokenizerError("models of format llama2 know no tools")
-        read = read_messages(messages)
         system = None
-        if read and read[0].role == "system":
-            system = _text(read.pop(0), 0)
+        if messages and messages[0].role == "system":
+            system, messages = _text(messages[0], 0), messages[1:]
         texts = []
-        for place, message in enumerate(read):
+        for place, message in enumerate(messages):
             expected = ("user", "assistant")[place % 2]
             if message.role != expected:
                 raise TokenizerError(f"models of format llama2 expect role {expected} here, not {message.role}")

@@ -1,8 +1,10 @@
 """Messages of a conversation: the mappings that callers pass, checked and put in one shape.
 
 A message is a mapping in the form of Mistral's and OpenAI's chat APIs: `role` and `content` (text, or a list of
-`{"type": "text", "text": ...}` and `{"type": "thinking", "thinking": ..., "closed": ...}` chunks), `tool_calls` and
-`prefix` of assistants, `tool_call_id` and `name` of tools. A key that is not known is an error.
+`{"type": "text", "text": ...}` and `{"type": "thinking", "thinking": ..., "closed": ...}` chunks), `tool_calls`,
+`reasoning_content` and `prefix` of assistants, `tool_call_id` and `name` of tools. Role `developer` is OpenAI's word
+for `system`. Prompts and samples to learn from are read here alike; what a key that is not known means is the
+caller's to say (`Unknown`), and an error where nothing is said.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,12 +23,21 @@ Role = Literal["system", "user", "assistant", "tool"]
 _KEYS: Mapping[str, frozenset[str]] = {
     "system": frozenset(("role", "content")),
     "user": frozenset(("role", "content")),
-    "assistant": frozenset(("role", "content", "tool_calls", "prefix")),
+    "assistant": frozenset(("role", "content", "reasoning_content", "tool_calls", "prefix")),
     "tool": frozenset(("role", "content", "tool_call_id", "name")),
 }
+_SAME_ROLE = {"developer": "system"}
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+Unknown = Callable[[str, str, frozenset[str]], None]
+"""Told of each key that is not known: where it stands, its name, and the keys that are known there."""
+
+
+def refuse_unknown(source: str, key: str, known: frozenset[str]) -> None:
+    """Raises TokenizerError naming the key."""
+    raise TokenizerError(f"{source} has the key {key!r}, which is not honoured; known are {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,20 @@ class ToolCall:
             "type": "function",
             "function": {"name": self.name, "arguments": self.arguments_json},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call; `parameters` is a JSON schema."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tool as it enters a prompt, keys in this order."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,40 +114,30 @@ class Message:
         return any(not isinstance(chunk, str) or chunk for chunk in self.chunks)
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Raises TokenizerError naming the message and the key that cannot be understood."""
+Messages = Sequence[Mapping[str, Any] | Message]
+Tools = Sequence[Mapping[str, Any] | Tool]
+
+
+def read_messages(messages: Messages, *, unknown: Unknown = refuse_unknown) -> list[Message]:
+    """Messages that were read before stay as they are. Raises TokenizerError naming the message and the key that cannot
+    be understood."""
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise TokenizerError("messages must be a list of messages")
-    return [_read_message(message, f"messages[{place}]") for place, message in enumerate(messages)]
+    return [
+        message if isinstance(message, Message) else _read_message(message, f"messages[{place}]", unknown)
+        for place, message in enumerate(messages)
+    ]
 
 
-def read_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Tool definitions as they enter a prompt: type, name, description, parameters in this order.
-
-    `strict` concerns the decoding of arguments and is no part of a prompt. Raises TokenizerError naming the tool.
-    """
-    described = []
-    for place, tool in enumerate(tools or ()):
-        source = f"tools[{place}]"
-        _check_keys(tool, frozenset(("type", "function")), source)
-        if tool.get("type", "function") != "function":
-            raise TokenizerError(f"{source}.type={tool['type']!r} is not supported; use 'function'")
-        function: Any = tool.get("function")
-        _check_keys(function, frozenset(("name", "description", "parameters", "strict")), f"{source}.function")
-        parameters = function.get("parameters")
-        if not isinstance(parameters, Mapping | None):
-            raise TokenizerError(f"{source}.function.parameters must be a JSON schema")
-        described.append(
-            {
-                "type": "function",
-                "function": {
-                    "name": _function_name(function.get("name"), source),
-                    "description": _text(function.get("description") or "", f"{source}.function.description"),
-                    "parameters": dict(parameters or {}),
-                },
-            }
-        )
-    return described
+def read_tools(tools: Tools | None, *, unknown: Unknown = refuse_unknown) -> list[Tool]:
+    """Tool definitions. `strict` concerns the decoding of arguments and is no part of a prompt. Raises TokenizerError
+    naming the tool."""
+    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Sequence)):
+        raise TokenizerError("tools must be a list of tools")
+    return [
+        tool if isinstance(tool, Tool) else _read_tool(tool, f"tools[{place}]", unknown)
+        for place, tool in enumerate(tools or ())
+    ]
 
 
 def to_json(value: Any) -> str:
@@ -181,72 +196,99 @@ class ToolCallIds:
         return self._foreign.get(call_id, call_id)
 
 
-def _read_message(message: Mapping[str, Any], source: str) -> Message:
-    if not isinstance(message, Mapping):
-        raise TokenizerError(f"{source} must be a mapping with role and content")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _KEYS:
-        raise TokenizerError(f"{source}.role={role!r} is not known; use one of {', '.join(_KEYS)}")
-    _check_keys(message, _KEYS[role], source)
-    content = message.get("content")
-    if content is None and role != "assistant":
-        raise TokenizerError(f"{source}.content is missing")
-    prefix = message.get("prefix", False)
-    if not isinstance(prefix, bool):
-        raise TokenizerError(f"{source}.prefix={prefix!r} must be true or false")
-    call_id, name = message.get("tool_call_id"), message.get("name")
-    return Message(
-        role=role,  # type: ignore[arg-type]  # proved by _KEYS
-        chunks=_chunks(content, role, source),
-        tool_calls=tuple(
-            _tool_call(call, f"{source}.tool_calls[{place}]")
-            for place, call in enumerate(message.get("tool_calls") or ())
-        ),
-        tool_call_id=None if call_id is None else _text(call_id, f"{source}.tool_call_id"),
-        name=None if name is None else _function_name(name, source),
-        prefix=prefix,
+def _read_tool(tool: Any, source: str, unknown: Unknown) -> Tool:
+    _check_keys(tool, frozenset(("type", "function")), source, unknown)
+    if (tool.get("type") or "function") != "function":
+        raise TokenizerError(f"{source}.type={tool['type']!r} is not supported; use 'function'")
+    function: Any = tool.get("function")
+    _check_keys(function, frozenset(("name", "description", "parameters", "strict")), f"{source}.function", unknown)
+    parameters = function.get("parameters")
+    if not isinstance(parameters, Mapping | None):
+        raise TokenizerError(f"{source}.function.parameters must be a JSON schema")
+    return Tool(
+        name=_function_name(function.get("name"), source),
+        description=_text(function.get("description") or "", f"{source}.function.description"),
+        parameters=dict(parameters or {}),
     )
 
 
-def _chunks(content: Any, role: str, source: str) -> tuple[str | Thinking, ...]:
+def _read_message(message: Any, source: str, unknown: Unknown) -> Message:
+    if not isinstance(message, Mapping):
+        raise TokenizerError(f"{source} must be a mapping with role and content")
+    role = message.get("role")
+    if isinstance(role, str):
+        role = _SAME_ROLE.get(role, role)
+    if not isinstance(role, str) or role not in _KEYS:
+        raise TokenizerError(f"{source}.role={role!r} is not known; use one of {', '.join(_KEYS)}")
+    _check_keys(message, _KEYS[role], source, unknown)
+    content = message.get("content")
+    if content is None and role != "assistant":
+        raise TokenizerError(f"{source}.content is missing")
+    prefix = message.get("prefix") or False
+    if not isinstance(prefix, bool):
+        raise TokenizerError(f"{source}.prefix={prefix!r} must be true or false")
+    calls = message.get("tool_calls") or ()
+    if isinstance(calls, str | Mapping) or not isinstance(calls, Sequence):
+        raise TokenizerError(f"{source}.tool_calls must be a list of calls")
+    is_tool = role == "tool"
+    call_id, name = message.get("tool_call_id") if is_tool else None, message.get("name") if is_tool else None
+    chunks = _chunks(content, role, source, unknown)
+    if role == "assistant" and message.get("reasoning_content"):
+        chunks = (Thinking(_text(message["reasoning_content"], f"{source}.reasoning_content")), *chunks)
+    return Message(
+        role=role,  # type: ignore[arg-type]  # proved by _KEYS
+        chunks=chunks,
+        tool_calls=tuple(
+            _tool_call(call, f"{source}.tool_calls[{place}]", unknown)
+            for place, call in enumerate(calls if role == "assistant" else ())
+        ),
+        tool_call_id=None if call_id is None else _text(call_id, f"{source}.tool_call_id"),
+        name=None if name is None else _function_name(name, source),
+        prefix=prefix and role == "assistant",
+    )
+
+
+def _chunks(content: Any, role: str, source: str, unknown: Unknown) -> tuple[str | Thinking, ...]:
     if content is None:
         return ()
     if isinstance(content, str):
         return (content,)
-    if not isinstance(content, Sequence):
+    if isinstance(content, Mapping) or not isinstance(content, Sequence):
         raise TokenizerError(f"{source}.content must be text or a list of chunks")
     chunks: list[str | Thinking] = []
     for place, chunk in enumerate(content):
         where = f"{source}.content[{place}]"
         kind = chunk.get("type") if isinstance(chunk, Mapping) else None
         if kind == "text":
-            _check_keys(chunk, frozenset(("type", "text")), where)
+            _check_keys(chunk, frozenset(("type", "text")), where, unknown)
             chunks.append(_text(chunk.get("text"), f"{where}.text"))
         elif kind == "thinking" and role in ("assistant", "system"):
-            _check_keys(chunk, frozenset(("type", "thinking", "closed")), where)
-            chunks.append(Thinking(_thinking_text(chunk.get("thinking"), where), bool(chunk.get("closed", True))))
+            _check_keys(chunk, frozenset(("type", "thinking", "closed")), where, unknown)
+            closed = chunk.get("closed")
+            text = _thinking_text(chunk.get("thinking"), where, unknown)
+            chunks.append(Thinking(text, closed is None or bool(closed)))
         else:
             raise TokenizerError(f"{where} of type {kind!r} is not supported in a message of role {role}")
     return tuple(chunks)
 
 
-def _thinking_text(value: Any, source: str) -> str:
+def _thinking_text(value: Any, source: str, unknown: Unknown) -> str:
     """Mistral's API gives thinking as a list of text chunks, mistral-common as text."""
     if isinstance(value, list):
         parts = []
         for part in value:
-            _check_keys(part, frozenset(("type", "text")), f"{source}.thinking")
+            _check_keys(part, frozenset(("type", "text")), f"{source}.thinking", unknown)
             parts.append(_text(part.get("text"), f"{source}.thinking"))
         return "".join(parts)
     return _text(value, f"{source}.thinking")
 
 
-def _tool_call(call: Any, source: str) -> ToolCall:
-    _check_keys(call, frozenset(("id", "type", "function", "index")), source)
-    if call.get("type", "function") != "function":
+def _tool_call(call: Any, source: str, unknown: Unknown) -> ToolCall:
+    _check_keys(call, frozenset(("id", "type", "function", "index")), source, unknown)
+    if (call.get("type") or "function") != "function":
         raise TokenizerError(f"{source}.type={call['type']!r} is not supported; use 'function'")
     function = call.get("function")
-    _check_keys(function, frozenset(("name", "arguments")), f"{source}.function")
+    _check_keys(function, frozenset(("name", "arguments")), f"{source}.function", unknown)
     arguments = function.get("arguments")
     if arguments is None:
         arguments = "{}"
@@ -272,13 +314,9 @@ def _text(value: Any, source: str) -> str:
     return value
 
 
-def _check_keys(value: Any, known: frozenset[str], source: str) -> None:
+def _check_keys(value: Any, known: frozenset[str], source: str, unknown: Unknown) -> None:
     if not isinstance(value, Mapping):
         raise TokenizerError(f"{source} must be a mapping")
     for key in value:
         if key not in known:
-            raise TokenizerError(f"{source} has the key {key!r}, which is not honoured; known are {_listed(known)}")
-
-
-def _listed(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))
+            unknown(source, key, known)
