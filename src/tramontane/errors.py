@@ -21,6 +21,10 @@ class RequestError(TramontaneError):
     """A request can never be served as asked (over-long prompt, impossible sampling value)."""
 
 
+class ContextLengthError(RequestError):
+    """A prompt, or prompt and answer together, are longer than the model's context."""
+
+
 class CapacityError(TramontaneError):
     """The request is sound, but there is no room for it now (queue full) or on this machine (memory)."""
 

@@ -31,9 +31,23 @@ def engine(**sizes: object) -> Engine:
         (["a"], SamplingParams(), "prompt holds 'a'"),
         ([1], SamplingParams(stop_token_ids=(500,)), "stop_token_ids holds 500"),
         ([1], SamplingParams(logit_bias={500: 1.0}), "logit_bias holds 500"),
-        ([1] * 512, SamplingParams(), "a prompt of 512 tokens .* the context .* holds 512"),
-        ([1] * 500, SamplingParams(max_tokens=13), "an answer of 13 need 513 tokens"),
-        ([1], SamplingParams(max_tokens=2**63 - 1), "need 9223372036854775808 tokens"),
+        (
+            [1] * 512,
+            SamplingParams(),
+            "length is 512 tokens, but the prompt has 512, which leaves no room for an answer; shorten it$",
+        ),
+        (
+            [1] * 513,
+            SamplingParams(max_tokens=0),
+            "^This model's maximum .* 512 tokens, but the prompt has 513; shorten it$",
+        ),
+        ([1] * 513, SamplingParams(max_tokens=5), "the prompt has 513, which leaves no room"),
+        (
+            [1] * 500,
+            SamplingParams(max_tokens=13),
+            "the prompt has 500 and max_tokens asks for 13 more; .* lower max_tokens",
+        ),
+        ([1], SamplingParams(max_tokens=2**63 - 1), "max_tokens asks for 9223372036854775807 more"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(prompt: list[int], params: SamplingParams, message: str) -> None:
@@ -47,7 +61,7 @@ def test_requests_that_cannot_be_served_are_refused(prompt: list[int], params: S
 def test_what_the_cache_can_never_hold_is_refused_by_name() -> None:
     small = engine(num_pages=(10, 10, 10))
     assert small.max_seq_len == 40
-    with pytest.raises(RequestError, match=r"KV cache .* holds 40"):
+    with pytest.raises(RequestError, match=r"length is 40 tokens \(all that the KV cache holds: kv_cache_bytes\), but"):
         small.add([1] * 30, SamplingParams(max_tokens=11))
     request_id = small.add([1] * 30, SamplingParams())
     answer = run(small).of(request_id)

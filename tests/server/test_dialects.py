@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import Request
 
-from tests.server.in_process import HELLO, MISTRAL
+from tests.server.in_process import HELLO, MISTRAL, serving
+from tramontane.server.dialect import dialect_of
 
 # Ids of control tokens in the small vocabulary of version 13.
 THINK, END_THINK = 22, 23
@@ -103,3 +106,35 @@ def test_a_bias_is_honoured(app_client: TestClient) -> None:
     options: dict[str, Any] = {"model": "chat", "max_tokens": 3, "logit_bias": {"500": 100}, "logprobs": True}
     entries = chat(app_client, {}, **options)["logprobs"]["content"]
     assert [entry["token_id"] for entry in entries] == [500] * 3
+
+
+def request(headers: dict[str, str]) -> Request:
+    return Request({"type": "http", "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "expected"),
+    [
+        ({}, (), "openai"),
+        ({"user-agent": "curl/8"}, ("model", "messages"), "openai"),
+        ({}, ("random_seed",), "mistral"),
+        ({}, ("seed",), "openai"),
+        ({}, ("seed", "safe_prompt"), "openai"),
+        ({"user-agent": "mistral-client-python/3.7.0"}, (), "mistral"),
+        ({"user-agent": "mistral-client-typescript/2.7.0"}, ("seed",), "mistral"),
+        ({"user-agent": "ai-sdk/mistral/3.0.69 ai-sdk/provider-utils/4.0.0"}, (), "mistral"),
+        ({"user-agent": "OpenAI/Python 2.0"}, ("safe_prompt",), "openai"),
+        ({"user-agent": "AsyncOpenAI/Python 2.0", "x-dialect": "Mistral"}, (), "mistral"),
+        ({"x-dialect": "wind"}, ("training_files",), "mistral"),
+    ],
+)
+def test_the_dialect_is_what_a_request_shows(headers: dict[str, str], fields: tuple[str, ...], expected: str) -> None:
+    assert dialect_of(request(headers), dict.fromkeys(fields, 1), "openai") == expected
+
+
+def test_a_request_that_shows_neither_gets_what_the_server_is_set_to(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with serving({"chat": checkpoints["chat"]}, tmp_path, dialect="mistral") as client:
+        assert "prefix" in chat(client, {}, model="chat", seed=None)["message"]
+        assert "refusal" in chat(client, {}, model="chat", seed=1)["message"]

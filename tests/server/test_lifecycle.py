@@ -101,7 +101,7 @@ def test_a_dead_engine_ends_streams_with_errors_and_the_server_with_a_code_of_it
     assert lines[-2] == "data: [DONE]"
     last = json.loads(lines[-4].removeprefix("data: "))
     assert last["choices"][0]["finish_reason"] == "error"
-    assert last["error"]["raw_status_code"] == 503
+    assert last["error"]["type"] == "server_error"
     assert "MemoryError" not in last["error"]["message"]
     log = live.log.read_text(encoding="utf-8")
     assert "an engine has died" in log

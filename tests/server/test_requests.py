@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.server.in_process import HELLO, serving
+from tests.server.in_process import HELLO, MISTRAL, serving
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
 from tramontane.server.errors import MAX_MESSAGE_CHARS
@@ -24,7 +24,9 @@ def refusal(answer: Any, status: int) -> Any:
     """The body of a refusal, checked for what is the same in all of them."""
     assert answer.status_code == status, answer.text
     body = answer.json()
-    assert set(body) - {"detail"} == {"object", "message", "type", "param", "code", "raw_status_code"}
+    fields = {"message", "type", "param", "code"}
+    assert set(body) - {"detail"} == {"object", "raw_status_code", "error", *fields}
+    assert body["error"] == {name: body[name] for name in fields}
     assert body["object"] == "error"
     assert body["raw_status_code"] == status
     assert isinstance(body["message"], str)
@@ -35,8 +37,6 @@ def refusal(answer: Any, status: int) -> Any:
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"wind": 1}, ["body", "wind"]),
-        ({"messages": [{"role": "user", "content": "x", "wind": 1}]}, ["body", "messages", 0, "user", "wind"]),
         ({"messages": [{"role": "wind", "content": "x"}]}, ["body", "messages", 0]),
         ({"messages": []}, ["body", "messages"]),
         ({"temperature": -1}, ["body", "temperature"]),
@@ -68,16 +68,13 @@ def test_a_wrong_field_is_named(app_client: TestClient, change: dict[str, Any], 
     ("change", "words"),
     [
         ({"model": "none"}, "Invalid model"),
-        ({"messages": LONG}, "shorten the prompt"),
-        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"messages": LONG}, "which leaves no room for an answer; shorten it"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "starts with a user"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, "prefix"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://127.0.0.1/"}]}]},
          "image_url cannot be read"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "JSON"),
         ({"logit_bias": {"999999": 1}}, "no token id"),
-        ({"prompt_mode": "reasoning"}, "does not reason"),
-        ({"reasoning_effort": "high"}, "does not reason"),
         ({"min_tokens": 1, "response_format": {"type": "json_object"}}, "min_tokens"),
         ({"guardrails": [{"moderation_llm_v2": {"custom_category_thresholds": {"wind": 0.5}}}]}, "unknown category"),
     ],
@@ -158,7 +155,7 @@ def test_refusals_repeat_little_of_an_address(app_client: TestClient) -> None:
         (b"", "application/json", 400),
         (b'{"model": NaN}', "application/json", 400),
         (b'{"temperature": Infinity}', "application/json", 400),
-        (b'{"temperature": 1e999, "model": "chat", "messages": [], "input": ""}', "application/json", 422),
+        (b'{"temperature": 1e999}', "application/json", 422),
         (b"\xff\xfe", "application/json", 400),
         (b"[" * 100_000, "application/json", 400),
         (b'{"a":' * 100_000, "application/json", 400),
@@ -185,20 +182,107 @@ def test_routes_that_are_not_there(app_client: TestClient) -> None:
     refusal(app_client.delete("/v1/models/chat"), 403)
 
 
-def test_openai_fields_without_effect_are_let_through_unless_strict(
-    app_client: TestClient, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    extra = {"user": "x", "store": True, "service_tier": "auto", "verbosity": "low", "safety_identifier": "x"}
-    messages = [{"role": "user", "content": "x", "name": "someone"}]
-    body = {**BODY, **extra, "messages": messages}
-    answer = app_client.post("/v1/chat/completions", json={**body, "web_search_options": None})
-    assert (answer.status_code, answer.headers["x-ignored-fields"].split(", ")) == (200, sorted({*extra, "name"}))
+@pytest.fixture(scope="module")
+def strict_client(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving({"chat": checkpoints["chat"]}, tmp_path_factory.mktemp("strict"), strict=True) as client:
+        yield client
+
+
+UNKNOWN: dict[str, Any] = {
+    **{"user": "x", "store": True, "verbosity": "low", "safety_identifier": "x", "max_token": 3, "cache_prompt": True},
+    **{"provider": {"order": ["x"]}, "options": {"num_ctx": 4096}, "keep_alive": "5m", "think": False},
+}
+
+
+def test_unknown_fields_are_named_in_a_header_or_refused(app_client: TestClient, strict_client: TestClient) -> None:
+    content = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+    tool = {"type": "function", "cache_control": {}, "function": {"name": "f", "examples": ["x"]}}
+    messages = [{"role": "user", "content": content, "name": "someone", "annotations": [], "audio": None}]
+    body = {**BODY, **UNKNOWN, "messages": messages, "tools": [tool], "web_search_options": None}
+    nested = {"messages.name", "messages.content.cache_control", "tools.function.examples"}
+    for stream in (False, True):
+        answer = app_client.post("/v1/chat/completions", json={**body, "stream": stream})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-ignored-fields"].split(", ") == sorted({*UNKNOWN, *nested})
     assert "x-ignored-fields" not in app_client.post("/v1/chat/completions", json=BODY).headers
-    with serving({"chat": checkpoints["chat"]}, tmp_path, strict=True) as strict:
-        detail = refusal(strict.post("/v1/chat/completions", json=body), 422)["detail"]
-        assert {entry["loc"][-1] for entry in detail} == {*extra, "name"}
-        assert {entry["type"] for entry in detail} == {"extra_forbidden"}
-        assert strict.post("/v1/chat/completions", json={**BODY, "seed": 3, "max_completion_tokens": 2}).is_success
+    for client, headers in ((strict_client, {}), (app_client, MISTRAL)):
+        detail = refusal(client.post("/v1/chat/completions", json=body, headers=headers), 422)["detail"]
+        unknown = {entry["loc"][-1] for entry in detail if entry["type"] == "extra_forbidden"}
+        assert unknown >= {*UNKNOWN, "name", "cache_control", "examples"}
+        assert client.post("/v1/chat/completions", json={**BODY, "seed": 3, "max_completion_tokens": 2}).is_success
+
+
+def test_a_header_repeats_little_and_no_line_ends_of_what_was_sent(app_client: TestClient) -> None:
+    names = {f"{n:03}\r\nx-evil: {'ä' * 500}": 1 for n in range(300)}
+    answer = app_client.post("/v1/chat/completions", json={**BODY, **names})
+    assert answer.status_code == 200
+    assert "x-evil" not in answer.headers
+    assert answer.headers["x-ignored-fields"].startswith("000??x-evil??")
+    assert answer.headers["x-ignored-fields"].endswith("and 280 more")
+    assert len(answer.headers["x-ignored-fields"]) < 1600
+
+
+@pytest.mark.parametrize("change", [{"prompt_mode": "reasoning"}, {"reasoning_effort": "high"}])
+def test_reasoning_is_a_hint_to_a_model_that_does_not_reason(
+    app_client: TestClient, strict_client: TestClient, change: dict[str, Any]
+) -> None:
+    body = {**BODY, "temperature": 0}
+    plain = app_client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    for headers in ({}, MISTRAL):
+        answer = app_client.post("/v1/chat/completions", json={**body, **change}, headers=headers)
+        assert answer.json()["choices"][0]["message"]["content"] == plain
+        assert answer.headers["x-ignored-fields"] == next(iter(change))
+    refused = strict_client.post("/v1/chat/completions", json={**body, **change})
+    assert "does not reason" in refusal(refused, 400)["message"]
+    answer = app_client.post("/v1/chat/completions", json={**body, **change, "model": "thinker"})
+    assert "x-ignored-fields" not in answer.headers
+
+
+COUNT = 1900  # tokens of a prompt, at least; the context has 2,048
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a b " * (COUNT // 2)}]}),
+        ("/v1/fim/completions", {"prompt": "a b " * (COUNT // 2)}),
+        ("/v1/completions", {"prompt": [5] * COUNT}),
+        ("/v1/responses", {"input": "a b " * (COUNT // 2)}),
+    ],
+)
+def test_more_tokens_than_the_context_has_are_its_rest(
+    app_client: TestClient, strict_client: TestClient, path: str, body: dict[str, Any]
+) -> None:
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    body = {**body, "model": "chat", limit: 32_000, "temperature": 1.0}
+    if path != "/v1/responses":
+        body |= {"logit_bias": {"2": -100}, "seed": 1}
+    answer = app_client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    usage = answer.json()["usage"]
+    assert answer.headers["x-changed-fields"] == "max_tokens"
+    if path != "/v1/responses":
+        assert usage["total_tokens"] == 2048
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+    if path in ("/v1/chat/completions", "/v1/fim/completions"):
+        theirs = app_client.post(path, json=body, headers={"x-dialect": "mistral"})
+        assert theirs.json()["choices"][0]["finish_reason"] == "model_length"
+    refused = refusal(strict_client.post(path, json=body), 400)
+    assert refused["code"] == "context_length_exceeded"
+    assert refused["message"].startswith("This model's maximum context length is 2048 tokens, but the prompt has ")
+    assert "max_tokens asks for 32000 more" in refused["message"]
+
+
+def test_a_prompt_beyond_the_context_is_refused_in_the_words_that_clients_know(app_client: TestClient) -> None:
+    bodies = (
+        *(("/v1/chat/completions", {"messages": LONG}), ("/v1/completions", {"prompt": [5] * 2048})),
+        *(("/v1/responses", {"input": LONG}), ("/v1/embeddings", {"input": [[5] * 2049]})),
+    )
+    for path, body in bodies:
+        refused = refusal(app_client.post(path, json={"model": "chat", **body}), 400)
+        assert refused["code"] == "context_length_exceeded", path
+        assert refused["message"].startswith("This model's maximum context length is 2048 tokens, but the prompt has ")
+        assert "an answer of" not in refused["message"]
 
 
 @pytest.mark.parametrize("name", ["refusal", "audio", "function_call"])
@@ -247,7 +331,7 @@ def test_dispatch_answers_as_http_does(app_client: TestClient) -> None:
         app: Any = app_client.app
         return [
             await dispatch(app, "/v1/chat/completions", {**BODY, "seed": 3}, OWNER, dialect="openai"),
-            await dispatch(app, "/v1/chat/completions", {**BODY, "wind": 3}, OWNER),
+            await dispatch(app, "/v1/chat/completions", {**BODY, "n": 0}, OWNER),
             await dispatch(app, "/v1/chat/completions", {**BODY, "stream": True}, OWNER),
             await dispatch(app, "/v1/none", BODY, OWNER),
         ]

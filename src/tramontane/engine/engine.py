@@ -24,7 +24,7 @@ from tramontane.engine.sampler import Sample, Sampler
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
 from tramontane.engine.speculation import Drafter, PromptLookup
-from tramontane.errors import ConfigError, RequestError
+from tramontane.errors import ConfigError, ContextLengthError, RequestError
 from tramontane.model.adapter import Adapter
 from tramontane.model.transformer import Transformer
 
@@ -95,6 +95,7 @@ class Engine:
         limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
         self.max_seq_len = min(limit for limit in limits if limit is not None)
         self.default_adapter = default_adapter
+        self._is_bound_by_cache = self.max_seq_len == allocator.max_tokens and self.max_seq_len not in limits[:2]
         self._requests: dict[int, Request] = {}
         self._outputs: list[Output] = []  # to be returned by the next step
         self._num_requests = 0
@@ -304,12 +305,13 @@ class Engine:
             raise RequestError("the prompt is empty; give at least one token")
         wanted = num_prompt_tokens + (1 if max_tokens is None else max_tokens)
         if wanted > limit:
-            kv_limit = self.scheduler.allocator.max_tokens
-            place = "KV cache (kv_cache_bytes)" if limit == kv_limit else "context (max_seq_len)"
-            raise RequestError(
-                f"a prompt of {num_prompt_tokens} tokens and an answer of {wanted - num_prompt_tokens} need {wanted} "
-                f"tokens, but the {place} holds {limit}; shorten the prompt or lower max_tokens"
-            )
+            place = " (all that the KV cache holds: kv_cache_bytes)" if self._is_bound_by_cache else ""
+            need = f"the prompt has {num_prompt_tokens}"
+            if max_tokens is not None and num_prompt_tokens < limit:
+                need += f" and max_tokens asks for {max_tokens} more; shorten the prompt or lower max_tokens"
+            else:
+                need += "; shorten it" if max_tokens == 0 else ", which leaves no room for an answer; shorten it"
+            raise ContextLengthError(f"This model's maximum context length is {limit} tokens{place}, but {need}")
         return limit if max_tokens is None else wanted
 
     def _commit(self, plan: StepPlan, samples: SequenceOf[SequenceOf[Sample]]) -> None:

@@ -13,8 +13,8 @@ import tramontane
 from tramontane.server.auth import LOOPBACK, Caller, Gate, require_policies, require_safe_address
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import Answer, BatchRunner
+from tramontane.server.dialect import Dialect
 from tramontane.server.dispatch import dispatch
-from tramontane.server.endpoint import Dialect
 from tramontane.server.errors import add_error_handlers
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs

@@ -10,8 +10,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from tramontane.server.auth import Caller
-from tramontane.server.endpoint import CLIENT_GONE, ENDPOINTS, Call, Dialect
+from tramontane.server.dialect import Dialect
+from tramontane.server.endpoint import CLIENT_GONE, ENDPOINTS, Call
 from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ async def dispatch(
     """Status and body of `POST endpoint` with this body, not streamed, as HTTP would give them. Never raises but for
     cancellation, which frees what the call holds."""
     known = ENDPOINTS.get(endpoint)
-    call = Call(app.state.services, caller, "unknown" if known is None else endpoint, dialect, priority)
+    services: Services = app.state.services
+    path = "unknown" if known is None else endpoint
+    call = Call(services, caller, path, dialect, priority, is_strict=services.settings.strict)
     status = 500
     try:
         if known is None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
+from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import Completion
+from tramontane.llm.async_llm import Stream
+from tramontane.llm.prompt import Prompt
 from tramontane.server.auth import Caller, authorize
+from tramontane.server.dialect import Dialect, dialect_of, is_mistral_client
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.models import ServedModel
+from tramontane.server.notes import Notes
 from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import Body, read_json, validate
 from tramontane.server.services import Services, ServicesDep
@@ -25,10 +31,6 @@ from tramontane.server.stream import EventStream
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-Dialect = Literal["mistral", "openai"]
-"""Where both have the same route and differ in an answer's shape, the client's name decides; OpenAI's shape is what
-unknown clients get, because it has plain text where Mistral's has lists."""
 
 CLIENT_GONE = 499  # nginx's number for a client that closed the connection; seen in records only
 
@@ -42,6 +44,8 @@ class Call:
     endpoint: str
     dialect: Dialect
     priority: int = 0  # of the engine: higher waits for lower
+    is_strict: bool = False  # what would be bent or left out is refused
+    notes: Notes = field(default_factory=Notes)
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.perf_counter)
@@ -57,6 +61,15 @@ class Call:
         model = self.services.registry.resolve(name, self.caller.owner)
         self.model = model.name
         return model
+
+    async def start(self, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Stream:
+        """Queue a prompt. A max_tokens beyond the context means its end, unless the server is strict; raises
+        ContextLengthError for a prompt that leaves no room, and as AsyncLLM.start does."""
+        room = model.llm.max_seq_len - len(prompt.token_ids)
+        if params.max_tokens is not None and 0 < room < params.max_tokens and not self.services.settings.strict:
+            self.notes.changed.add("max_tokens")
+            params = dataclasses.replace(params, max_tokens=None, min_tokens=min(params.min_tokens, room))
+        return await model.start(prompt, params, salt=self.caller.salt, priority=self.priority)
 
     def count(self, completion: Completion) -> None:
         """Add what a whole answer has used."""
@@ -119,7 +132,7 @@ class Endpoint(Generic[Body]):
 
     async def run(self, call: Call, data: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a body that is not to be streamed."""
-        body = validate(self.body, data, strict=call.services.settings.strict)
+        body = validate(self.body, data, notes=None if call.is_strict else call.notes)
         if getattr(body, "stream", False):
             raise ApiError(400, "stream must be false here", param="stream")
         return await self.answer(call, body)
@@ -129,20 +142,21 @@ class Endpoint(Generic[Body]):
         status = 500
         is_streaming = False
         try:
-            ignored: set[str] = set()
             data = await read_json(request)
-            body = validate(self.body, data, strict=call.services.settings.strict, ignored=ignored)
-            if ignored:
-                headers["x-ignored-fields"] = ", ".join(sorted(ignored))
+            call.dialect = dialect_of(request, data, call.dialect)
+            call.is_strict = call.is_strict or is_mistral_client(request)
+            body = validate(self.body, data, notes=None if call.is_strict else call.notes)
             if self.stream is not None and getattr(body, "stream", False):
                 events = await unless_disconnected(request, self.stream(call, body))
                 is_streaming = True
                 return EventStream(
-                    events, lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)), headers
+                    events,
+                    lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
+                    {**headers, **call.notes.headers},
                 )
             answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
-            return JSONResponse(answer, headers=headers)
+            return JSONResponse(answer, headers={**headers, **call.notes.headers})
         except ClientGoneError:
             status = CLIENT_GONE
             return Response(status_code=status)
@@ -161,7 +175,9 @@ class Endpoint(Generic[Body]):
         async def route(
             request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
         ) -> Response:
-            return await self.respond(request, Call(services, caller, self.path, dialect_of(request)))
+            settings = services.settings
+            call = Call(services, caller, self.path, settings.dialect, is_strict=settings.strict)
+            return await self.respond(request, call)
 
         ENDPOINTS[self.path] = self
         schema = {"$ref": f"#/components/schemas/{self.body.__name__}"}
@@ -208,7 +224,3 @@ async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Resu
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def dialect_of(request: Request) -> Dialect:
-    return "mistral" if request.headers.get("user-agent", "").startswith("mistral-client") else "openai"

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 
 from tramontane.engine.async_engine import EngineStoppedError
-from tramontane.errors import CapacityError, RequestError, TokenizerError, TramontaneError
+from tramontane.errors import CapacityError, ContextLengthError, RequestError, TokenizerError, TramontaneError
 from tramontane.server.store.errors import DiskFullError
 
 log = logging.getLogger(__name__)
@@ -68,17 +68,15 @@ class ApiError(Exception):
         self.detail = detail and [_shortened_entry(entry) for entry in detail[:MAX_DETAILS]]
         self.headers = dict(headers or {})
 
+    @property
+    def error(self) -> dict[str, Any]:
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
     def body(self) -> dict[str, Any]:
-        """A flat body: mistralai reads it as it is, openai takes `message`; `detail` only with 422, where mistralai
-        expects a list."""
-        body: dict[str, Any] = {
-            "object": "error",
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-            "raw_status_code": self.status,
-        }
+        """Flat, as Mistral's clients read it, and under `error` once more, where OpenAI's JavaScript client looks and
+        nowhere else. `detail` only with 422, where mistralai expects a list."""
+        error = self.error
+        body = {"object": "error", **error, "raw_status_code": self.status, "error": error}
         return body if self.detail is None else body | {"detail": [dict(entry) for entry in self.detail]}
 
     def response(self) -> JSONResponse:
@@ -122,6 +120,8 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(
                 429, str(error), kind="rate_limited", code="1300", headers={"Retry-After": str(RETRY_AFTER_S)}
             )
+        case ContextLengthError():
+            return ApiError(400, str(error), param="messages", code="context_length_exceeded")
         case RequestError() | TokenizerError():
             return ApiError(400, str(error))
         case EngineStoppedError():

@@ -10,6 +10,7 @@ import typer
 
 from tramontane.errors import ConfigError
 from tramontane.runtime import home
+from tramontane.server.dialect import Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,17 @@ class ServerSettings:
         Path | None, typer.Option(help='TOML file of other names for the models: alias = "model", one a line.')
     ] = None
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse OpenAI's fields that have no effect here, as Mistral's API does.")
+        bool,
+        typer.Option(
+            "--strict",
+            envvar="TRAMONTANE_STRICT",
+            help="Refuse, as Mistral's API does, what is otherwise bent or left out and named in the answer's headers.",
+        ),
     ] = False
+    dialect: Annotated[
+        Dialect,
+        typer.Option(help="Shape of answers to requests that show neither API: openai or mistral."),
+    ] = "openai"
     state_dir: Annotated[
         Path | None, typer.Option(help="Folder of files and of the database (default: TRAMONTANE_HOME/server).")
     ] = None

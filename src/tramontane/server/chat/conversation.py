@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
 from tramontane.server.schema.chat import AssistantMessage, ChatRequest, Chunk, Message, TextChunk, ThinkChunk
@@ -35,14 +36,19 @@ REASONING_PROMPT: list[dict[str, Any]] = [
 REASONING_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
-def conversation(request: ChatRequest, model: ServedModel) -> list[dict[str, Any]]:
-    """Raises ApiError 400 for content the model cannot read and for reasoning it was not trained for."""
+def conversation(call: Call, request: ChatRequest, model: ServedModel) -> list[dict[str, Any]]:
+    """Raises ApiError 400 for content the model cannot read and, where the server is strict, for reasoning that it was
+    not trained for; elsewhere that is a hint without effect."""
     messages = [_message(message, place) for place, message in enumerate(request.messages)]
     if request.prompt_mode == "reasoning" or request.reasoning_effort in REASONING_EFFORTS:
-        if not model.capabilities.reasoning:
-            name = "prompt_mode" if request.prompt_mode else "reasoning_effort"
+        asked = {name for name in ("prompt_mode", "reasoning_effort") if getattr(request, name)}
+        if model.capabilities.reasoning:
+            messages.insert(0, {"role": "system", "content": REASONING_PROMPT})
+        elif call.services.settings.strict:
+            name = min(asked)
             raise ApiError(400, f"the model {model.name} does not reason; leave {name} out", param=name)
-        messages.insert(0, {"role": "system", "content": REASONING_PROMPT})
+        else:
+            call.notes.ignored |= asked
     if request.safe_prompt:
         messages.insert(0, {"role": "system", "content": SAFE_PROMPT})
     return messages

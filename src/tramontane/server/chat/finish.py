@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tramontane.server.endpoint import Call, Dialect
+from tramontane.server.dialect import Dialect
+from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 
 

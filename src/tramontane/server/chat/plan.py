@@ -32,7 +32,7 @@ class AnswerPlan:
     guardrails: list[dict[str, Any]] = field(default_factory=list)  # what they found
 
     async def start(self, call: Call) -> Stream:
-        return await self.model.start(self.prompt, self.params, salt=call.caller.salt, priority=call.priority)
+        return await call.start(self.model, self.prompt, self.params)
 
     def offered_only(self, message: AssistantMessage) -> AssistantMessage:
         """Calls of a model that was offered no tools are text it made up."""
@@ -50,7 +50,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     if request.tools and not model.capabilities.function_calling:
         raise ApiError(400, f"the model {model.name} knows no tools; leave tools out", param="tools")
     request = await with_documents(call, request)
-    messages = conversation(request, model)
+    messages = conversation(call, request, model)
     prefix = prefix_of(messages)
     processors = await constraints(request, model, prefix)
     if request.min_tokens and processors:

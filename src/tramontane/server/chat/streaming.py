@@ -34,7 +34,7 @@ async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGene
         except Exception as error:
             failure = call.fail(error)
             ending = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-            yield event(chunks.chunk(ending) | {"error": failure.body()})
+            yield event(chunks.chunk(ending) | {"error": failure.error})
     yield DONE
 
 

@@ -63,7 +63,7 @@ async def _ask(call: Call, model: ServedModel, question: str) -> float:
     messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     prompt = await model.llm.read_prompt(messages)
     params = SamplingParams(max_tokens=1, logits_processors=(scores,))
-    async with await model.start(prompt, params, salt=call.caller.salt, priority=call.priority) as stream:
+    async with await call.start(model, prompt, params) as stream:
         async for _ in stream:
             call.saw_token()
         call.count(stream.completion())

@@ -51,7 +51,7 @@ def chat_request(request: ResponseInput) -> ChatRequest:
             "logprobs": bool(request.top_logprobs),
             "top_logprobs": request.top_logprobs or None,
         }
-    return validate(ChatRequest, body, strict=True)
+    return validate(ChatRequest, body)
 
 
 def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def check_endpoint(endpoint: str) -> bool:
     },
 )
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
-    body = validate(BatchJobRequest, await read_json(request), strict=services.settings.strict)
+    body = validate(BatchJobRequest, await read_json(request))
     needs_model = check_endpoint(body.endpoint)
     if body.model is not None:
         services.registry.resolve(body.model, caller.owner)

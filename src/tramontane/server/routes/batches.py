@@ -52,7 +52,7 @@ BODIES["BatchRequest"] = BatchRequest
     },
 )
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
-    body = validate(BatchRequest, await read_json(request), strict=services.settings.strict)
+    body = validate(BatchRequest, await read_json(request))
     new = NewBatch(
         dialect="openai",
         endpoint=body.endpoint,

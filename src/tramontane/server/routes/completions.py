@@ -50,9 +50,7 @@ async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes
     model = call.use(request.model)
     params = _params(request, model)
     prompt = await _prompt(model, request, request.prompts[0])
-    return _events(
-        call, request, model, await model.start(prompt, params, salt=call.caller.salt, priority=call.priority)
-    )
+    return _events(call, request, model, await call.start(model, prompt, params))
 
 
 async def _events(call: Call, request: CompletionRequest, model: ServedModel, stream: Stream) -> AsyncGenerator[bytes]:
@@ -86,7 +84,7 @@ async def _events(call: Call, request: CompletionRequest, model: ServedModel, st
         except Exception as error:
             failure = call.fail(error)
             ending = {"index": 0, "text": "", "finish_reason": "error", "logprobs": None}
-            yield event({**head, "choices": [ending], "error": failure.body()})
+            yield event({**head, "choices": [ending], "error": failure.error})
     yield DONE
 
 
@@ -112,7 +110,7 @@ async def _prompt(model: ServedModel, request: CompletionRequest, prompt: str | 
 
 
 async def _complete(call: Call, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Completion:
-    async with await model.start(prompt, params, salt=call.caller.salt, priority=call.priority) as stream:
+    async with await call.start(model, prompt, params) as stream:
         async for _ in stream:
             call.saw_token()
         return stream.completion()

@@ -142,7 +142,7 @@ async def _events(call: Call, llm: WaitingLLM, work: Callable[[Progress], dict[s
             failure = as_api_error(error)
             if failure.status >= 500 and not isinstance(error, ApiError):
                 log.error("request %s failed in mid-stream", call.request_id, exc_info=error)
-            await news.put({"type": "error", "error": failure.body()})
+            await news.put({"type": "error", "error": failure.error})
 
     task = asyncio.ensure_future(run())
     try:

@@ -50,7 +50,7 @@ async def _set_archived(services: Services, name: str, caller: Caller, *, value:
     },
 )
 async def update(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> FineTunedModelObject:
-    body = validate(ModelUpdate, await read_json(request), strict=services.settings.strict)
+    body = validate(ModelUpdate, await read_json(request))
     given = body.model_dump(exclude_unset=True)
     values = {{"name": "title"}.get(field, field): value for field, value in given.items()}
     row = await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, **values)

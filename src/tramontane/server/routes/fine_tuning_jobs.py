@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from tramontane.server.auth import Caller, authorize
-from tramontane.server.endpoint import BODIES, Dialect
+from tramontane.server.dialect import dialect_of
+from tramontane.server.endpoint import BODIES
 from tramontane.server.errors import ApiError, invalid_lines
 from tramontane.server.fine_tuning.command import JobFolder
 from tramontane.server.fine_tuning.create import NewJob, create_job, tunable
@@ -47,16 +48,9 @@ BODIES |= {"JobRequest": JobRequest, "OpenaiJobRequest": OpenaiJobRequest}
 Row = TypeVar("Row", bound=BaseModel)
 
 
-def dialect_of(request: Request, otherwise: str = "mistral") -> Dialect:
-    """Both APIs have these paths: the client's name decides, then `otherwise`."""
-    agent = request.headers.get("user-agent", "")
-    if agent.startswith(("OpenAI/", "AsyncOpenAI/")):
-        return "openai"
-    return "mistral" if agent.startswith("mistral-client") or otherwise == "mistral" else "openai"
-
-
 def shown(request: Request, services: Services, job: FineTuningJob) -> DetailedJobObject | OpenaiJobObject:
-    if dialect_of(request, job.dialect) == "openai":
+    """Where the request shows nothing, as the API has it that the job was made by."""
+    if dialect_of(request, {}, "openai" if job.dialect == "openai" else "mistral") == "openai":
         return openai_job(job)
     events = services.fine_tuning_jobs.events(job.id)
     return detailed_job(job, events, services.settings.price_per_hour)
@@ -89,11 +83,10 @@ async def create(
     dry_run_only: Annotated[bool, Query(alias="dry_run")] = False,
 ) -> JSONResponse:
     data = await read_json(request)
-    strict = services.settings.strict
     if "training_file" in data:
-        new = _from_openai(services, caller, validate(OpenaiJobRequest, data, strict=strict))
+        new = _from_openai(services, caller, validate(OpenaiJobRequest, data))
     else:
-        new = _from_mistral(services, caller, validate(JobRequest, data, strict=strict), is_dry_run=dry_run_only)
+        new = _from_mistral(services, caller, validate(JobRequest, data), is_dry_run=dry_run_only)
     if not services.settings.fine_tuning_jobs:
         raise ApiError(403, "this server trains nothing (fine_tuning_jobs=0)", code="fine_tuning_off")
     job = await asyncio.to_thread(create_job, services.fine_tuning_jobs, services.files, caller, new)
@@ -191,7 +184,7 @@ def list_jobs(
     """`after` and `limit` are OpenAI's, and so are `metadata[NAME]`; the others are Mistral's."""
     if status is not None and status not in STATUSES:
         raise ApiError(422, f"status {status[:64]!r} is none of {', '.join(STATUSES)}", param="status")
-    is_openai = dialect_of(request, "openai" if after is not None or limit is not None else "mistral") == "openai"
+    is_openai = dialect_of(request, request.query_params, services.settings.dialect) == "openai"
     if wandb_project is not None or wandb_name is not None:  # no job has one
         return JobList(data=[], total=0)
     details = {

@@ -160,13 +160,17 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class Error(BaseModel):
-    """The body of every failure; `detail` comes with 422 alone."""
-
-    object: Literal["error"]
+class ErrorFields(BaseModel):
     message: str
     type: str
     param: str | None
     code: str | None
+
+
+class Error(ErrorFields):
+    """The body of every failure; `detail` comes with 422 alone."""
+
+    object: Literal["error"]
     raw_status_code: int
+    error: ErrorFields
     detail: list[dict[str, Any]] | None = None

@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tramontane.server.errors import ApiError, validation_error
+from tramontane.server.notes import Notes
 
 Body = TypeVar("Body", bound="ApiModel")
 
 
 class ApiModel(BaseModel):
-    """A closed object of exact types: an unknown field is an error, and so is "1" for 1.
-
-    `IGNORED` names fields of OpenAI's that have no effect on any answer here. They are let through and dropped, and the
-    answer's headers name them; with `--strict` they are errors too, as they are for Mistral's own API.
-    """
+    """A closed object of exact types: an unknown field is an error, and so is "1" for 1."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-    IGNORED: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_ignored(cls, data: Any, info: ValidationInfo) -> Any:
-        context = info.context or {}
-        if not cls.IGNORED or not isinstance(data, dict) or context.get("strict"):
-            return data
-        if (ignored := context.get("ignored")) is not None:
-            ignored.update(name for name in cls.IGNORED if data.get(name) is not None)
-        return {name: value for name, value in data.items() if name not in cls.IGNORED}
 
 
-def validate(kind: type[Body], data: Any, *, strict: bool, ignored: set[str] | None = None) -> Body:
-    """Adds the names of fields that were given and have no effect to `ignored`. Raises ApiError 422 naming every field
-    that is wrong."""
+def validate(kind: type[Body], data: Any, *, notes: Notes | None = None) -> Body:
+    """With `notes`, unknown fields are left out and named there instead of being errors. Raises ApiError 422 naming
+    every field that is wrong."""
     try:
-        return kind.model_validate(data, context={"strict": strict, "ignored": ignored})
+        body = kind.model_validate(data, extra=None if notes is None else "allow")
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_context=False), prefix=("body",)) from None
+    if notes is not None:
+        notes.ignored |= set(_taken_out(body, ""))
+    return body
+
+
+def _taken_out(value: Any, place: str) -> Iterator[str]:
+    """Take the unknown fields out of `value`; yields the names of those that said anything."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _taken_out(entry, place)
+    elif isinstance(value, BaseModel):
+        for name, given in (value.model_extra or {}).items():
+            if given not in (None, [], {}):
+                yield f"{place}{name}"
+        if value.model_extra:
+            value.model_extra.clear()
+        for name, field in value:
+            yield from _taken_out(field, f"{place}{name}.")
 
 
 async def read_json(request: Request) -> Mapping[str, Any]:

@@ -108,19 +108,16 @@ class ToolCallMessage(ApiModel):
 
 
 class SystemMessage(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("name",))
     role: Literal["system", "developer"]
     content: Content
 
 
 class UserMessage(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("name",))
     role: Literal["user"]
     content: Content | None
 
 
 class AssistantMessage(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("name", "annotations"))
     role: Literal["assistant"]
     content: Content | None = None
     tool_calls: list[ToolCallMessage] | None = None
@@ -208,7 +205,6 @@ class Prediction(ApiModel):
 
 
 class StreamOptions(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("include_obfuscation",))
     include_usage: bool = False
 
 
@@ -226,12 +222,6 @@ class Guardrail(ApiModel):
 
 
 class ChatRequest(SamplingFields):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("user", "store", "service_tier", "verbosity", "web_search_options", "safety_identifier"),
-            *("prompt_cache_retention", "prompt_cache_options"),
-        )
-    )
     messages: list[Message] = Field(min_length=1)
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None

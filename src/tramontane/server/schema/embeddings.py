@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,6 @@ MAX_TEXTS = 2048
 
 
 class EmbeddingRequest(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("user",))
     model: str
     input: str | Annotated[list[str] | TokenIds | list[TokenIds], Field(min_length=1, max_length=2**20)]
     output_dimension: int | None = Field(default=None, gt=0)

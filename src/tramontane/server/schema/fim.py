@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,6 @@ TokenIds = list[Annotated[int, Field(ge=0)]]
 
 
 class FimRequest(SamplingFields):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("user", "store", "service_tier"))
     model: str = "codestral-2404"
     prompt: str
     suffix: str | None = ""
@@ -24,7 +23,6 @@ class FimRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """OpenAI's text completions; `max_tokens` is 16 there unless it is given."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("user", "store", "service_tier"))
     prompt: str | Annotated[list[str] | TokenIds | list[TokenIds], Field(min_length=1, max_length=2**20)]
     suffix: str | None = None
     max_tokens: int | None = Field(default=16, ge=0)

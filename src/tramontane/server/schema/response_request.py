@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -11,7 +11,6 @@ from tramontane.server.schema.chat import JsonObject
 
 
 class TextPart(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("annotations", "logprobs"))
     type: Literal["input_text", "output_text", "text"]
     text: str
 
@@ -45,7 +44,6 @@ Part = Annotated[
 class StoredItem(ApiModel):
     """An item of an earlier answer, which comes back with what it was given there. Nothing hangs on that."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("caller", "namespace", "phase", "encrypted_content"))
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
@@ -120,28 +118,20 @@ class TextFormat(ApiModel):
 
 
 class TextConfig(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("verbosity",))
     format: TextFormat | None = None
 
 
 class Reasoning(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("summary", "generate_summary"))
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class ResponseStreamOptions(ApiModel):
-    IGNORED: ClassVar[frozenset[str]] = frozenset(("include_obfuscation",))
+    pass
 
 
 class ResponseInput(ApiModel):
     """What counts as input: shared by /v1/responses and /v1/responses/input_tokens."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("user", "service_tier", "safety_identifier", "prompt_cache_retention", "prompt_cache_options"),
-            "include",
-        )
-    )
     model: str
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None

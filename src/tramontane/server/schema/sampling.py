@@ -35,6 +35,7 @@ class SamplingFields(ApiModel):
     n: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
     metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
+    service_tier: str | None = None  # there is one
 
     @model_validator(mode="after")
     def _has_one_value_for_each(self) -> SamplingFields:
