@@ -21,11 +21,16 @@ class ScriptedLLM:
 
     count: 0, 1, 2 … without end. slow: ready after a second. prefill: no word yet, without end. stuck: nothing happens
     at all. long: too long a prompt. think: a thought first.
-    Anything else: the conversation so far.
+    Anything else: the conversation so far. A character is a token.
     """
+
+    max_seq_len = 4000
 
     tokenizer = SimpleNamespace(require_chat=lambda: None)
     checkpoint = SimpleNamespace(sampling={})
+
+    def count_chat_tokens(self, messages: Sequence[dict[str, Any]]) -> int:
+        return sum(len(message["content"]) for message in messages)
 
     def stream_deltas(self, messages: Sequence[dict[str, Any]], _params: object) -> Iterator[Any]:
         text = messages[-1]["content"]

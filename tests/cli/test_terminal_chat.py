@@ -189,6 +189,34 @@ def test_mistakes_are_one_line_and_the_chat_goes_on(terminal: PseudoTerminal, tm
     assert "Traceback" not in terminal.output
 
 
+def test_a_conversation_longer_than_the_context_goes_on(tmp_path: Path) -> None:
+    with start(tmp_path, "--system", "Be kind.") as terminal:
+        terminal.wait_for(">")
+        for turn in range(4):  # each answer repeats all there is: they soon fill 4,000 tokens
+            terminal.send(f"turn {turn} {'x' * 300}")
+            terminal.wait_for("<closed>")
+        terminal.send("turn 4")
+        answer = terminal.wait_for("'turn 4'.")
+        assert "oldest messages are no longer read: the context is full.)" in terminal.output
+        heard = answer.rpartition("I heard: ")[2]
+        assert heard.startswith("system='Be kind.' | user='turn ")
+        assert "turn 0" not in heard.partition("|")[2].partition("|")[0]
+        terminal.send("/tokens")
+        terminal.wait_for("of 4,000 tokens (")
+        terminal.wait_for("oldest messages are no longer read")
+        terminal.send("/reset")
+        terminal.wait_for("New conversation.")
+        terminal.send("/tokens")
+        terminal.wait_for("0 of 4,000 tokens (0%)")
+
+
+def test_one_message_that_is_too_long_is_refused_in_words_and_forgotten(terminal: PseudoTerminal) -> None:
+    terminal.send("x" * 4000)
+    terminal.wait_for("have 4,000 tokens, and the model reads 4,000 at once, its answer included; shorten it")
+    terminal.send("Still there?")
+    terminal.wait_for("I heard: user='Still there?'.")
+
+
 def test_statistics_and_thoughts(tmp_path: Path) -> None:
     with start(tmp_path, "--stats") as terminal:
         terminal.wait_for(">")

@@ -15,6 +15,7 @@ COMMANDS = {
     "/retry": "answer the last message again",
     "/save FILE": "write the conversation to FILE, one line of JSON",
     "/load FILE": "go on with a conversation saved before",
+    "/tokens": "how full the model's context is",
     "/stats": "print tokens and speed after each answer, or stop it",
     "/help": "this list",
     "/quit": "leave (also Ctrl-D)",

@@ -15,8 +15,10 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
 
 from tramontane import runtime
+from tramontane.cli.context_window import ContextWindow
 from tramontane.cli.conversation import COMMANDS, KEYS, Conversation
 from tramontane.cli.terminal import printable, require_sound, write_answer
 from tramontane.errors import TramontaneError
@@ -34,13 +36,15 @@ class TerminalChat:
         self.params = params
         self.conversation = conversation
         self.stats = stats
+        self.window = ContextWindow(llm.max_seq_len, llm.count_chat_tokens, params.max_tokens)
+        self.num_tokens = 0  # of the conversation as it was last read, its answer included
 
     def run(self) -> None:
         session = prompt_session()
         print("/help lists the commands, /quit leaves.")
         while True:
             try:
-                text = session.prompt("> ")
+                text = session.prompt("> ", bottom_toolbar=lambda: self.meter if self.num_tokens else None)
             except EOFError:
                 return
             if not text.strip():
@@ -52,6 +56,14 @@ class TerminalChat:
                 print(printable(f"error: {error}"), file=sys.stderr)
             except OSError as error:
                 print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+
+    @property
+    def meter(self) -> str:
+        """How full the context is, in a line."""
+        size = self.window.size
+        left_out = self.window.num_left_out
+        gone = f"; the {left_out} oldest messages are no longer read" if left_out else ""
+        return f"{self.num_tokens:,} of {size:,} tokens ({self.num_tokens / size:.0%}){gone}"
 
     def take(self, text: str) -> bool:
         """Obey a command or answer a message; False ends the chat."""
@@ -70,12 +82,12 @@ class TerminalChat:
                 width = max(map(len, COMMANDS))
                 print("\n".join(f"{command:<{width}}  {meaning}" for command, meaning in COMMANDS.items()))
                 print(KEYS)
-            case "/system":
-                self.conversation.start(rest or None)
+            case "/system" | "/reset":
+                self.conversation.start((rest or None) if name == "/system" else self.conversation.system)
+                self.num_tokens = self.window.num_left_out = 0
                 print("New conversation.")
-            case "/reset":
-                self.conversation.start(self.conversation.system)
-                print("New conversation.")
+            case "/tokens":
+                print(self.meter)
             case "/retry":
                 if self.conversation.take_back():
                     self.answer()
@@ -91,6 +103,7 @@ class TerminalChat:
                 print(f"Saved {len(self.conversation.messages)} messages to {path}.")
             case "/load":
                 self.conversation.load(path := file_named(rest))
+                self.num_tokens = self.window.num_left_out = 0
                 print(f"Loaded {len(self.conversation.messages)} messages from {path}.")
             case _:
                 print(printable(f"{name} is not a command; /help lists them."))
@@ -102,8 +115,12 @@ class TerminalChat:
         On an error the message is forgotten, so that the conversation stays one that can go on.
         """
         started, num_tokens, text = time.perf_counter(), 0, ""
-        deltas = self.llm.stream_deltas(self.conversation.messages, self.params)
+        num_left_out = self.window.num_left_out
         try:
+            messages, self.num_tokens = self.window.fit(self.conversation.messages)
+            if self.window.num_left_out > num_left_out:
+                print(f"(The {self.window.num_left_out} oldest messages are no longer read: the context is full.)")
+            deltas = self.llm.stream_deltas(messages, self.params)
             with StopOnInterrupt() as interrupt, closing(deltas):
                 for delta in deltas:
                     write_answer(delta.thinking, dim=True)
@@ -117,6 +134,7 @@ class TerminalChat:
             self.conversation.messages.pop()
             raise
         self.conversation.reply(text)
+        self.num_tokens += num_tokens
         print(" [stopped]" if interrupt.stopped else "")
         if self.stats:
             seconds = time.perf_counter() - started
@@ -180,6 +198,7 @@ def prompt_session() -> PromptSession[str]:
         key_bindings=keys,
         prompt_continuation=continuation,
         history=FileHistory(str(history)),
+        style=Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack"}),
         completer=WordCompleter([command.split()[0] for command in COMMANDS], sentence=True),
         complete_while_typing=False,
     )

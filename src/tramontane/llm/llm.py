@@ -126,6 +126,10 @@ class LLM:
         """
         return self._complete([chat_prompt(self.tokenizer, messages, tools)], sampling, adapter)[0]
 
+    def count_chat_tokens(self, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> int:
+        """Tokens of a conversation as a prompt. Raises TokenizerError as `chat` does."""
+        return len(chat_prompt(self.tokenizer, messages, tools).token_ids)
+
     def fill_in_middle(
         self, prompt: str, suffix: str | None, sampling: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Completion:

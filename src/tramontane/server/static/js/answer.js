@@ -1,15 +1,17 @@
 // One answer on its way: from the server's stream into a message of a conversation. It goes on while another
 // conversation is shown, and is saved as it grows, so that a closed page loses at most a second of it.
 
-import { callStream } from "./api.js";
-import { attachmentText } from "./attachment.js";
+import { ApiError, callStream } from "./api.js";
+import { charsOf, contextOf, firstAfterRefusal, firstTurn } from "./context.js";
 import { path } from "./conversation.js";
 import { library } from "./library.js";
 import { defaultModel, ensureModels, findModel } from "./model.js";
 import { requestFields } from "./parameter.js";
 import { save } from "./storage.js";
+import { textOfAll, turnsDownTo } from "./turn.js";
 
 const SAVE_EVERY_MS = 1000;
+const TOO_LONG = "context_length_exceeded"; // the server's code for a prompt that does not fit
 const running = new Map(); // message id -> Answer
 
 export function answerTo(message) {
@@ -59,7 +61,10 @@ export class Answer {
       message.finish ??= "stop";
     } catch (error) {
       if (error.name === "AbortError") message.finish = "stopped";
-      else [message.finish, message.error] = ["error", { message: error.message, status: error.status ?? null }];
+      else {
+        message.finish = error.code === TOO_LONG ? "too_long" : "error";
+        message.error = { message: error.message, status: error.status ?? null };
+      }
     }
     message.durationMs = performance.now() - started;
     conversation.updated = Date.now();
@@ -98,13 +103,39 @@ export class Answer {
         signal,
       );
     }
-    const messages = await requestMessages(conversation, question);
-    if (task.kind === "continue") messages.push({ role: "assistant", content: task.text, prefix: true });
-    return callStream(
-      "v1/chat/completions",
-      { model, messages, stream: true, ...requestFields(conversation.parameters) },
-      signal,
-    );
+    return this.#converse(question);
+  }
+
+  /** Events of an answer in the conversation. Where it has outgrown the model's context, the oldest turns are left out:
+   * the system prompt and the question stay. */
+  async *#converse(question) {
+    const { conversation, message } = this;
+    const { model, task } = message;
+    const branch = path(conversation, question);
+    const turns = await turnsDownTo(conversation, question);
+    const system = conversation.system?.trim() ? [{ role: "system", content: conversation.system }] : [];
+    const begun = task.kind === "continue" ? [{ role: "assistant", content: task.text, prefix: true }] : [];
+    let first = firstTurn(turns, {
+      branch,
+      charsBeside: charsOf([...system, ...begun]),
+      context: contextOf(model),
+      maxTokens: conversation.parameters.max_tokens,
+      readsFrom: branch.findLast(({ readsFrom }) => readsFrom)?.readsFrom,
+    });
+    while (first !== null) {
+      message.readsFrom = first > 0 ? turns[first].id : null;
+      const messages = [...system, ...turns.slice(first).flatMap((turn) => turn.messages), ...begun];
+      this.promptChars = charsOf(messages);
+      const body = { model, messages, stream: true, ...requestFields(conversation.parameters) };
+      try {
+        return yield* callStream("v1/chat/completions", body, this.controller.signal);
+      } catch (error) {
+        if (error.code !== TOO_LONG) throw error;
+        first = firstAfterRefusal(turns, first);
+      }
+    }
+    message.readsFrom = null;
+    throw new ApiError(refusal(this, system), 400, { code: TOO_LONG });
   }
 
   async #chooseModel() {
@@ -126,7 +157,12 @@ export class Answer {
       const choice = data.choices?.[0];
       if (choice) takeDelta(message, choice.delta ?? {});
       if (choice?.finish_reason) message.finish = choice.finish_reason;
-      if (data.usage) message.usage = { prompt: data.usage.prompt_tokens, completion: data.usage.completion_tokens };
+      if (data.usage) {
+        const { prompt_tokens: prompt, completion_tokens: completion } = data.usage;
+        const begun = message.task.text?.length ?? 0; // both in the prompt and in the answer
+        const chars = this.promptChars + message.content.length - begun + (message.thinking?.length ?? 0);
+        message.usage = { prompt, completion, chars };
+      }
     }
   }
 }
@@ -143,48 +179,19 @@ function takeDelta(message, delta) {
     message.thinking = (message.thinking ?? "") + delta.reasoning_content;
 }
 
-async function textOf(document) {
-  const text = await attachmentText(document.id);
-  if (text === null) throw new Error(`${document.name} is no longer stored in this browser; attach it again`);
-  return text;
+/** What to do about a single question that is longer than the model can read. */
+function refusal({ message, conversation }, system) {
+  const context = contextOf(message.model);
+  const reads = context ? `${context.toLocaleString()} tokens (about ${wordsOf(context)} words)` : "less";
+  const what =
+    system.length && system[0].content.length > 500 ? "This message and the system prompt are" : "This message is";
+  const limit = conversation.parameters.max_tokens ? ", or ask for fewer tokens in the settings" : "";
+  return (
+    `${what} too long for ${message.model}, which reads ${reads} at once, the answer included. ` +
+    `Shorten the message${limit}; a long text can be attached as a file, which is read in parts.`
+  );
 }
 
-async function textOfAll(documents) {
-  const texts = await Promise.all(documents.map(textOf));
-  return texts.length === 1
-    ? texts[0]
-    : texts.map((text, index) => `# ${documents[index].name}\n\n${text}`).join("\n\n");
-}
-
-/** The messages of the branch down to `last`, as the server takes them. Documents go in front of what was asked about
- * them; those too long for the model were answered from their passages and are only named. */
-async function requestMessages(conversation, last) {
-  const messages = [];
-  if (conversation.system?.trim()) messages.push({ role: "system", content: conversation.system });
-  for (const message of path(conversation, last)) {
-    if (message.role === "assistant") {
-      if (message.content) messages.push({ role: "assistant", content: message.content });
-      continue;
-    }
-    const parts = [];
-    for (const document of message.documents ?? []) {
-      parts.push(
-        document.isLong ? `[Attached: ${document.name}]` : `Document "${document.name}":\n\n${await textOf(document)}`,
-      );
-    }
-    const content = [...parts, message.content].filter(Boolean).join("\n\n---\n\n");
-    // an answer that failed before its first word leaves two questions in a row, which chat templates refuse
-    if (messages.at(-1)?.role === "user") messages.at(-1).content += `\n\n${content}`;
-    else messages.push({ role: "user", content });
-  }
-  return messages;
-}
-
-/** Whether documents leave no room in the model's context for conversation and answer. */
-export function areTooLong(documents, conversation, model) {
-  const context = findModel(model)?.max_context_length ?? 4096;
-  const answer = conversation.parameters.max_tokens ?? Math.min(1024, context / 4);
-  const earlier =
-    path(conversation).reduce((sum, message) => sum + message.content.length, conversation.system?.length ?? 0) / 3;
-  return documents.reduce((sum, document) => sum + document.num_tokens, 0) + answer + earlier + 64 > context;
+function wordsOf(tokens) {
+  return Number((tokens * 0.7).toPrecision(1)).toLocaleString();
 }

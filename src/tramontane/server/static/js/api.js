@@ -4,11 +4,11 @@ import { readEvents } from "./event_stream.js";
 import { currentKey } from "./key.js";
 
 export class ApiError extends Error {
-  /** `status` is 0 when the server could not be reached; `detail` is the list of a 422, else null. */
-  constructor(message, status, detail = null) {
+  /** `status` is 0 when the server could not be reached; `detail` is the list of a 422, else null; `code` is what
+   * programs tell errors apart by, or null. */
+  constructor(message, status, { detail = null, code = null } = {}) {
     super(message);
-    this.status = status;
-    this.detail = detail;
+    Object.assign(this, { status, detail, code });
   }
 }
 
@@ -62,15 +62,16 @@ async function send(path, { method, body = null, signal = null }) {
 
 async function readError(response) {
   let message = `The server answered ${response.status} ${response.statusText}`.trimEnd();
-  let detail = null;
+  let [detail, code] = [null, null];
   try {
     const body = await response.json();
     message = messageOf(body, response.status) ?? message;
+    code = body.code ?? body.error?.code ?? null;
     if (Array.isArray(body.detail)) detail = body.detail;
   } catch {
     // not JSON: a proxy in between answered
   }
-  return new ApiError(message, response.status, detail);
+  return new ApiError(message, response.status, { detail, code });
 }
 
 /** The sentence inside any of the error shapes that servers of this interface use. */

@@ -1,8 +1,10 @@
 // The chat page: one conversation, its messages and the composer.
 
 import { announce, Speaker } from "./announcer.js";
-import { Answer, answerTo, areTooLong, runningIn } from "./answer.js";
+import { Answer, answerTo, runningIn } from "./answer.js";
 import { Composer } from "./composer.js";
+import { areTooLong, contextOf, tokensInUse } from "./context.js";
+import { ContextMeter } from "./context_meter.js";
 import { append, choose, newConversation, path } from "./conversation.js";
 import { acceptFiles } from "./drop.js";
 import { h } from "./element.js";
@@ -22,11 +24,15 @@ export class ChatPage {
     this.model = modelSelect({ class: "title-select" });
     this.model.addEventListener("change", () => this.#settingsChanged());
     this.settings = new SettingsPanel(() => this.#settingsChanged());
+    this.meter = new ContextMeter();
     this.composer = new Composer({
       onSend: (input) => this.#send(input),
       onStop: () => this.stop(),
+      onDraft: () => this.#measure(),
       currentModel: () => this.model.value,
+      beside: this.meter.element,
     });
+    document.addEventListener("models-loaded", () => this.#measure());
     this.messages = new MessageList(this.#actions, () => welcome(this.composer));
     const toggle = iconButton("sliders", "Settings of this conversation", () => this.settings.toggle(toggle), {
       key: "s",
@@ -118,6 +124,16 @@ export class ChatPage {
     setPreference("parameters", { ...settings.parameters });
     if (this.conversation) library.put(this.conversation);
     else setPreference("system", settings.system);
+    this.#measure();
+  }
+
+  /** Show how full the model's context is, with what is being written. */
+  #measure() {
+    if (!this.composer) return; // which is being made
+    this.meter.show(
+      tokensInUse(this.conversation ?? this.draftSettings, this.composer.draft),
+      contextOf(this.model.value),
+    );
   }
 
   #send({ text, documents, task }) {
@@ -172,7 +188,10 @@ export class ChatPage {
     const isFinished = answerTo(message) === null;
     this.messages.update(message);
     if (speaker === this.speaker) speaker.update(message.content, isFinished);
-    if (isFinished) this.composer.setBusy(runningIn(conversation) !== null);
+    if (isFinished) {
+      this.composer.setBusy(runningIn(conversation) !== null);
+      this.#measure();
+    }
     if (message.finish === "stopped") announce("Stopped");
   }
 
@@ -180,6 +199,7 @@ export class ChatPage {
     this.heading.textContent = this.title;
     this.messages.show(this.conversation);
     this.composer.setBusy(this.conversation !== null && runningIn(this.conversation) !== null);
+    this.#measure();
   }
 
   get #actions() {
@@ -187,6 +207,7 @@ export class ChatPage {
       edit: (message) => this.#edit(message),
       regenerate: (message) => this.#regenerate(message),
       retry: (message) => this.#regenerate(message),
+      shorten: (message) => this.#edit(this.#parent(message)),
       onward: (message) => this.#answer(this.#parent(message), { kind: "continue", text: message.content }),
       choose: (message, label) => {
         choose(this.conversation, message);

@@ -10,10 +10,11 @@ import { notify } from "./notice.js";
 const MAX_FILES = 4;
 
 export class Composer {
-  /** `onSend({text, documents, task})`: task is "summary" or null; `onStop()`; `currentModel()`. */
-  constructor({ onSend, onStop, currentModel }) {
-    Object.assign(this, { onSend, onStop, currentModel });
-    this.attachments = []; // in the order chosen: {name, document}, or {name, controller} while it is being read
+  /** `onSend({text, documents, task})`: task is "summary" or null; `onStop()`; `onDraft()` hears of every change;
+   * `currentModel()`; `beside`: an element for the row of buttons. */
+  constructor({ onSend, onStop, onDraft, currentModel, beside }) {
+    Object.assign(this, { onSend, onStop, onDraft, currentModel });
+    this.attachments = []; // in the order chosen: {name, document, chip}; document is null while it is being read
     this.isBusy = false;
     this.field = h("textarea", {
       rows: "1",
@@ -59,6 +60,7 @@ export class Composer {
         this.picker,
         this.summarize,
         h("span", { class: "spring" }),
+        beside,
         this.submit,
       ),
     );
@@ -81,6 +83,13 @@ export class Composer {
     this.field.focus();
   }
 
+  /** What is being written, as {chars, tokens}: of the text, and of documents that would go with it whole. */
+  get draft() {
+    const whole = this.attachments.filter(({ document }) => document && !document.isLong);
+    const tokens = whole.reduce((sum, { document }) => sum + (document.num_tokens ?? 0), 0);
+    return { chars: this.field.value.length, tokens };
+  }
+
   chooseFiles() {
     this.picker.click();
   }
@@ -101,7 +110,7 @@ export class Composer {
   }
 
   setDocuments(documents) {
-    this.attachments = documents.map((document) => ({ name: document.name, document }));
+    this.attachments = documents.map((document) => this.#attachment({ name: document.name, document }));
     this.#show();
   }
 
@@ -114,11 +123,12 @@ export class Composer {
   }
 
   async #read(file) {
-    const attachment = { name: file.name, document: null, controller: new AbortController() };
+    const attachment = this.#attachment({ name: file.name, document: null, controller: new AbortController() });
     this.attachments.push(attachment);
     this.#show();
     try {
       attachment.document = await readAttachment(file, this.currentModel, attachment.controller.signal);
+      attachment.chip.show(attachment.document);
       announce(`${file.name} attached`);
       this.#show();
     } catch (error) {
@@ -149,6 +159,15 @@ export class Composer {
     return !this.isBusy && isRead && (this.field.value.trim() !== "" || this.attachments.length > 0);
   }
 
+  /** An entry of `attachments` with its chip. */
+  #attachment(fields) {
+    const attachment = { ...fields };
+    const note = fields.document?.isLong ? "asking about this" : null;
+    const look = { isReading: fields.document === null, note, onRemove: () => this.#remove(attachment) };
+    attachment.chip = attachmentChip(fields.document ?? fields, look);
+    return attachment;
+  }
+
   #remove(attachment) {
     attachment.controller?.abort();
     this.attachments = this.attachments.filter((other) => other !== attachment);
@@ -157,15 +176,9 @@ export class Composer {
   }
 
   #show() {
-    this.chips.replaceChildren(
-      ...this.attachments.map((attachment) =>
-        attachmentChip(attachment.document ?? attachment, {
-          isReading: attachment.document === null,
-          note: attachment.document?.isLong ? "asking about this" : null,
-          onRemove: () => this.#remove(attachment),
-        }),
-      ),
-    );
+    const chips = this.attachments.map(({ chip }) => chip);
+    for (const chip of [...this.chips.children]) if (!chips.includes(chip)) chip.remove();
+    this.chips.append(...chips.filter((chip) => chip.parentNode === null)); // a chip that stays keeps its button
     this.summarize.hidden = this.attachments.length === 0;
     this.#grow();
   }
@@ -174,5 +187,6 @@ export class Composer {
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, 240)}px`;
     this.submit.disabled = !this.isBusy && !this.#canSend;
+    this.onDraft();
   }
 }

@@ -1,5 +1,6 @@
 // The messages of the branch being read, and the scrolling that follows an answer until the reader looks elsewhere.
 
+import { announce } from "./announcer.js";
 import { path } from "./conversation.js";
 import { h } from "./element.js";
 import { iconButton } from "./icon_button.js";
@@ -14,6 +15,11 @@ export class MessageList {
     this.welcome = welcome;
     this.views = new Map(); // message id -> MessageView
     this.followsEnd = true;
+    this.boundary = h(
+      "p",
+      { class: "boundary", role: "note" },
+      h("span", {}, "The messages above are no longer read: the model's context is full."),
+    );
     this.list = h("div", { class: "messages", role: "log", "aria-live": "off", "aria-label": "Conversation" });
     this.element = h("div", { class: "scroller", tabindex: "-1" }, this.list);
     const look = { class: "to-end icon-only", hidden: true };
@@ -36,13 +42,27 @@ export class MessageList {
       this.views.delete(id);
     }
     this.list.querySelector(":scope > .welcome")?.remove();
-    for (const message of messages) {
+    this.boundary.remove();
+    for (const [at, message] of messages.entries()) {
       const known = this.views.get(message.id);
       if (known) known.update();
       else this.views.set(message.id, new MessageView(conversation, message, this.actions));
-      this.list.append(this.views.get(message.id).element); // moving an element keeps its state
+      const { element } = this.views.get(message.id);
+      const place = this.list.children[at] ?? null;
+      if (place !== element) this.list.insertBefore(element, place); // what stays where it is keeps focus and clicks
     }
+    this.lastAnswer = messages.findLast(({ role }) => role === "assistant") ?? null;
+    this.#showBoundary();
     if (!messages.length) this.list.append(this.welcome());
+  }
+
+  /** A line above the first message that the last answer has read, where it has not read all; whether it is news. */
+  #showBoundary() {
+    const first = this.views.get(this.lastAnswer?.readsFrom)?.element;
+    const isNews = first !== undefined && first.previousSibling !== this.boundary;
+    if (!first) this.boundary.remove();
+    else if (isNews) first.before(this.boundary);
+    return isNews;
   }
 
   view(message) {
@@ -52,6 +72,7 @@ export class MessageList {
   /** A message has grown. */
   update(message) {
     this.view(message)?.update();
+    if (message === this.lastAnswer && this.#showBoundary()) announce(this.boundary.textContent);
     if (this.followsEnd) this.scrollToEnd();
   }
 

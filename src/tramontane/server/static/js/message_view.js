@@ -15,11 +15,13 @@ const FINISHES = {
   length: "Cut off at its length",
   model_length: "The model's context is full",
   error: "Broken off",
+  too_long: "Not read",
   content_filter: "Withheld by a guardrail",
   edited: "Edited",
 };
 
-/** `actions`: {edit, regenerate, onward, choose, retry}, each called with the message (choose also with a version). */
+/** `actions`: {edit, regenerate, onward, choose, retry, shorten}, each called with the message (choose also with a
+ * version). */
 export class MessageView {
   constructor(conversation, message, actions) {
     this.conversation = conversation;
@@ -97,12 +99,14 @@ export class MessageView {
   #failure() {
     const { message, actions } = this;
     const { error } = message;
+    const isTooLong = message.finish === "too_long";
     return h(
       "div",
       { class: "failure", role: "alert" },
       icon("warning"),
       h("p", {}, error.message),
-      h("button", { type: "button", onclick: () => actions.retry(message) }, "Try again"),
+      isTooLong && h("button", { type: "button", onclick: () => actions.shorten(message) }, "Edit the message"),
+      !wouldFailAgain(message) && h("button", { type: "button", onclick: () => actions.retry(message) }, "Try again"),
     );
   }
 
@@ -113,7 +117,7 @@ export class MessageView {
     const canGoOn =
       isAnswer &&
       message.content &&
-      ["stopped", "length", "edited", "error"].includes(message.finish) &&
+      ["stopped", "length", "model_length", "edited", "error"].includes(message.finish) &&
       ["chat", "continue"].includes(message.task?.kind);
     return [
       this.#versions(),
@@ -140,6 +144,11 @@ export class MessageView {
       arrow("right", "Next version", all[at + 1]),
     );
   }
+}
+
+/** Whether the server refused what was asked, and not for want of a key or of time: the same would be refused again. */
+function wouldFailAgain({ error: { status } }) {
+  return status >= 400 && status < 500 && ![401, 408, 409, 429].includes(status);
 }
 
 /** Before the first word: what is being read, and for how long already. Long prompts take their time on small machines. */

@@ -95,7 +95,9 @@ function checkedMessage(message, id, parent, newIds) {
   if (message.role === "user") return checked;
   const kind = ["chat", "summary", "passages"].includes(message.task?.kind) ? message.task.kind : "chat";
   const task = kind === "chat" ? { kind } : { kind, documents: checkedDocuments(message.task, newIds) };
-  const usage = message.usage && { prompt: number(message.usage.prompt), completion: number(message.usage.completion) };
+  const usage =
+    message.usage &&
+    Object.fromEntries(["prompt", "completion", "chars"].map((name) => [name, number(message.usage[name])]));
   const passages =
     Array.isArray(message.passages) &&
     message.passages.map((passage) => ({ text: text(passage?.text), isCited: Boolean(passage?.isCited) }));

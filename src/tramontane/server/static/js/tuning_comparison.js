@@ -7,7 +7,10 @@ export class TuningComparison {
   constructor(base, tuned) {
     this.question = h("textarea", { id: "tuning-question", rows: "2", required: true });
     this.button = h("button", { type: "submit", class: "primary" }, "Ask both");
-    this.answers = [base, tuned].map((model) => ({ model, element: h("div", { class: "tuning-answer", role: "status" }) }));
+    this.answers = [base, tuned].map((model) => ({
+      model,
+      element: h("div", { class: "tuning-answer", role: "status" }),
+    }));
     this.element = h(
       "form",
       { class: "panel tuning-comparison", "aria-label": "Try it", onsubmit: (event) => this.#ask(event) },

@@ -14,7 +14,12 @@ export class TuningForm {
     this.model = h("select", { id: "tuning-model", required: true });
     this.samples = fileInput("tuning-samples", { required: true });
     this.heldOut = fileInput("tuning-held-out");
-    this.suffix = h("input", { id: "tuning-suffix", maxlength: "18", pattern: "[A-Za-z0-9._\\-]*", autocomplete: "off" });
+    this.suffix = h("input", {
+      id: "tuning-suffix",
+      maxlength: "18",
+      pattern: "[A-Za-z0-9._\\-]*",
+      autocomplete: "off",
+    });
     this.epochs = h("input", { id: "tuning-epochs", type: "number", min: "0.1", max: "1000", step: "any", value: "3" });
     this.rate = h("input", {
       id: "tuning-rate",
@@ -131,5 +136,11 @@ function fileInput(id, properties = {}) {
 }
 
 function field(label, input, hint = null) {
-  return h("div", { class: "field" }, h("label", { for: input.id }, label), input, hint && h("p", { class: "hint" }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: input.id }, label),
+    input,
+    hint && h("p", { class: "hint" }, hint),
+  );
 }

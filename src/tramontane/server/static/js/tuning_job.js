@@ -97,7 +97,8 @@ export class TuningJob {
       this.#follow();
     };
     return [
-      job.status === "VALIDATED" && h("button", { class: "primary", type: "button", onclick: act("start") }, "Start training"),
+      job.status === "VALIDATED" &&
+        h("button", { class: "primary", type: "button", onclick: act("start") }, "Start training"),
       !hasEnded(job) && h("button", { type: "button", onclick: act("cancel") }, "Cancel"),
       job.fine_tuned_model && h("button", { type: "button", onclick: () => this.#delete(job) }, "Delete the model"),
     ];
@@ -124,10 +125,7 @@ function progressBar({ trained_tokens: done, metadata }) {
 function lossPlot({ train, held_out: heldOut }) {
   return linePlot({
     title: "Loss in nats per token",
-    series: [
-      { name: "Training", points: train },
-      ...(heldOut.length ? [{ name: "Held out", points: heldOut }] : []),
-    ],
+    series: [{ name: "Training", points: train }, ...(heldOut.length ? [{ name: "Held out", points: heldOut }] : [])],
     format: (value) => value.toFixed(2),
     formatX: (step) => `${Math.round(step)}`,
   });
@@ -148,7 +146,15 @@ function sampleTable(told) {
       h(
         "table",
         {},
-        h("thead", {}, h("tr", {}, ["After update", ...prompts].map((text) => h("th", { scope: "col" }, text)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ["After update", ...prompts].map((text) => h("th", { scope: "col" }, text)),
+          ),
+        ),
         h(
           "tbody",
           {},
