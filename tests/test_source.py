@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "tramontane"
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {("os", "system"), ("os", "popen"), ("torch", "load"), ("yaml", "load"), ("pickle", "loads")}
+RENAMES = {"rename", "renames", "move"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jinja2"}
 
 
@@ -35,6 +36,24 @@ def offences(source: str) -> list[tuple[int, str]]:
     return found
 
 
+def renames(source: str) -> list[tuple[int, str]]:
+    """(line, what) of every renaming, fsync and temporary file that outlives its writer. A `replace`
+    of one argument is a path's: strings' has two, `dataclasses.replace` is a name of its own."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            found += [
+                (node.lineno, f"import of {n.name}") for n in node.names if n.name in {*RENAMES, "replace", "fsync"}
+            ]
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner, method = getattr(node.func.value, "id", None), node.func.attr
+        is_path_replace = method == "replace" and (owner == "os" or (len(node.args) == 1 and not node.keywords))
+        if is_path_replace or method in RENAMES or (owner, method) in {("os", "fsync"), ("tempfile", "mkstemp")}:
+            found.append((node.lineno, f"{owner}.{method}()"))
+    return found
+
+
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_nothing_from_outside_is_run(path: Path) -> None:
     assert offences(path.read_text(encoding="utf-8")) == []
@@ -55,3 +74,25 @@ def test_each_offence_is_found(source: str) -> None:
 @pytest.mark.parametrize("source", ["model.eval()", "re.compile(x)", "json.load(f)", "subprocess.run(x, shell=False)"])
 def test_what_only_looks_alike_is_let_through(source: str) -> None:
     assert offences(source) == []
+
+
+def test_one_module_alone_makes_what_is_written_durable() -> None:
+    found = {str(path.relative_to(SOURCE)): renames(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")}
+    assert found.pop("durable.py")
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.replace(a, b)", "os.rename(a, b)", "part.replace(target)", "part.rename(target)", "shutil.move(a, b)",
+        "from os import replace", "os.fsync(f.fileno())", "tempfile.mkstemp()",
+    ],
+)  # fmt: skip
+def test_each_renaming_is_found(source: str) -> None:
+    assert len(renames(source)) == 1
+
+
+@pytest.mark.parametrize("source", ["text.replace('a', 'b')", "dataclasses.replace(config, dim=8)", "replace(x, y=1)"])
+def test_what_renames_nothing_is_let_through(source: str) -> None:
+    assert renames(source) == []

@@ -195,7 +195,7 @@ def test_entries_used_longest_ago_go_first(tmp_path: Path) -> None:
     assert [cache.find(key, {"a": 1000}) is not None for key in ("one", "two", "three")] == [True, False, True]
     with pytest.raises(CapacityError, match="more than the packed cache may take"):
         cache.store("four", {"a": 4000}, [])
-    part = tmp_path / "cache" / ".x.safetensors.abc.part"
+    part = tmp_path / "cache" / ".x.safetensors.0123456789abcdef.part"
     part.write_bytes(b"x")
     os.utime(part, (1, 1))
     store("five")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tramontane.errors import CheckpointError
-from tramontane.training.checkpointer import Checkpointer, TrainerState, atomic_folder, atomic_text, read_state
+from tramontane.training.checkpointer import Checkpointer, TrainerState, read_state
 
 STATE = TrainerState(
     {"weights/a": torch.arange(6.0).view(2, 3), "rng/cpu": torch.arange(9, dtype=torch.uint8), "n": torch.tensor(3.0)},
@@ -61,20 +61,6 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert checkpointer.steps() == [1]
     save(checkpointer, 2)
     assert checkpointer.steps() == [1, 2]
-
-
-def test_an_existing_folder_is_replaced_whole(tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        with atomic_folder(tmp_path / "model") as folder:
-            (folder / name).write_text(name, "utf-8")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
-
-
-def test_text_is_replaced_in_one_step(tmp_path: Path) -> None:
-    for text in ("a", "b"):
-        atomic_text(tmp_path / "x.json", text)
-    assert [(path.name, path.read_text("utf-8")) for path in tmp_path.iterdir()] == [("x.json", "b")]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tramontane import durable
 from tramontane.cli.options import Json
 from tramontane.cli.terminal import print_json, printable
 
@@ -29,7 +30,6 @@ def card(
     """
     from tramontane.training.card import card as written
     from tramontane.training.card import card_facts
-    from tramontane.training.checkpointer import atomic_text
     from tramontane.training.plan import require_positive
 
     require_positive(watts=watts, price_per_hour=price_per_hour)
@@ -38,6 +38,6 @@ def card(
         print_json(facts)
         return
     path = out or run / "model" / "README.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_text(path, written(facts))
+    durable.make_folder(path.parent)
+    durable.write(path, written(facts))
     print(printable(f"{path}: {len(facts['data'])} sources, {facts['training']['hours']:.2f} hours"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from tramontane import durable
 from tramontane.errors import DataError
 
 COMMANDS = {
@@ -55,12 +55,7 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Write `{"messages": [...]}`, the form of a training sample; the file appears whole or not at all."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_text(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n", encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        durable.write(path, json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
 
     def load(self, path: Path) -> None:
         """Take over a saved conversation. Raises DataError, leaving this one as it was, if the file holds none."""

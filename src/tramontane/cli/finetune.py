@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tramontane import durable
 from tramontane.cli.options import Json
 from tramontane.cli.pretrain import Changes, MaxSeconds, Resume, run_training
 from tramontane.cli.terminal import amount, print_json, printable
@@ -89,8 +90,8 @@ def finetune(
             if check and as_json:
                 print_json(problems_of(error))
             raise
-        run.mkdir(parents=True, exist_ok=True)
-        saved.write_text(text, "utf-8")
+        durable.make_folder(run)
+        durable.write(saved, text)
     if check:
         say_estimate(read_recipe(saved, changes or ()), as_json=as_json)
         return

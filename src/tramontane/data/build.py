@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tramontane import durable
 from tramontane.data.decontaminate import read_evaluation_ngrams
 from tramontane.data.dedupe import DuplicateIndex, FingerprintLog
 from tramontane.data.ordered_map import ordered_map, worker_pool
@@ -127,6 +128,8 @@ class _SetBuilder:
                     f"{self.done}: was built from another recipe or tokenizer; remove it or choose another --out"
                 )
             return [SourceReport.from_json(each) for each in document["sources"]]
+        if self.done.exists() and (not self.done.is_dir() or any(self.done.iterdir())):
+            raise DataError(f"{self.done}: is there and no finished set; remove it or choose another --out")
         valid_path = self.folder / "valid" / "texts.jsonl"
         with (
             self._open() as self.log,
@@ -156,7 +159,7 @@ class _SetBuilder:
                 return FingerprintLog(log_path)
         shutil.rmtree(self.folder, ignore_errors=True)
         for split in SPLITS:
-            (self.folder / split).mkdir(parents=True)
+            durable.make_folder(self.folder / split)
         return FingerprintLog(log_path)
 
     def _write_ngrams(self) -> Path | None:
@@ -164,7 +167,8 @@ class _SetBuilder:
             return None
         path = self.folder / "ngrams.npy"
         if not path.exists():
-            read_evaluation_ngrams(self.recipe.decontaminate, self.places.data).save(path)
+            with durable.file(path) as part:
+                read_evaluation_ngrams(self.recipe.decontaminate, self.places.data).save(part)
         return path
 
     def _build_source(self, place: int, source: SourceRecipe, job: PrepareJob) -> None:
@@ -224,11 +228,10 @@ class _SetBuilder:
             writer.close_shard()
             self.state.shards[place][split] = [asdict(shard) for shard in writer.shards]
         self.valid_lines.flush()
+        durable.sync(self.folder / "valid" / "texts.jsonl")
         self.state.log_bytes, self.state.valid_bytes = self.log.flush(), self.valid_lines.tell()
         self.state.reports = [report.to_json() for report in self.reports]
-        beside = self.folder / ".state.json.partial"
-        beside.write_text(json.dumps(asdict(self.state)), "utf-8")
-        beside.replace(self.folder / "state.json")
+        durable.write(self.folder / "state.json", json.dumps(asdict(self.state)))
 
     def _finish(self) -> None:
         for split in SPLITS:
@@ -241,7 +244,7 @@ class _SetBuilder:
         for name in ("ngrams.npy", "fingerprints.log", "state.json"):
             (self.folder / name).unlink(missing_ok=True)
         write_report(self.folder, f"{self.recipe.name}: {self.set_name}", self.reports, notes)
-        self.folder.replace(self.done)
+        durable.publish(self.folder, self.done)
 
     def _manifest(self, split: str) -> Manifest:
         sources = []

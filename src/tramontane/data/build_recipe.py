@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tramontane import durable
 from tramontane.data.build import BuildPlaces, Progress, build_set, check_renderers
 from tramontane.data.recipe import DataRecipe, read_data_recipe
 from tramontane.data.report import SourceReport
@@ -71,8 +72,8 @@ def train_recipe_tokenizer(recipe: DataRecipe, places: BuildPlaces) -> list[Comp
     sample = list(itertools.islice(_every(corpus_texts(recipe, places)), _COMPARED_TEXTS))
     rows = compression_report(sample, {recipe.name: path, **shipped_tokenizers()})
     document = [{**asdict(row), "bytes_per_token": row.bytes_per_token} for row in rows]
-    places.out.mkdir(parents=True, exist_ok=True)
-    (places.out / "compression.json").write_text(json.dumps(document, indent=1), "utf-8")
+    durable.make_folder(places.out)
+    durable.write(places.out / "compression.json", json.dumps(document, indent=1))
     return rows
 
 

@@ -75,7 +75,8 @@ class EvaluationNgrams:
         return " ".join(words[start : start + self.ngram_len])
 
     def save(self, path: Path) -> None:
-        np.save(path, self._hashes)
+        with path.open("wb") as file:  # np.save would add a suffix to another name
+            np.save(file, self._hashes)
 
     @classmethod
     def load(cls, path: Path, ngram_len: int) -> EvaluationNgrams:

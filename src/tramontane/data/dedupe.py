@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from tramontane import durable
 from tramontane.data.recipe import DedupeRecipe
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class FingerprintLog:
     def flush(self) -> int:
         """Size in bytes of what is now safely in the file."""
         self._file.flush()
+        durable.sync(self._path)
         return self._file.tell()
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tramontane import durable
 from tramontane.data.ordered_map import ordered_map, worker_pool
 from tramontane.errors import DataError
 
@@ -119,14 +120,12 @@ def _read_index(part: Path) -> dict[str, Any]:
 def _unpack(source: Path, target: Path, entry: dict[str, Any]) -> None:
     if not source.exists() or _sha256(source) != entry["packed_sha256"]:
         raise DataError(f"{source}: missing or damaged; copy the part again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.partial")
-    with lzma.open(source, "rb") as packed, beside.open("wb") as file:
-        shutil.copyfileobj(packed, file, _BLOCK_BYTES)
-    if _sha256(beside) != entry["sha256"]:
-        beside.unlink()
-        raise DataError(f"{source}: does not unpack to what was packed; copy the part again")
-    beside.replace(target)
+    durable.make_folder(target.parent)
+    with durable.file(target) as part:
+        with lzma.open(source, "rb") as packed, part.open("wb") as file:
+            shutil.copyfileobj(packed, file, _BLOCK_BYTES)
+        if _sha256(part) != entry["sha256"]:
+            raise DataError(f"{source}: does not unpack to what was packed; copy the part again")
 
 
 def _sha256(path: Path) -> str:

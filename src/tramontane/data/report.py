@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tramontane import durable
 from tramontane.data.report_page import report_page
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class SourceReport:
 def write_report(folder: Path, title: str, sources: Sequence[SourceReport], notes: Sequence[str] = ()) -> None:
     """`report.json`, `report.md` and `report.html` in `folder`."""
     document = {"title": title, "notes": list(notes), "sources": [source.to_json() for source in sources]}
-    (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")
-    (folder / "report.md").write_text(markdown(title, sources, notes), "utf-8")
-    (folder / "report.html").write_text(report_page(title, sources, notes), "utf-8")
+    durable.write(folder / "report.json", json.dumps(document, indent=1, ensure_ascii=False))
+    durable.write(folder / "report.md", markdown(title, sources, notes))
+    durable.write(folder / "report.html", report_page(title, sources, notes))
 
 
 def markdown(title: str, sources: Sequence[SourceReport], notes: Sequence[str] = ()) -> str:

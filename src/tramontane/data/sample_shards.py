@@ -6,7 +6,6 @@ Every line counts: nothing is cleaned away or taken for a duplicate, and nothing
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tramontane import durable
 from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.report import SplitTally
@@ -82,46 +82,43 @@ def write_sample_shards(
     check = check_file(path, parse)
     if check.is_unsound(max_invalid_share):
         raise UnsoundFileError(path, check)
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    names = SOURCES[kind]
-    writers = {name: ShardWriter(beside, name, dtype, _SHARD_LEN, has_mask=True) for name in names}
-    tallies = {name: SplitTally() for name in names}
-    targets: dict[str, dict[str, int]] = {}
-    rows: list[dict[str, list[int]]] = []
-    longest = 1
-    for _, line in read_samples(path, parse, skip_invalid=True):
-        for name, document in zip(names, line.documents, strict=True):
-            writers[name].add(document.token_ids, document.mask)
-            text = tokenizer.decode(document.token_ids[document.mask].tolist())
-            tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
-            longest = max(longest, len(document.token_ids))
-            if writers[name].is_full:
-                writers[name].close_shard()
+    durable.make_folder(out.parent)
+    with durable.folder(out) as folder:
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        names = SOURCES[kind]
+        writers = {name: ShardWriter(folder, name, dtype, _SHARD_LEN, has_mask=True) for name in names}
+        tallies = {name: SplitTally() for name in names}
+        targets: dict[str, dict[str, int]] = {}
+        rows: list[dict[str, list[int]]] = []
+        longest = 1
+        for _, line in read_samples(path, parse, skip_invalid=True):
+            for name, document in zip(names, line.documents, strict=True):
+                writers[name].add(document.token_ids, document.mask)
+                text = tokenizer.decode(document.token_ids[document.mask].tolist())
+                tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
+                longest = max(longest, len(document.token_ids))
+                if writers[name].is_full:
+                    writers[name].close_shard()
+            if kind == "classifier":
+                rows.append(_label_places(line.labels, targets))
+        for writer in writers.values():
+            writer.close_shard()
         if kind == "classifier":
-            rows.append(_label_places(line.labels, targets))
-    for writer in writers.values():
-        writer.close_shard()
-    if kind == "classifier":
-        labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
-        (beside / LABELS).write_text(json.dumps(labels), "utf-8")
-    if check.problems:
-        (beside / SKIPPED).write_text(json.dumps([asdict(problem) for problem in check.problems]), "utf-8")
-    sources = [SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names]
-    manifest = Manifest(
-        name=path.name,
-        kind=kind,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id,
-        max_document_len=longest,
-        tokenizer_sha256=folder_sha256(tokenizer_folder),
-        sources=tuple(sources),
-    )
-    write_manifest(beside, manifest)
-    shutil.rmtree(out, ignore_errors=True)
-    beside.replace(out)
+            labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
+            durable.write(folder / LABELS, json.dumps(labels))
+        if check.problems:
+            durable.write(folder / SKIPPED, json.dumps([asdict(problem) for problem in check.problems]))
+        sources = [SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names]
+        manifest = Manifest(
+            name=path.name,
+            kind=kind,
+            vocab_size=tokenizer.vocab_size,
+            pad_id=tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id,
+            max_document_len=longest,
+            tokenizer_sha256=folder_sha256(tokenizer_folder),
+            sources=tuple(sources),
+        )
+        write_manifest(folder, manifest)
     return manifest
 
 

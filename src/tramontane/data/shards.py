@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tramontane import durable
 from tramontane.errors import DataError
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """The manifest comes last: a folder without one is not a set."""
     document = {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
-    beside = folder / f".{MANIFEST}.partial"
-    beside.write_text(json.dumps(document, indent=1), "utf-8")
-    beside.replace(folder / MANIFEST)
+    durable.write(folder / MANIFEST, json.dumps(document, indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -142,7 +141,7 @@ class ShardWriter:
         digest = hashlib.sha256()
         for suffix, data in parts.items():
             digest.update(data)
-            (self._folder / f"{stem}.{suffix}").write_bytes(data)
+            durable.write(self._folder / f"{stem}.{suffix}", data)
         self.shards.append(
             ShardInfo(
                 stem=stem,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tramontane import durable
 from tramontane.errors import DataError, TokenizerError
 from tramontane.tokenizer.tekken import TEKKEN_PATTERN
 
@@ -156,10 +157,8 @@ def write_tekken(path: Path, vocabulary: Vocabulary, *, version: InstructVersion
     """
     if not (path.name.startswith("tekken") and path.suffix == ".json"):
         raise TokenizerError(f"{path.name}: a tekken vocabulary must be named tekken.json or tekken_*.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(tekken_document(vocabulary, version=version), ensure_ascii=False, indent=1), "utf-8")
-    beside.replace(path)
+    durable.make_folder(path.parent)
+    durable.write(path, json.dumps(tekken_document(vocabulary, version=version), ensure_ascii=False, indent=1))
 
 
 def shipped_tokenizers() -> dict[str, Path]:

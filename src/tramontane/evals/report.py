@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tramontane import durable
+
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;"
     "background:#fff}table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:right;"
@@ -24,9 +26,7 @@ Interval = tuple[str, float, float, float, float | None]  # label, value, low, h
 def write_report(folder: Path, results: dict[str, Any]) -> None:
     """`report.md` and `report.html` beside the results."""
     for name, text in (("report.md", markdown(results)), ("report.html", page(results))):
-        beside = folder / f".{name}.partial"
-        beside.write_text(text, "utf-8")
-        beside.replace(folder / name)
+        durable.write(folder / name, text)
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tramontane import durable
 from tramontane.errors import DataError
 
 SETTINGS, RESULTS = "settings.json", "results.json"
@@ -39,16 +40,13 @@ class ItemLog:
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         with self.path.open("ab") as file:
             file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        durable.sync(self.path)
         self.entries.update((entry["id"], entry) for entry in entries)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    beside.replace(path)
+    durable.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json_file(path: Path) -> Any:
@@ -66,7 +64,7 @@ def open_run(folder: Path, settings: Mapping[str, Any]) -> None:
 
     Raises DataError naming the first setting that differs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
     path = folder / SETTINGS
     if not path.exists():
         write_json(path, settings)

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tramontane.errors import CheckpointError
-from tramontane.formats.beside import file_beside
+from tramontane.formats.destination import new_file
 from tramontane.formats.gguf_file import ALIGNMENT, ARRAY, BOOL, MAGIC, SCALARS, STRING, TENSOR_TYPES
 from tramontane.formats.names import EMBEDDINGS, OUTPUT, canonical_shapes, shown, written
 from tramontane.formats.planned_file import Place, PlannedFile, cast, every_tensor_once, require_room
@@ -78,8 +78,8 @@ def write_gguf(
     places = {name: Place(len(header) + place.offset, place.size_bytes) for name, place in places.items()}
     require_room(path.parent, len(header) + offset)
     with (
-        file_beside(path, overwrite=overwrite) as beside,
-        PlannedFile(beside, header, places, len(header) + offset) as file,
+        new_file(path, overwrite=overwrite) as unfinished,
+        PlannedFile(unfinished, header, places, len(header) + offset) as file,
     ):
         for name, tensor in every_tensor_once(tensors, shapes):
             file.put(name, tensor if packed and types[name] in BLOCK_TYPES else _packed(name, tensor, types[name]))

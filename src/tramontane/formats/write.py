@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tramontane.errors import CheckpointError
-from tramontane.formats.beside import file_beside, folder_beside
+from tramontane.formats.destination import new_file, new_folder
 from tramontane.formats.names import canonical_shapes, file_names, rotary_heads, shown
 from tramontane.formats.open_tensors import HF_INDEX, shard_name
 from tramontane.formats.planned_file import Place, PlannedFile, cast, every_tensor_once, require_room
@@ -48,7 +48,7 @@ def write_safetensors(
     Raises CheckpointError if `tensors` are not exactly those, or the file exists and may not be overwritten.
     """
     require_room(path.parent, _total_bytes(specs))
-    with file_beside(path, overwrite=overwrite) as beside, _planned(beside, specs, metadata) as file:
+    with new_file(path, overwrite=overwrite) as part, _planned(part, specs, metadata) as file:
         for name, tensor in every_tensor_once(tensors, {name: shape for name, (_, shape) in specs.items()}):
             file.put(name, cast(name, tensor, specs[name][0]))
 
@@ -79,7 +79,7 @@ def write_hf(
         paths = [shard_name("model", number, len(shards)) for number in range(1, len(shards) + 1)]
     weight_map = {stored_names[name]: path for path, shard in zip(paths, shards, strict=True) for name in shard}
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    with folder_beside(out, overwrite=overwrite) as folder, ExitStack() as opened:
+    with new_folder(out, overwrite=overwrite) as folder, ExitStack() as opened:
         file_of: dict[str, PlannedFile] = {}
         for path, shard in zip(paths, shards, strict=True):
             specs = {stored_names[name]: (dtype, shapes[name]) for name in shard}
@@ -92,7 +92,7 @@ def write_hf(
             heads = rotary_heads(name, config)
             rows = tensor if heads is None else interleaved_to_half(tensor, heads)
             file_of[name].put(stored_names[name], cast(name, rows, dtype))
-        opened.close()  # the files are whole and on disk before the folder gets its name
+        opened.close()  # the files are whole before the folder gets its name
 
 
 def write_consolidated(
@@ -110,7 +110,7 @@ def write_consolidated(
     specs = {name: (dtype, shape) for name, shape in shapes.items()}
     require_room(out.parent, _total_bytes(specs))
     with (
-        folder_beside(out, overwrite=overwrite) as folder,
+        new_folder(out, overwrite=overwrite) as folder,
         _planned(folder / "consolidated.safetensors", specs, _METADATA) as file,
     ):
         _write_files(folder, {"params.json": _json(params_json)})

@@ -8,12 +8,12 @@ matched a fixed pattern.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tramontane import durable
 from tramontane.errors import CapacityError, CheckpointError
 from tramontane.hub.listing import hub_address, hub_token, list_files
 from tramontane.hub.name import HubName, parse_hub_name
@@ -86,7 +86,8 @@ def _fetch(
         if file in present:
             continue
         if _is_size(target / file, remote.size_bytes) and is_whole(remote, target / file):
-            shutil.copyfile(target / file, staging / file)
+            with durable.file(staging / file) as part:
+                shutil.copyfile(target / file, part)
             report(remote.size_bytes)
         else:
             transfer.fetch(remote, staging / file, report)
@@ -96,11 +97,9 @@ def _fetch(
 
 def _activate(staging: Path, target: Path) -> None:
     """Give the complete folder its name; what an interruption leaves is completed by the next pull."""
-    if target.exists():
-        os.replace(target, target.parent / f".{target.name}.{os.getpid()}.old")
-    os.replace(staging, target)
+    durable.publish(staging, target)
     for leftover in target.parent.glob(f".{target.name}.*"):
-        if leftover.is_dir() and leftover.suffix in (".partial", ".old"):
+        if leftover.is_dir() and leftover.suffix in (".partial", ".part", ".old"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -122,7 +121,7 @@ def _only_one(target: Path, hub_name: HubName) -> Iterator[None]:
     """Hold a lock on `target`; the system releases it whatever happens to this process."""
     from filelock import FileLock, Timeout
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(target.parent)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         with lock.acquire(timeout=0):

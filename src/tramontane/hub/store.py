@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tramontane import durable
 from tramontane.config import read_json
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.hub.name import HubName, parse_hub_name
@@ -21,7 +22,7 @@ class Record:
     sizes: dict[str, int]
 
     def write(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps({"commit": self.commit, "sizes": self.sizes}, indent=2), "utf-8")
+        durable.write(folder / RECORD, json.dumps({"commit": self.commit, "sizes": self.sizes}, indent=2))
 
 
 def read_record(folder: Path) -> Record | None:

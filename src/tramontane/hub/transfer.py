@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from tramontane import durable
 from tramontane.errors import CheckpointError
 
 _HASHED_BYTES = 1 << 20  # at once
@@ -58,7 +59,7 @@ class Transfer:
         for _ in range(MAX_ROUNDS):
             self._receive(file, part, on_bytes)
             if is_whole(file, part):
-                part.replace(target)
+                durable.publish(part, target)
                 return
             on_bytes(-part.stat().st_size)
             part.unlink()

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tramontane import durable
 from tramontane.config import ModelConfig
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.formats.names import canonical_shapes, file_names, rotary_heads
@@ -40,7 +41,7 @@ def write_adapter(
     folder: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]
 ) -> None:
     """`tensors` as `adapter_tensors` gives them, into `folder` (made if need be), as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
     peft_names = _peft_names(model_config)
     named = {}
     for name, tensor in tensors.items():
@@ -68,7 +69,7 @@ def write_adapter(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    durable.write(folder / CONFIG, json.dumps(document, indent=2) + "\n")
 
 
 def read_adapter_config(folder: Path, model_config: ModelConfig) -> AdapterConfig:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tramontane import durable
 from tramontane.errors import CheckpointError
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.write import write_safetensors
@@ -52,7 +53,7 @@ def write_classifier(folder: Path, classifier: Classifier) -> None:
         "targets": {target: list(labels) for target, labels in classifier.labels.items()},
         "single": sorted(classifier.single),
     }
-    (folder / LABELS).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    durable.write(folder / LABELS, json.dumps(document, indent=1) + "\n")
 
 
 def open_classifier(folder: Path, dim: int) -> Classifier:

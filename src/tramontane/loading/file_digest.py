@@ -8,9 +8,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from tramontane import durable
 from tramontane.config import read_json
-from tramontane.errors import CheckpointError, ConfigError
-from tramontane.formats.beside import file_beside
+from tramontane.errors import ConfigError
 
 Stamp = list[int]
 
@@ -32,7 +32,7 @@ def file_digest(path: Path, records: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if stamp_of(path) == found:  # else it is being written; what was read is of no use later
-        with suppress(CheckpointError, OSError):
+        with suppress(OSError):
             write_record(record, found, digest)
     return digest
 
@@ -50,7 +50,6 @@ def read_record(record: Path) -> tuple[Stamp, str] | None:
 
 
 def write_record(record: Path, found: Stamp, digest: str) -> None:
-    """Raises CheckpointError if it cannot be written."""
-    record.parent.mkdir(exist_ok=True)
-    with file_beside(record, overwrite=True) as beside:
-        beside.write_text(json.dumps({"stamp": found, "sha256": digest}), "utf-8")
+    """Raises OSError if it cannot be written."""
+    durable.make_folder(record.parent)
+    durable.write(record, json.dumps({"stamp": found, "sha256": digest}))

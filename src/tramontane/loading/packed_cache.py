@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import stat
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tramontane import durable
 from tramontane.errors import CapacityError, CheckpointError
 from tramontane.formats.safetensors_file import SafetensorsSource
 from tramontane.formats.write import write_safetensors
@@ -101,7 +101,7 @@ class PackedCache:
                 digest = hashlib.file_digest(file, "sha256")
             write_record(record, stamp_of(path), digest.hexdigest())
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read back: {error.strerror}") from None
+            raise CheckpointError(f"{path} cannot be kept: {error.strerror}") from None
 
     def _create(self) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,10 +136,9 @@ class PackedCache:
     def _make_room(self, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:
             raise CapacityError(f"{size_bytes} bytes are more than the packed cache may take")
-        for part in self.folder.glob(".*.part"):
+        for part in durable.leftovers(self.folder, older_than_s=_ABANDONED_S):
             with suppress(OSError):
-                if time.time() - part.stat().st_mtime > _ABANDONED_S:
-                    part.unlink()
+                part.unlink()
         entries = sorted(self.folder.glob("*.safetensors"), key=self._last_used)
         taken_bytes = sum(entry.stat().st_size for entry in entries)
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written beside, made durable, renamed; so a folder that exists is whole, whenever we die.
+"""Checkpoints of a run, written durably: a folder that exists is whole, whenever we die.
 
 run/checkpoints/step-00000500/   weights in release form, config, tokenizer: any of our tools loads it
                       trainer/   state.safetensors, state.json: what resuming needs besides; no pickle
@@ -7,16 +7,15 @@ run/checkpoints/step-00000500/   weights in release form, config, tokenizer: any
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from tramontane import durable
 from tramontane.errors import CheckpointError
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.write import write_safetensors
@@ -43,7 +42,8 @@ class Checkpointer:
     def save(self, step: int, state: TrainerState, write_release: Callable[[Path], None]) -> Path:
         """Write the checkpoint of `step` (weights by `write_release(folder)`), then let old ones go."""
         target = self.folder / f"step-{step:08d}"
-        with atomic_folder(target) as partial:
+        durable.make_folder(self.folder)
+        with durable.folder(target) as partial:
             write_release(partial)
             write_state(partial / "trainer", state)
         self.rotate()
@@ -66,56 +66,18 @@ class Checkpointer:
         steps = self.steps()
         for step in steps[: -self.keep]:
             if self.keep_every_steps is None or step % self.keep_every_steps:
-                # renamed first: a folder with the name of a checkpoint is never half deleted
-                doomed = self.folder / f".deleted-{step:08d}"
-                self.path(step).rename(doomed)
-        for left_over in self.folder.glob(".*"):
-            shutil.rmtree(left_over)
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `target` when the block ends without an error, all files on disk."""
-    partial = target.with_name(f".{target.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    yield partial
-    for path in [*partial.rglob("*"), partial]:
-        _sync(path)
-    if target.exists():
-        doomed = target.with_name(f".deleted-{target.name}")
-        target.rename(doomed)
-        partial.rename(target)
-        shutil.rmtree(doomed)
-    else:
-        partial.rename(target)
-    _sync(target.parent)
-
-
-def atomic_text(path: Path, text: str) -> None:
-    """Replace a file by `text` in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    _sync(partial)
-    partial.replace(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+                durable.remove_folder(self.path(step))
+        for leftover in self.folder.glob(".*"):  # of those that died: one process alone writes to a run
+            shutil.rmtree(leftover)
 
 
 def write_state(folder: Path, state: TrainerState) -> None:
     """`state.safetensors` and `state.json` in a new folder."""
-    folder.mkdir(parents=True)
+    durable.make_folder(folder)
     specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.tensors.items()}
     write_safetensors(folder / "state.safetensors", specs, state.tensors.items())
     document = {"format": STATE_FORMAT, **state.values}
-    (folder / "state.json").write_text(json.dumps(document, indent=1), "utf-8")
+    durable.write(folder / "state.json", json.dumps(document, indent=1))
 
 
 def read_state(checkpoint: Path) -> TrainerState:

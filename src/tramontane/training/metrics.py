@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from tramontane import durable
 from tramontane.errors import ConfigError
 from tramontane.extras import install_hint
-from tramontane.training.checkpointer import atomic_text
 from tramontane.training.loss_plot import loss_plot
 from tramontane.training.recipe import MetricsRecipe
 
@@ -32,7 +32,7 @@ class JsonLines:
     def __init__(self, path: Path, *, resume_step: int) -> None:
         """Rows of steps after `resume_step` belong to a stretch that is run again: they are dropped."""
         kept = [row for row in read_rows(path) if row["step"] <= resume_step] if resume_step else []
-        atomic_text(path, "".join(_line(row) for row in kept))
+        durable.write(path, "".join(_line(row) for row in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
@@ -143,7 +143,7 @@ class Metrics:
 
     def __init__(self, run: Path, recipe: MetricsRecipe, settings: Row, *, num_steps: int, first_step: int) -> None:
         self._run = run
-        run.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(run)
         self._sinks: list[Sink] = []
         if recipe.tensorboard:
             self._sinks.append(TensorBoard(run / "tensorboard"))
@@ -164,7 +164,7 @@ class Metrics:
                 curves.setdefault("training", []).append((row["tokens"], row["loss"] or math.nan))
             elif row["kind"] == "held_out":
                 curves.setdefault(row["source"], []).append((row["tokens"], row["loss"] or math.nan))
-        atomic_text(self._run / "loss.svg", loss_plot(f"{self._run.name}: loss in nats per token", curves))
+        durable.write(self._run / "loss.svg", loss_plot(f"{self._run.name}: loss in nats per token", curves))
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tramontane import durable
 from tramontane.errors import ConfigError
 from tramontane.runtime import keep_freed_memory, resolve_device, set_threads
 from tramontane.training.assembly import assemble, choose_machine
-from tramontane.training.checkpointer import Checkpointer, atomic_folder, atomic_text, read_state
+from tramontane.training.checkpointer import Checkpointer, read_state
 from tramontane.training.distributed import World, join_world, leave_world
 from tramontane.training.flops import measure_matmul_rate
 from tramontane.training.metrics import Metrics
@@ -87,8 +88,7 @@ class Run:
                 num_steps=recipe.schedule.num_steps,
                 first_step=self.trainer.step,
             )
-            atomic_text(self.folder / "recipe.toml", write_recipe(recipe))
-            self.checkpointer.folder.mkdir(exist_ok=True)
+            durable.write(self.folder / "recipe.toml", write_recipe(recipe))
             self.checkpointer.rotate()
         self.matmul_rate = measure_matmul_rate(world.device, self.machine.dtype)
 
@@ -190,7 +190,7 @@ class Run:
         """`model/` in the run folder: the final weights, without what only resuming needs."""
         weights = self.weights()
         if self.world.is_first:
-            with atomic_folder(self.folder / "model") as folder:
+            with durable.folder(self.folder / "model") as folder:
                 self.parts.release.write(folder, weights)
 
     def _place(self) -> dict[str, int]:

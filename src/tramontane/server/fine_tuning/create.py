@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tramontane import durable
 from tramontane.data.sample_files import MAX_LINE_BYTES
 from tramontane.server.auth import Caller
 from tramontane.server.errors import ApiError
@@ -69,7 +70,7 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
     and DiskFullError. Waits for the disk."""
     job_id = str(uuid.uuid4())
     folder = JobFolder(jobs.folder_of(job_id))
-    folder.path.mkdir(mode=0o700)
+    durable.make_folder(folder.path, 0o700)
     try:
         join_files(files, caller, new.weights, folder.samples, new.files_param)
         if new.validation_files:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from tramontane import durable
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import ID
 from tramontane.server.store.database import Database
@@ -205,9 +206,10 @@ def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> F
 def _place(path: Path) -> str:
     """The name in `path`, made up by whichever server comes first."""
     made = path.with_name(f".place-{uuid.uuid4()}")
-    made.write_text(str(uuid.uuid4()), "utf-8")
+    durable.write(made, str(uuid.uuid4()))
     try:
         path.hardlink_to(made)
+        durable.sync(path)
     except FileExistsError:
         pass
     finally:

@@ -4,13 +4,13 @@ nothing that happens to the files it was made from can change it."""
 from __future__ import annotations
 
 import json
-import os
 from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tramontane import durable
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files, Reader
 
@@ -44,7 +44,7 @@ def join_files(files: Files, reader: Reader, weights: Mapping[str, float], targe
     k, copies = copies_of(list(weights.values()))
     parts: list[Part] = []
     first_line = 1
-    with target.open("wb") as out:
+    with durable.file(target) as joining, joining.open("wb") as out:
         for file_id, num_copies in zip(weights, copies, strict=True):
             row = files.get(file_id, reader)
             if row.purpose != "fine-tune":
@@ -56,10 +56,8 @@ def join_files(files: Files, reader: Reader, weights: Mapping[str, float], targe
                     num_lines = _append(path, out)
                     parts.append(Part(file_id, first_line, num_lines))
                     first_line += num_lines
-        out.flush()
-        os.fsync(out.fileno())
     joined = {"num_passes": k, "parts": [[part.file_id, part.first_line, part.num_lines] for part in parts]}
-    _parts_path(target).write_text(json.dumps(joined), "utf-8")
+    durable.write(_parts_path(target), json.dumps(joined))
 
 
 def num_passes(target: Path) -> int:

@@ -102,7 +102,7 @@ def _store(files: Files, incoming: Incoming, form: Form, caller: Caller) -> File
     if form.fields:
         name = next(iter(form.fields))[:64]
         raise _wrong(name, form.fields[name], "is not a field of this form")
-    incoming.sync()
+    incoming.flush()
     found = check_format(incoming.path, purpose)
     filename = form.filename or "file"
     now = time.time()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from tramontane import durable
 from tramontane.errors import ConfigError
 from tramontane.server.store.errors import DiskFullError
 
@@ -48,11 +48,10 @@ class Incoming:
         self.size_bytes += len(data)
         self._hash.update(data)
 
-    def sync(self) -> None:
-        """After this, the bytes survive a power cut and can be read at `path`."""
+    def flush(self) -> None:
+        """After this, the bytes can be read at `path`."""
         with _disk_full():
             self._file.flush()
-            os.fsync(self._file.fileno())
 
     @property
     def sha256(self) -> str:
@@ -64,7 +63,7 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # what a full disk keeps in the buffer; `sync` has told of it
+        with contextlib.suppress(OSError):  # what a full disk keeps in the buffer; `flush` has told of it
             self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -88,14 +87,12 @@ class ContentStore:
 
     def publish(self, incoming: Incoming) -> None:
         """Content becomes readable by its id, whole or not at all. Raises DiskFullError."""
-        incoming.sync()
+        incoming.flush()
         target = self._path(incoming.id)
         with _disk_full():
             if self._is_local:
-                Path(target).parent.mkdir(exist_ok=True)
-                os.replace(incoming.path, target)
-                _sync_folder(Path(target).parent)
-                _sync_folder(Path(self._root))
+                durable.make_folder(Path(target).parent)
+                durable.publish(incoming.path, Path(target))
             else:
                 self._fs.put_file(str(incoming.path), target)
 
@@ -156,11 +153,3 @@ def _modified(info: dict[str, Any]) -> float:
         if value is not None:
             return float(value.timestamp() if hasattr(value, "timestamp") else value)
     return time.time()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
