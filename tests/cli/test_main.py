@@ -141,6 +141,25 @@ def test_a_reader_that_went_away_is_no_error(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["eval", "--tasks", "list"]])
+def test_a_full_disk_under_stdout_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tramontane.cli", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device (standard output, or a file that was being written)\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "error"),
+    [(">&-", 2, "error: standard output is closed; send it to a file, or to /dev/null\n"), ("<&- 2>&-", 0, "")],
+)
+def test_closed_streams_end_without_a_trace(closed: str, code: int, error: str) -> None:
+    command = f'"{sys.executable}" -m tramontane.cli --version {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, error)
+
+
 def test_the_process_exits_with_the_code() -> None:
     done = tramontane_command("nonsense")
     assert (done.returncode, done.stdout) == (2, "")

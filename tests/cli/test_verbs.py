@@ -14,6 +14,8 @@ import pytest
 from tests.documents.sample_files import docx_of, pdf_of
 from tramontane import LLM, SamplingParams
 from tramontane.cli import main
+from tramontane.cli.options import WEIGHT_FORMAT_HELP
+from tramontane.ops.packed_weight import WEIGHT_FORMATS
 
 
 @pytest.fixture
@@ -275,8 +277,8 @@ def test_requests_that_can_never_be_served(
     assert "q3_x" in refused("info", tiny_checkpoint, "--weight-format", "q3_x")
     assert "needs heads of a multiple of 32" in refused("info", tiny_checkpoint, "--kv-dtype", "q8_0")
     assert "kv_cache_gib" in refused("generate", "x", "-m", tiny_checkpoint, "--kv-cache-gib", -1)
-    assert "repeats=0" in refused("bench", "-m", tiny_checkpoint, "--repeats", 0)
-    assert "answer-tokens=1" in refused("bench", "-m", tiny_checkpoint, "--answer-tokens", 1)
+    assert "--repeats 0" in refused("bench", "-m", tiny_checkpoint, "--repeats", 0)
+    assert "--answer-tokens 1" in refused("bench", "-m", tiny_checkpoint, "--answer-tokens", 1)
 
 
 def test_output_that_exists_is_kept(refused: Any, tramontane: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -295,3 +297,19 @@ def test_types_and_shapes_that_do_not_exist(refused: Any, tiny_checkpoint: Path,
     assert "mistral-7b" in refused("synth", "nonsense", tmp_path / "x")
     assert "n_layers=0" in refused("synth", "tiny", tmp_path / "x", "--n-layers", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_every_weight_format() -> None:
+    assert all(name in WEIGHT_FORMAT_HELP for name in (*WEIGHT_FORMATS, "auto", "torch"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["create"], "keys create needs a name for the new key"),
+        (["revoke"], "keys revoke needs the id of a key (tramontane keys list)"),
+        (["list", "x"], "keys list takes no name; leave out 'x'"),
+    ],
+)
+def test_keys_say_what_is_missing(refused: Any, arguments: list[str], message: str, tmp_path: Path) -> None:
+    assert refused("keys", *arguments, "--state-dir", tmp_path) == message

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import huggingface_hub
@@ -12,6 +13,14 @@ from tramontane.data.sources import read_records
 from tramontane.errors import DataError
 
 
+def get_session_error() -> type[Exception]:
+    """The network error of the client that huggingface_hub uses, which is no OSError."""
+    client = type(huggingface_hub.get_session()).__module__.partition(".")[0]
+    found: type[Exception] = import_module(client).ConnectError
+    assert not issubclass(found, OSError)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """A hub with one data set, kept in a folder; returns the revisions asked for."""
@@ -21,6 +30,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str 
         def list_repo_files(self, repo: str, *, repo_type: str, revision: str | None) -> list[str]:
             if repo == "nobody/offline":
                 raise OSError("no network\nmore")
+            if repo == "nobody/unreached":
+                raise get_session_error()("Name or service not known")
             assert (repo, repo_type) == ("owner/talks", "dataset")
             asked.append((repo, revision))
             return ["README.md", "data/b.jsonl", "data/a.jsonl"]
@@ -52,6 +63,7 @@ def test_a_source_may_be_a_data_set_of_the_hub(tmp_path: Path, hub: list[tuple[s
         ("hf://datasets/../x/y", "is not of the form"),
         ("hf://datasets/owner/talks/*.parquet", "matches none of the 3 files"),
         ("hf://datasets/nobody/offline/*", "cannot be fetched: no network; download"),
+        ("hf://datasets/nobody/unreached/*", "cannot be fetched: Name or service not known; download"),
     ],
 )
 def test_what_cannot_be_had_is_told(address: str, message: str) -> None:

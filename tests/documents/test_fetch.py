@@ -108,7 +108,7 @@ def test_odd_addresses_are_refused_in_one_line(url: str) -> None:
 def test_every_address_of_a_name_must_be_public(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "10.0.0.7")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answers)
-    with pytest.raises(DataError, match=r"example.org is 10.0.0.7, inside this machine"):
+    with pytest.raises(DataError, match=r"example.org \(10.0.0.7\) is inside this machine"):
         fetch.fetch("http://example.org/")
 
 
@@ -146,7 +146,7 @@ def test_a_redirect_into_the_machine_is_not_followed(site: Site, monkeypatch: py
         "resolve",
         lambda name, port, *, allow_private: real(name, port, allow_private=allow_private or name == "127.0.0.1"),
     )
-    with pytest.raises(DataError, match=r"localhost is .*inside this machine"):
+    with pytest.raises(DataError, match=r"localhost .*inside this machine"):
         fetch.fetch(f"http://127.0.0.1:{site.port}/start")
     assert site.paths == ["/start"]
 

@@ -48,8 +48,11 @@ def keys(
     from tramontane.server.settings import ServerSettings
     from tramontane.server.store.database import open_database
 
-    if (name is None) != (action == "list"):
-        raise ConfigError("name is for create and revoke: a name for the new key, or the id of one")
+    if name is None and action != "list":
+        wanted = "a name for the new key" if action == "create" else "the id of a key (tramontane keys list)"
+        raise ConfigError(f"keys {action} needs {wanted}")
+    if name is not None and action == "list":
+        raise ConfigError(f"keys list takes no name; leave out {name!r}")
     settings = ServerSettings(state_dir=state_dir, database_url=database_url)
     database = open_database(settings.resolved_database_url)
     try:

@@ -68,6 +68,8 @@ def tramontane_command(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (None: that of this process) and return its exit code."""
     debug = os.environ.get("TRAMONTANE_DEBUG") == "1"
+    if not open_missing_streams():
+        return report("standard output is closed; send it to a file, or to /dev/null")
     try:
         code = app(args=arguments, prog_name="tramontane", standalone_mode=False)
         sys.stdout.flush()
@@ -89,9 +91,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return report(missing)
     except OSError as error:
-        if debug or error.filename is None:
+        if debug:
             raise
-        return report(f"{error.filename}: {error.strerror}")
+        if error.filename is not None:
+            return report(f"{error.filename}: {error.strerror}")
+        silence_stdout()  # it may be what failed, and is flushed once more at exit
+        return report(f"{error.strerror or error} (standard output, or a file that was being written)")
     return code if isinstance(code, int) else 0
 
 
@@ -106,6 +111,16 @@ def report(message: str) -> int:
     line = "".join(c if c.isprintable() else " " for c in message)
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return BAD_INPUT
+
+
+def open_missing_streams() -> bool:
+    """Whether there is a standard output to write to. Streams that were closed before the start (`>&-`) are opened on
+    nothing, lest the next file that is opened takes their place."""
+    has_stdout = sys.stdout is not None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+    return has_stdout
 
 
 def silence_stdout() -> int:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from tramontane.llm import LLM
 
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-WEIGHT_FORMAT_HELP = "Hold weights as auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, or torch (plain tensors)."
+WEIGHT_FORMAT_HELP = (
+    "Hold weights as auto (as stored), f32, bf16, f16, q8_0, q4_0, q4_k, q5_k and q6_k (of files stored so), or torch "
+    "(plain tensors)."
+)
 KV_DTYPE_HELP = "Hold keys and values as auto, float32, bfloat16, float16 or q8_0."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 

@@ -19,7 +19,6 @@ def fetch_hub_files(address: str) -> dict[str, Path]:
     if match is None:
         raise DataError(f"{address!r} is not of the form {PREFIX}OWNER/NAME/GLOB or {PREFIX}OWNER/NAME@REVISION/GLOB")
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repo, revision = match["repo"], match["revision"]
     try:
@@ -28,6 +27,8 @@ def fetch_hub_files(address: str) -> dict[str, Path]:
         if not wanted:
             raise DataError(f"{address!r} matches none of the {len(names)} files of the data set {repo}")
         return {name: Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision)) for name in wanted}
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except DataError:
+        raise
+    except Exception as error:  # the hub's refusals, or the network errors of whichever client its library has
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(f"{address!r} cannot be fetched: {reason}; download the files and name their folder") from None

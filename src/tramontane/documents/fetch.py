@@ -109,7 +109,8 @@ def resolve(name: str, port: int, *, allow_private: bool) -> list[str]:
     if not allow_private:
         for address in addresses:
             if not is_public(address):
-                raise DataError(f"{name} is {address}, inside this machine or its network; --allow-private permits it")
+                which = name if name.strip("[]") == address else f"{name} ({address})"
+                raise DataError(f"{which} is inside this machine or its network; --allow-private permits it")
     return addresses
 
 

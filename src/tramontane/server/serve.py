@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -126,9 +127,13 @@ def _listen(settings: ServerSettings) -> socket.socket:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}"
-        ) from None
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        remedy = {
+            errno.EADDRINUSE: "; choose another --port, or end what listens there",
+            errno.EACCES: "; ports below 1024 are the system's, choose a higher --port",
+            errno.EADDRNOTAVAIL: "; --host names no address of this machine",
+        }.get(error.errno or 0, "; check --host")
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}{remedy}") from None
 
 
 async def _announce(server: uvicorn.Server, announce: Callable[[], None]) -> None:
