@@ -155,12 +155,13 @@ def test_lines_that_are_wrong_are_named(client: TestClient) -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
     first = upload(client, [{"custom_id": "a", "body": body}, {"custom_id": "b", "body": ASK}])
     second = upload(client, [{"custom_id": "c", "body": body}, {"custom_id": "a", "body": body}])
+    foreign = upload(client, [{"body": {**ASK, "model": "coder"}}])
     other = upload(client, [{**line, "url": CHAT, "custom_id": "b"}, line])
     cases = [
         ([first], {}, f"file {first}: line 2: body.model is missing, and the batch names no model"),
         ([second, first], {"model": "chat"}, f"file {first}: line 1: custom_id 'a' is used twice"),
         ([other], {}, f"file {other}: line 2: url is '/v1/embeddings', but the batch is for {CHAT}"),
-        ([second], {"model": "mistral-small-latest"}, f"file {second}: line 1: body.model differs"),
+        ([foreign], {"model": "chat"}, f"file {foreign}: line 1: body.model is another than the batch's"),
     ]
     for files, more, message in cases:
         answer = client.post("/v1/batch/jobs", json={"endpoint": CHAT, "input_files": files, **more})
@@ -171,6 +172,22 @@ def test_lines_that_are_wrong_are_named(client: TestClient) -> None:
     answer = client.post("/v1/batch/jobs", json={"endpoint": CHAT, "requests": requests}).json()
     assert answer["message"] == "requests: entry 1: body: stream must be false in a batch (2 are invalid in all)"
     assert [entry["loc"] for entry in answer["detail"]] == [["body", "requests", 1], ["body", "requests", 2]]
+
+
+def test_the_batch_and_its_requests_may_name_one_model_differently(client: TestClient) -> None:
+    """As Mistral's own example does."""
+    names = ("mistral-medium-latest", "chat", "mistral-small-latest")
+    requests = [{"custom_id": name, "body": {**ASK, "model": name}} for name in names]
+    made = create(client, {"model": "mistral-small-latest", "endpoint": CHAT, "requests": requests})
+    job = ended(client, f"/v1/batch/jobs/{made['id']}")
+    assert (job["status"], job["succeeded_requests"]) == ("SUCCESS", 3)
+    models = {line["response"]["body"]["model"] for line in lines_of(client, job["output_file"])}
+    assert models == {"mistral-small-latest"}
+    for name in ("none", "coder", ["chat"]):
+        body = {"model": "chat", "endpoint": CHAT, "requests": [{"body": {**ASK, "model": name}}]}
+        answer = client.post("/v1/batch/jobs", json=body)
+        assert answer.status_code == 422
+        assert "is another than the batch's model 'chat'" in answer.json()["message"]
 
 
 ONE = [{"body": ASK}]

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.server.in_process import HELLO, MISTRAL, serving
+from tramontane.errors import ConfigError
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
 from tramontane.server.errors import MAX_MESSAGE_CHARS
@@ -217,7 +218,7 @@ def test_a_header_repeats_little_and_no_line_ends_of_what_was_sent(app_client: T
     answer = app_client.post("/v1/chat/completions", json={**BODY, **names})
     assert answer.status_code == 200
     assert "x-evil" not in answer.headers
-    assert answer.headers["x-ignored-fields"].startswith("000??x-evil??")
+    assert answer.headers["x-ignored-fields"].startswith("000??x-evil:?")
     assert answer.headers["x-ignored-fields"].endswith("and 280 more")
     assert len(answer.headers["x-ignored-fields"]) < 1600
 
@@ -316,9 +317,14 @@ def test_every_answer_has_an_id_and_metrics_count_it(app_client: TestClient) -> 
 
 def test_cards_show_every_alias(app_client: TestClient) -> None:
     cards = {card["id"]: card for card in app_client.get("/v1/models").json()["data"]}
-    assert set(cards["chat"]["aliases"]) | {"chat"} >= {name for name in cards if cards[name]["name"] == "chat"}
+    assert {name: card["name"] for name, card in cards.items()} == {name: name for name in cards}
+    aliases = {name: card["alias_of"] for name, card in cards.items()}
+    assert set(cards["chat"]["aliases"]) == {name for name in cards if aliases[name] == "chat"}
+    for name in ("devstral-small-2507", "mistral-vibe-cli-latest", "mistral-small-2506"):
+        assert aliases[name] == "chat"
+    assert aliases["chat"] is None
     assert cards["codestral-latest"]["capabilities"]["completion_fim"]
-    assert cards["magistral-small-latest"]["name"] == "thinker"
+    assert aliases["magistral-small-latest"] == "thinker"
     assert cards["thinker"]["capabilities"]["reasoning"]
     assert cards["coder"]["capabilities"]["completion_fim"]
     one = app_client.get("/v1/models/mistral-large-latest").json()
@@ -358,3 +364,21 @@ def test_cached_prompts_are_not_shared_between_callers(app_client: TestClient) -
     first, again, other = (portal.call(cached_tokens, salt) for salt in ("c", "c", "d"))
     assert first == other == 0
     assert again > 64
+
+
+def test_a_model_may_stand_in_for_every_name(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path, alias=["*=coder", "gpt-4o", "writer=coder"]) as client:
+        expected = {"gpt-4o": "chat", "writer": "coder", "no/such\nmodel": "coder", "thinker": "thinker"}
+        for name, served in expected.items():
+            for stream in (False, True):
+                answer = client.post("/v1/chat/completions", json={**BODY, "model": name, "stream": stream})
+                assert answer.status_code == 200, answer.text
+                assert answer.headers["x-served-model"] == served
+        refusal(client.get("/v1/models/none"), 404)
+        assert "*" not in {card["id"] for card in client.get("/v1/models").json()["data"]}
+
+
+@pytest.mark.parametrize("alias", ["x=none", "=chat", "chat", "chat=coder"])
+def test_an_alias_that_cannot_be(checkpoints: dict[str, Path], tmp_path: Path, alias: str) -> None:
+    with pytest.raises(ConfigError, match="served model"), serving(checkpoints, tmp_path, alias=[alias]):
+        pass

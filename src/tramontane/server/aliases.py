@@ -10,12 +10,22 @@ from tramontane.errors import ConfigError
 from tramontane.server.models import ServedModel
 
 CHAT = (
-    *("mistral-tiny", "mistral-small-latest", "mistral-medium-latest", "mistral-medium-2505", "mistral-medium-3-5"),
-    *("mistral-large-latest", "mistral-large-2411", "ministral-3b-latest", "ministral-8b-latest", "open-mistral-7b"),
-    *("open-mixtral-8x7b", "open-mistral-nemo"),
+    *("mistral-tiny", "mistral-small", "mistral-small-latest", "mistral-small-2409", "mistral-small-2501"),
+    *("mistral-small-2503", "mistral-small-2506", "mistral-medium", "mistral-medium-latest", "mistral-medium-2505"),
+    *("mistral-medium-2508", "mistral-medium-3-5", "mistral-large-latest", "mistral-large-2407", "mistral-large-2411"),
+    *("mistral-large-2512", "ministral-3b-latest", "ministral-3b-2410", "ministral-8b-latest", "ministral-8b-2410"),
+    *("ministral-14b-latest", "open-mistral-7b", "open-mistral-nemo", "open-mistral-nemo-2407", "open-mixtral-8x7b"),
+    "open-mixtral-8x22b",
 )
-CODE = ("codestral-latest", "codestral-2404", "codestral-2405", "codestral-2501")
-REASONING = ("magistral-small-latest", "magistral-medium-latest")
+CODE = ("codestral-latest", "codestral-2404", "codestral-2405", "codestral-2501", "codestral-2508")
+AGENT = (
+    *("mistral-vibe-cli-latest", "devstral-latest", "devstral-small-latest", "devstral-small-2505"),
+    *("devstral-small-2507", "devstral-medium-latest", "devstral-medium-2507", "devstral-2512"),
+)
+REASONING = (
+    *("magistral-small-latest", "magistral-small-2506", "magistral-small-2507", "magistral-small-2509"),
+    *("magistral-medium-latest", "magistral-medium-2506", "magistral-medium-2507", "magistral-medium-2509"),
+)
 MODERATION = (
     *("mistral-moderation-latest", "mistral-moderation-2411", "mistral-moderation-2603", "omni-moderation-latest"),
 )
@@ -29,7 +39,10 @@ def default_aliases(models: Sequence[ServedModel]) -> dict[str, str]:
         (CHAT, "completion_chat"),
         (CODE, "completion_fim"),
         (CODE, "completion_chat"),
+        (AGENT, "function_calling"),
+        (AGENT, "completion_chat"),
         (REASONING, "reasoning"),
+        (REASONING, "completion_chat"),
         (MODERATION, "moderation"),
     ):
         able = [model.name for model in models if getattr(model.capabilities, can)]
@@ -41,6 +54,9 @@ def default_aliases(models: Sequence[ServedModel]) -> dict[str, str]:
     return {alias: name for alias, name in aliases.items() if alias not in served}
 
 
+EVERY = "*"
+
+
 def read_aliases(path: Path, served: Sequence[str]) -> Mapping[str, str]:
     """A TOML file of `alias = "model"` lines. Raises ConfigError naming the line that cannot be honoured."""
     try:
@@ -48,8 +64,22 @@ def read_aliases(path: Path, served: Sequence[str]) -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: the aliases cannot be read: {error}") from None
     for alias, name in table.items():
-        if not isinstance(name, str) or name not in served:
-            raise ConfigError(f"{path}: {alias} = {name!r} names no served model; served are {', '.join(served)}")
-        if alias in served:
-            raise ConfigError(f"{path}: {alias} is the name of a served model")
+        _check_alias(f"{path}: {alias} = {name!r}", alias, name, served)
     return table
+
+
+def given_aliases(given: Sequence[str], served: Sequence[str]) -> Mapping[str, str]:
+    """Of ALIAS=MODEL texts; ALIAS alone is the first model's. Raises ConfigError."""
+    aliases = {}
+    for text in given:
+        alias, is_named, name = text.partition("=")
+        aliases[alias] = name if is_named else served[0]
+        _check_alias(f"alias {text!r}", alias, aliases[alias], served)
+    return aliases
+
+
+def _check_alias(source: str, alias: str, name: object, served: Sequence[str]) -> None:
+    if not alias or name not in served:
+        raise ConfigError(f"{source} names no served model; served are {', '.join(served)}")
+    if alias in served:
+        raise ConfigError(f"{source}: {alias} is the name of a served model")

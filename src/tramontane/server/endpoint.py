@@ -23,7 +23,7 @@ from tramontane.server.auth import Caller, authorize
 from tramontane.server.dialect import Dialect, dialect_of, is_mistral_client
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.models import ServedModel
-from tramontane.server.notes import Notes
+from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import Body, read_json, validate
 from tramontane.server.services import Services, ServicesDep
@@ -32,6 +32,7 @@ from tramontane.server.stream import EventStream
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+SERVED_MODEL = "x-served-model"
 CLIENT_GONE = 499  # nginx's number for a client that closed the connection; seen in records only
 
 
@@ -98,6 +99,11 @@ class Call:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of an answer: which model gave it, whatever the name it was asked by, and what was not done as asked."""
+        return {SERVED_MODEL: header_text(self.model), **self.notes.headers}
+
     def record(self, status: int) -> None:
         """Tell the observers that the request is over."""
         self.services.observe(
@@ -152,11 +158,11 @@ class Endpoint(Generic[Body]):
                 return EventStream(
                     events,
                     lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
-                    {**headers, **call.notes.headers},
+                    {**headers, **call.headers},
                 )
             answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
-            return JSONResponse(answer, headers={**headers, **call.notes.headers})
+            return JSONResponse(answer, headers={**headers, **call.headers})
         except ClientGoneError:
             status = CLIENT_GONE
             return Response(status_code=status)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tramontane.errors import ConfigError
 from tramontane.llm import AsyncLLM
 from tramontane.loading import Progress
-from tramontane.server.aliases import default_aliases, read_aliases
+from tramontane.server.aliases import EVERY, default_aliases, given_aliases, read_aliases
 from tramontane.server.models import ModelRegistry, ServedModel, serve_adapter, serve_model
 from tramontane.server.settings import ServerSettings
 
@@ -48,13 +48,16 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
             models.append(serve_model(name, llm))
         adapters = [serve_adapter(models[0], *named_adapter(given)) for given in settings.adapter or ()]
         aliases = default_aliases(models)
+        names = [model.name for model in models]
         if settings.aliases is not None:
-            aliases |= read_aliases(settings.aliases, [model.name for model in models])
+            aliases |= read_aliases(settings.aliases, names)
+        aliases |= given_aliases(settings.alias or (), names)
     except BaseException:
         for model in models:
             model.llm.shutdown()
         raise
     registry = ModelRegistry()
+    registry.stand_in = aliases.pop(EVERY, None)
     for model in models:
         model.aliases += [alias for alias, name in aliases.items() if name == model.name]
         registry.add(model)

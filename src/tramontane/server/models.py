@@ -130,6 +130,7 @@ class ModelRegistry:
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
         self._aliases: dict[str, str] = {}
+        self.stand_in: str | None = None  # the model that requests get whose model is not served
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(list(self._models.values()))
@@ -164,10 +165,17 @@ class ModelRegistry:
             raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
         return model
 
+    def look_up(self, name: str, owner: str) -> ServedModel | None:
+        """What answers requests that give this name."""
+        model = self.find(name)
+        if (model is None or not model.is_seen_by(owner)) and self.stand_in is not None:
+            model = self.find(self.stand_in)
+        return model if model is not None and model.is_seen_by(owner) and not model.archived else None
+
     def resolve(self, name: str, owner: str) -> ServedModel:
         """For requests that name a model in their body. Raises ApiError 400 as Mistral's API does."""
-        model = self.find(name)
-        if model is None or model.archived or not model.is_seen_by(owner):
+        model = self.look_up(name, owner)
+        if model is None:
             raise ApiError(
                 400,
                 f"Invalid model: {name}; GET /v1/models lists those served",

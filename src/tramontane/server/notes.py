@@ -10,7 +10,7 @@ IGNORED = "x-ignored-fields"
 CHANGED = "x-changed-fields"
 MAX_NAMES = 20
 MAX_NAME_CHARS = 64
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.$\[\]-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.:$/@\[\]-]")
 
 
 @dataclass(slots=True)
@@ -26,8 +26,12 @@ class Notes:
         return {name: _listed(names) for name, names in ((IGNORED, self.ignored), (CHANGED, self.changed)) if names}
 
 
+def header_text(name: str) -> str:
+    """What a client sent, or a model is called, may hold anything, line ends included."""
+    return _UNSAFE.sub("?", name[:MAX_NAME_CHARS])
+
+
 def _listed(names: set[str]) -> str:
-    """For a header: what a client sent may hold anything, line ends included."""
-    shown = [_UNSAFE.sub("?", name[:MAX_NAME_CHARS]) for name in sorted(names)[:MAX_NAMES]]
+    shown = [header_text(name) for name in sorted(names)[:MAX_NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f", and {more} more" if more else "")

@@ -33,6 +33,13 @@ class ServerSettings:
     aliases: Annotated[
         Path | None, typer.Option(help='TOML file of other names for the models: alias = "model", one a line.')
     ] = None
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ALIAS=MODEL: another name for a served model, the first where =MODEL is left out (may be repeated); "
+            "'*': any name that is not served."
+        ),
+    ] = None
     strict: Annotated[
         bool,
         typer.Option(

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tramontane.server.auth import OWNER, Caller
-from tramontane.server.batch.create import NewBatch, create_batch
+from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import BatchJobs
+from tramontane.server.batch.requests import NewBatch
 from tramontane.server.files.files import Files
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database

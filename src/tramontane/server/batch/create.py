@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tramontane.data.sample_files import FileCheck, LineProblem, check_file
@@ -13,34 +12,18 @@ from tramontane.errors import DataError
 from tramontane.server.auth import Caller
 from tramontane.server.batch.jobs import QUEUED, BatchJobs
 from tramontane.server.batch.request_line import parse_request_line
-from tramontane.server.batch.requests import RequestWriter
+from tramontane.server.batch.requests import NewBatch, RequestWriter
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
 from tramontane.server.files.formats import MAX_BATCH_LINES, SHOWN_PROBLEMS, refusal
 from tramontane.server.store.tables import BatchJob
 
 
-@dataclass(frozen=True, slots=True)
-class NewBatch:
-    """What is asked for: requests from `input_files` or `requests`. `needs_model`: the endpoint has no default."""
-
-    dialect: str
-    endpoint: str
-    needs_model: bool
-    timeout_s: float
-    model: str | None = None
-    input_files: Sequence[str] = ()
-    requests: Sequence[Mapping[str, Any]] = ()
-    details: dict[str, Any] | None = None
-    output_expires_s: int | None = None
-    files_param: str = field(default="input_files")
-
-
 def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -> BatchJob:
     """Durable when this returns. Raises ApiError 404 for a file that is not there, 422 naming the first wrong lines,
     and DiskFullError. Waits for the disk."""
     with jobs.contents.incoming() as incoming:
-        writer = RequestWriter(incoming, new.endpoint, new.model, needs_model=new.needs_model)
+        writer = RequestWriter(incoming, new)
         for file_id in new.input_files:
             _add_file(writer, files, file_id, caller, new.files_param)
         if new.requests:

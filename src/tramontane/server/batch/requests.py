@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from tramontane.errors import DataError
@@ -12,14 +12,29 @@ from tramontane.server.batch.request_line import RequestLine, UniqueIds
 from tramontane.server.store.contents import Incoming
 
 
-class RequestWriter:
-    """Writes what `add` is given to `incoming`. `needs_model`: the endpoint has no default for it."""
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What is asked for: requests from `input_files` or `requests`. `needs_model`: the endpoint has no default."""
 
-    def __init__(self, incoming: Incoming, endpoint: str, model: str | None, *, needs_model: bool) -> None:
+    dialect: str
+    endpoint: str
+    needs_model: bool
+    timeout_s: float
+    model: str | None = None
+    is_model: Callable[[str], bool] = lambda name: False  # whether a name in a request's body means that model too
+    input_files: Sequence[str] = ()
+    requests: Sequence[Mapping[str, Any]] = ()
+    details: dict[str, Any] | None = None
+    output_expires_s: int | None = None
+    files_param: str = field(default="input_files")
+
+
+class RequestWriter:
+    """Writes what `add` is given to `incoming`."""
+
+    def __init__(self, incoming: Incoming, new: NewBatch) -> None:
         self._incoming = incoming
-        self._endpoint = endpoint
-        self._model = model
-        self._needs_model = needs_model
+        self._new = new
         self._ids = UniqueIds()
 
     @property
@@ -28,12 +43,16 @@ class RequestWriter:
 
     def add(self, request: RequestLine) -> None:
         """Raises DataError for a request that cannot be one of this batch."""
-        if request.url is not None and request.url != self._endpoint:
-            raise DataError(f"url is {request.url[:64]!r}, but the batch is for {self._endpoint}")
+        new = self._new
+        if request.url is not None and request.url != new.endpoint:
+            raise DataError(f"url is {request.url[:64]!r}, but the batch is for {new.endpoint}")
         body = dict(request.body)
-        if self._model is not None and body.setdefault("model", self._model) != self._model:
-            raise DataError(f"body.model differs from the batch's model {self._model!r}; leave one of them out")
-        if self._needs_model and "model" not in body:
+        if new.model is not None:
+            name = body.get("model", new.model)
+            if name != new.model and not (isinstance(name, str) and new.is_model(name)):
+                raise DataError(f"body.model is another than the batch's model {new.model!r}; leave one of them out")
+            body["model"] = new.model
+        if new.needs_model and "model" not in body:
             raise DataError("body.model is missing, and the batch names no model")
         custom_id = self._ids.take(request)
         self._incoming.write(json.dumps({"custom_id": custom_id, "body": body}).encode() + b"\n")

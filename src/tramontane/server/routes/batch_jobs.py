@@ -12,8 +12,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from tramontane.server.auth import Caller, authorize
-from tramontane.server.batch.create import NewBatch, create_batch
+from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import STATUSES, JobListing
+from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES, ENDPOINTS
 from tramontane.server.errors import ApiError
 from tramontane.server.schema.base import read_json, validate
@@ -62,14 +63,15 @@ def check_endpoint(endpoint: str) -> bool:
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
     body = validate(BatchJobRequest, await read_json(request))
     needs_model = check_endpoint(body.endpoint)
-    if body.model is not None:
-        services.registry.resolve(body.model, caller.owner)
+    registry = services.registry
+    model = None if body.model is None else registry.resolve(body.model, caller.owner)
     new = NewBatch(
         dialect="mistral",
         endpoint=body.endpoint,
         needs_model=needs_model,
         timeout_s=body.timeout_hours * 3600,
         model=body.model,
+        is_model=lambda name: registry.look_up(name, caller.owner) is model,
         input_files=body.input_files or (),
         requests=[entry.model_dump() for entry in body.requests or ()],
         details=None if body.metadata is None else dict(body.metadata),

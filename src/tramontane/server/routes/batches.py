@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from tramontane.server.batch.create import NewBatch, create_batch
+from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import (
     CANCELLATION_REQUESTED,
     CANCELLED,
@@ -19,6 +19,7 @@ from tramontane.server.batch.jobs import (
     TIMEOUT_EXCEEDED,
     JobListing,
 )
+from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES
 from tramontane.server.routes.batch_jobs import BatchCaller, check_endpoint, seconds
 from tramontane.server.schema.base import read_json, validate

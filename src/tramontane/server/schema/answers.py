@@ -145,6 +145,7 @@ class ModelCard(BaseModel):
     name: str | None = None
     description: str | None = None
     max_context_length: int
+    alias_of: str | None
     aliases: list[str]
     deprecation: str | None = None
     default_model_temperature: float | None = None

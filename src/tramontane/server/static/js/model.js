@@ -38,7 +38,7 @@ export function modelSelect(properties = {}) {
   const select = h("select", { "aria-label": "Model", ...properties });
   const fill = () => {
     const chosen = select.dataset.model ?? defaultModel();
-    const isAlias = (card) => typeof card.name === "string" && card.name !== card.id && findModel(card.name) !== null;
+    const isAlias = (card) => typeof card.alias_of === "string" && findModel(card.alias_of) !== null;
     const options = (list) => list.map((card) => h("option", { value: card.id }, card.id));
     const [own, aliases] = [cards.filter((card) => !isAlias(card)), cards.filter(isAlias)];
     const missing = chosen && !findModel(chosen) && h("option", { value: chosen }, `${chosen} (not served)`);
