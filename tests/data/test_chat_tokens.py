@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mistral_common.exceptions import MistralCommonException
+from mistral_common.protocol.instruct.validator import ValidationMode
 
 from tests.data.test_chat_samples import GOOD
 from tests.data.tokenizers import tokenizer_folder
+from tests.tokenizer.conversations import generate
+from tests.tokenizer.test_chat_parity import judged
+from tests.tokenizer.vocabularies import ours, theirs
 from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.fill_in_middle import encode_fill_in_middle, split_middle
@@ -36,10 +41,120 @@ def test_the_assistant_is_learned_and_nobody_else(tokenizer: Tokenizer) -> None:
     sample: dict[str, Any] = {**GOOD, "messages": [dict(message) for message in GOOD["messages"]]}
     del sample["messages"][2]["weight"]
     encoded = SampleEncoder(tokenizer).chat(parse_chat(sample))
-    call = '[TOOL_CALLS][{"name": "weather", "arguments": {"town": "Nice"}, "id": "abcdefghi"}]</s>'
-    assert learned_text(tokenizer, encoded) == [call, "Yes.</s>"]
+    call = '[TOOL_CALLS][{"name": "weather", "arguments": {"town": "Nice"}, "id": "'
+    assert learned_text(tokenizer, encoded) == [call, '"}]</s>', "Yes.</s>"]
     whole = tokenizer.decode(encoded.token_ids.tolist(), keep_control=True)
     assert whole.startswith("<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][AVAILABLE_TOOLS]")
+
+
+VERSIONS = ("v1", "v2", "v3", "v7", "v3-tekken", "v11-small", "v13-small")
+USER, ANSWER = {"role": "user", "content": "Wind?"}, {"role": "assistant", "content": "12."}
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_samples_are_the_ids_of_mistral_commons_mode_finetuning(name: str) -> None:
+    version, rng = name.partition("-")[0], random.Random(f"samples of {name}")
+    encoder = SampleEncoder(ours(name))
+    num_encoded = 0
+    reasons: set[str] = set()
+    for _ in range(150):
+        messages, tools = generate(rng, version)
+        messages = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
+        try:
+            expected = judged(theirs(name), messages, tools, ValidationMode.finetuning)
+        except MistralCommonException:
+            continue
+        try:
+            encoded = encoder.chat(parse_chat({"messages": messages, "tools": tools}))
+        except DataError as error:
+            reasons.add(str(error).partition(":")[0])
+            continue
+        assert encoded.token_ids.tolist() == expected
+        num_encoded += 1
+    assert reasons <= {"nothing is left to learn"}
+    assert num_encoded > 20
+
+
+@pytest.mark.parametrize("name", [name for name in VERSIONS if name != "v1"])
+def test_every_answer_is_learned_once_where_the_tools_are_visible(name: str) -> None:
+    tokenizer, encoder = ours(name), SampleEncoder(ours(name))
+    called: dict[str, Any] = {
+        "role": "assistant",
+        "tool_calls": [{"id": "TX92Jm8Zi", "function": {"name": "wind", "arguments": {"town": "Nice"}}}],
+    }
+    result = {"role": "tool", "tool_call_id": "TX92Jm8Zi", "content": "12"}
+    greeting = {"role": "assistant", "content": "Welcome."}
+    first, last = {**ANSWER, "content": "Twelve."}, {**ANSWER, "content": "None."}
+    messages = [greeting, USER, called, result, first, USER, called, result, USER, {**ANSWER, "weight": 0}, USER, last]
+    sample = parse_chat({"messages": messages, "tools": [{"function": {"name": "wind"}}]})
+    documents = encoder.documents(sample)
+    shows_first = name.startswith("v13")
+    assert len(documents) == (1 if shows_first else 3)
+    learned = [text for document in documents for text in learned_text(tokenizer, document)]
+    assert "TX92Jm8Zi" not in "".join(learned)
+    assert [text for text in learned if "." in text] == ["Twelve.</s>", "None.</s>"]
+    assert sum("[TOOL_CALLS]" in text for text in learned) == 2
+    shown = tokenizer.control_id("[AVAILABLE_TOOLS]")
+    for document in documents:
+        assert document.token_ids.tolist().index(shown) < document.mask.tolist().index(True)
+    if not shows_first:  # each is what serving would have sent, with the answers to it
+        prompt = tokenizer.require_chat().encode_chat(messages[:2], tools=[{"function": {"name": "wind"}}])
+        assert documents[0].token_ids[: len(prompt)].tolist() == prompt
+
+
+def test_a_conversation_without_tools_is_one_document(tokenizer: Tokenizer) -> None:
+    sample = parse_chat({"messages": [USER, ANSWER, USER, ANSWER]})
+    (document,) = SampleEncoder(tokenizer).documents(sample)
+    assert learned_text(tokenizer, document) == ["12.</s>", "12.</s>"]
+
+
+def test_thinking_is_learned_by_models_that_think() -> None:
+    tokenizer = ours("v13-small")
+    answer = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "12."}]}
+    encoded = SampleEncoder(tokenizer).chat(parse_chat({"messages": [USER, answer]}))
+    assert learned_text(tokenizer, encoded) == ["[THINK]hm[/THINK]12.</s>"]
+    with pytest.raises(DataError, match="models of format v7 have no thinking chunks"):
+        SampleEncoder(ours("v7")).chat(parse_chat({"messages": [USER, answer]}))
+
+
+def test_the_function_calling_sample_of_mistral_finetune() -> None:
+    """The form of its README: the sample ends in the call, ids are of nine characters."""
+    sample = {
+        "messages": [
+            {"role": "system", "content": "You are a helpful assistant with access to functions."},
+            {"role": "user", "content": "Can you help me generate an anagram of the word 'listen'?"},
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {
+                        "id": "TX92Jm8Zi",
+                        "type": "function",
+                        "function": {"name": "generate_anagram", "arguments": '{"word": "listen"}'},
+                    }
+                ],
+            },
+            {"role": "tool", "content": '{"anagram": "silent"}', "tool_call_id": "TX92Jm8Zi"},
+            {"role": "assistant", "content": "The anagram of the word 'listen' is 'silent'."},
+            {"role": "user", "content": "That's amazing! Can you generate an anagram for the word 'race'?"},
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {
+                        "id": "3XhQnxLsT",
+                        "type": "function",
+                        "function": {"name": "generate_anagram", "arguments": '{"word": "race"}'},
+                    }
+                ],
+            },
+        ],
+        "tools": [{"type": "function", "function": {"name": "generate_anagram", "parameters": {"type": "object"}}}],
+    }
+    for name in ("v3", "v7"):
+        documents = SampleEncoder(ours(name)).documents(parse_chat(sample))
+        learned = [learned_text(ours(name), document) for document in documents]
+        assert "The anagram of the word 'listen' is 'silent'.</s>" in learned[0]
+        assert '{"word": "race"}' in learned[1][0]
+        assert learned[1][-1].endswith("</s>")
 
 
 def test_weight_zero_is_seen_and_not_learned(tokenizer: Tokenizer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,20 @@ def with_messages(*messages: dict[str, Any]) -> bytes:
     return json.dumps({"messages": messages, "tools": TOOLS}).encode()
 
 
-SECOND_CALL = deepcopy(CALL)
 MISTAKES: dict[str, tuple[bytes, str]] = {
     "no object": (b"[]", "each line must be an object"),
     "cut off": (b'{"messages": [{"role": "us', "not valid JSON"),
     "binary": (b"\x89PNG\r\x1a\x00\xff\xfe", "is not UTF-8; save the file as UTF-8"),
     "empty conversation": (b'{"messages": []}', "at least one message"),
-    "empty message": (with_messages({"role": "user", "content": ""}, ANSWER), "is empty; write something or remove"),
-    "wrong role": (with_messages({"role": "bot", "content": "x"}, ANSWER), "use system, user, assistant or tool"),
-    "two questions": (with_messages(USER, USER, ANSWER), "expected 'assistant'"),
-    "no answer": (with_messages(USER), "end with the assistant's answer to learn"),
-    "call without a result": (with_messages(USER, CALL, ANSWER), "add a message of role 'tool' first"),
-    "result without a call": (with_messages(USER, RESULT, ANSWER), "role 'tool' after role 'user'"),
-    "result twice": (with_messages(USER, CALL, RESULT, RESULT, ANSWER), "answers no open call"),
-    "duplicate ids": (
-        with_messages(USER, CALL, RESULT, ANSWER, USER, SECOND_CALL, RESULT, ANSWER),
-        "was used before; give each call its own",
-    ),
+    "empty answer": (with_messages(USER, {"role": "assistant", "content": ""}), "is empty; write an answer or remove"),
+    "wrong role": (with_messages({"role": "bot", "content": "x"}, ANSWER), "use one of system, user, assistant, tool"),
+    "no answer": (with_messages(USER), "must end with a whole message of the assistant"),
+    "call without a result": (with_messages(USER, CALL, ANSWER), "the calls before it have too few results"),
+    "result without a call": (with_messages(USER, RESULT, ANSWER), "role tool cannot follow role user"),
+    "result twice": (with_messages(USER, CALL, RESULT, RESULT, ANSWER), "have too many results"),
     "over-long": (
         with_messages({"role": "user", "content": "wind " * 1000}, ANSWER),
-        f"more than {MAX_LEN}; shorten it",
+        f"more than {MAX_LEN}; raise --max-len",
     ),
 }
 

@@ -218,9 +218,11 @@ class _SetBuilder:
         self.state.num_kept += 1
         if outcome.valid_line is not None:
             self.valid_lines.write(outcome.valid_line.encode("utf-8") + b"\n")
-        writers["valid" if outcome.is_valid else "train"].add(outcome.encoded.token_ids, outcome.encoded.mask)
+        writer = writers["valid" if outcome.is_valid else "train"]
         split = report.valid if outcome.is_valid else report.train
-        split.count(outcome.encoded.token_ids, outcome.encoded.mask, outcome.num_text_bytes)
+        for number, encoded in enumerate(outcome.encoded):
+            writer.add(encoded.token_ids, encoded.mask)
+            split.count(encoded.token_ids, encoded.mask, 0 if number else outcome.num_text_bytes)
         report.show(outcome.origin, outcome.example)
 
     def _save(self, place: int, writers: dict[str, ShardWriter]) -> None:

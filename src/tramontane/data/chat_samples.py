@@ -2,44 +2,42 @@
 
     {"messages": [{"role": "system" | "user" | "assistant" | "tool", "content": ..., ...}], "tools": [...]}
 
-Loss is taken on assistant messages only; one with `"weight": 0` is read but not learned. Roles must alternate so that
-training sees what serving renders: system? (user assistant (tool+ assistant)*)+, the last one being learned from.
+Messages are those of serving, read by the same reader under mistral-common's rules of mode `finetuning`; a sample adds
+what of them is learned: every assistant message but those with `"weight": 0`. Keys that mean nothing to training are
+passed over and counted. Here is what does not depend on a chat format; what a format cannot write, its encoder tells.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tramontane.errors import DataError
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.errors import DataError, TokenizerError
+from tramontane.tokenizer.chat import Features
+from tramontane.tokenizer.conversation import check_conversation
+from tramontane.tokenizer.messages import (
+    Message,
+    Tool,
+    ToolCall,
+    from_json,
+    mistral_tool_call_id,
+    normal_json,
+    read_messages,
+    read_tools,
+)
 
-Message = Mapping[str, Any]
-
-_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
-_KEYS = {
-    "system": {"role", "content"},
-    "user": {"role", "content"},
-    "assistant": {"role", "content", "tool_calls", "weight", "prefix"},
-    "tool": {"role", "content", "tool_call_id", "name"},
-}
-_FOLLOWERS = {
-    None: ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user",),
-    "tool": ("tool", "assistant"),
-}
+_ANY_FORMAT = Features(mixes_content_and_calls=True, thinks=True)
+_MEDIA = ("audio", "image", "images", "video", "videos")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSample:
-    """A checked conversation. Contents are plain text; `is_learned[k]` is for the k-th assistant message."""
+    """A checked conversation; `is_learned[k]` is for the k-th assistant message."""
 
     messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...]
+    tools: tuple[Tool, ...]
     is_learned: tuple[bool, ...]
 
 
@@ -60,47 +58,63 @@ class ClassifierSample:
     labels: Mapping[str, tuple[str, ...]]
 
 
-def parse_chat(value: Mapping[str, Any]) -> ChatSample:
-    """Raises DataError saying which message is wrong and how to mend it."""
-    _only_keys(value, {"messages", "tools"}, "the sample")
-    tools = _tools(value.get("tools"))
-    messages = _messages(value.get("messages"), tools)
-    if messages[-1]["role"] != "assistant":
-        raise DataError(f"the last message has role {messages[-1]['role']!r}; end with the assistant's answer to learn")
-    weights = [message.get("weight", 1) for message in messages if message["role"] == "assistant"]
+def parse_chat(value: Mapping[str, Any], notes: SampleNotes | None = None, *, thinks: bool = True) -> ChatSample:
+    """`thinks`: whether the model can write `reasoning_content`, which else is left out. Raises DataError saying which
+    message is wrong and how to mend it."""
+    notes = SampleNotes() if notes is None else notes
+    _pass_over(value, {"messages", "tools", "functions"}, notes)
+    tools = _tools(value, notes)
+    messages, weights = _messages(value.get("messages"), notes, thinks=thinks)
+    try:
+        check_conversation(list(messages), _ANY_FORMAT, name="any", sample=True)
+    except TokenizerError as error:
+        raise DataError(str(error)) from None
     if not any(weights):
         raise DataError("every assistant message has weight 0, so there is nothing to learn; give one weight 1")
-    stripped = tuple({key: item for key, item in message.items() if key != "weight"} for message in messages)
-    return ChatSample(stripped, tools, tuple(bool(weight) for weight in weights))
+    _check_neighbours(messages, weights)
+    reasons = [_why_not_learned(message, tools) for message in messages if message.role == "assistant"]
+    is_learned = tuple(bool(w) and reason is None for w, reason in zip(weights, reasons, strict=True))
+    unlearned = [reason for w, reason in zip(weights, reasons, strict=True) if w and reason is not None]
+    if not any(is_learned):
+        raise DataError(f"nothing is left to learn: {unlearned[0]}")
+    for reason in unlearned:
+        notes.tell(f"seen but not learned: {reason}")
+    return ChatSample(messages, tools, is_learned)
 
 
-def parse_preference(value: Mapping[str, Any]) -> PreferencePair:
-    """`{"messages": [..., user], "chosen": answer, "rejected": answer, "tools"?}`; an answer is text or an assistant
-    message. Only the answers are learned from. Raises DataError."""
-    _only_keys(value, {"messages", "tools", "chosen", "rejected"}, "the sample")
+def parse_preference(
+    value: Mapping[str, Any], notes: SampleNotes | None = None, *, thinks: bool = True
+) -> PreferencePair:
+    """`{"messages": [..., user], "chosen": answer, "rejected": answer, "tools"?}`; an answer is text, an assistant
+    message, or several messages that end with one. Only the answers are learned from. Raises DataError."""
+    notes = SampleNotes() if notes is None else notes
+    _pass_over(value, {"messages", "tools", "functions", "chosen", "rejected"}, notes)
     context = value.get("messages")
     if not isinstance(context, list) or not context:
         raise DataError("messages must be a list with at least one message")
+    if _is_assistant(context[-1]):
+        raise DataError("messages ends with the assistant's; a pair needs a question that both answers follow")
+    shared = {key: value[key] for key in ("tools", "functions") if key in value}
     answers = []
     for key in ("chosen", "rejected"):
-        answer = value.get(key)
-        message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
-        if not isinstance(message, dict) or message.get("role") != "assistant":
-            raise DataError(f"{key} must be the text of an answer or a message of role 'assistant'")
+        messages = _answer(value.get(key), key)
         silent = [{**each, "weight": 0} if _is_assistant(each) else each for each in context]
+        # what there is to note of the conversation, both answers share
+        seen = notes if key == "chosen" else SampleNotes()
         try:
-            sample = parse_chat({"messages": [*silent, message], "tools": value.get("tools")})
+            sample = parse_chat({"messages": [*silent, *messages], **shared}, seen, thinks=thinks)
         except DataError as error:
             raise DataError(f"{key}: {error}") from None
         answers.append(sample)
-    if answers[0].messages[-1] == answers[1].messages[-1]:
+    if answers[0].messages == answers[1].messages:
         raise DataError("chosen and rejected are the same answer; a pair must differ")
     return PreferencePair(*answers)
 
 
-def parse_classifier(value: Mapping[str, Any]) -> ClassifierSample:
+def parse_classifier(value: Mapping[str, Any], notes: SampleNotes | None = None) -> ClassifierSample:
     """`{"text" | "messages": ..., "labels": {target: label | [labels]}}`. Raises DataError."""
-    _only_keys(value, {"text", "messages", "labels"}, "the sample")
+    notes = SampleNotes() if notes is None else notes
+    _pass_over(value, {"text", "messages", "labels"}, notes)
     if ("text" in value) == ("messages" in value):
         raise DataError("give either text or messages")
     labels = value.get("labels")
@@ -115,141 +129,170 @@ def parse_classifier(value: Mapping[str, Any]) -> ClassifierSample:
             raise DataError(f"labels[{target!r}] names a label twice")
         read[target] = tuple(several)
     if "text" in value:
-        return ClassifierSample(_text(value["text"], "text"), (), read)
-    return ClassifierSample(None, _messages(value["messages"], ()), read)
+        return ClassifierSample(parse_text({"text": value["text"]}, notes), (), read)
+    messages, _ = _messages(value["messages"], notes, thinks=True)
+    return ClassifierSample(None, messages, read)
 
 
-def _only_keys(value: Mapping[str, Any], known: set[str], where: str) -> None:
-    if unknown := sorted(set(value) - known):
-        raise DataError(f"{where} has unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+def parse_text(value: Mapping[str, Any], notes: SampleNotes | None = None) -> str:
+    """`{"text": ...}`, to be learned whole. Raises DataError."""
+    _pass_over(value, {"text"}, SampleNotes() if notes is None else notes)
+    text = value.get("text")
+    if not isinstance(text, str):
+        raise DataError(f"text must be text, not {type(text).__name__}")
+    if not text.strip():
+        raise DataError("text is empty; write something or remove the line")
+    _check_unicode(text, "text")
+    return text
+
+
+def _pass_over(value: Mapping[str, Any], known: set[str], notes: SampleNotes) -> None:
+    """Note the keys of a sample that mean nothing here. Raises DataError for content that cannot be learned from."""
+    for key, item in value.items():
+        if key not in known and item not in (None, [], {}, ""):
+            if key in _MEDIA:
+                raise DataError(f"{key}: only text can be learned from")
+            notes.ignore(key)
 
 
 def _is_assistant(message: object) -> bool:
     return isinstance(message, dict) and message.get("role") == "assistant"
 
 
-def _text(value: object, where: str) -> str:
-    """Text, or a list of text chunks, as one string that is not empty."""
-    if isinstance(value, list):
-        for chunk in value:
-            if not isinstance(chunk, dict) or chunk.get("type") != "text" or not isinstance(chunk.get("text"), str):
-                raise DataError(f"{where} holds a chunk that is not text; only text can be learned from")
-        value = "".join(chunk["text"] for chunk in value)
-    if not isinstance(value, str):
-        raise DataError(f"{where} must be text, not {type(value).__name__}")
-    if not value.strip():
-        raise DataError(f"{where} is empty; write something or remove the message")
+def _answer(answer: object, key: str) -> list[Any]:
+    """The messages of a preferred or rejected answer."""
+    if isinstance(answer, str):
+        return [{"role": "assistant", "content": answer}]
+    messages = answer if isinstance(answer, list) else [answer]
+    if not messages or not _is_assistant(messages[-1]):
+        raise DataError(f"{key} must be the text of an answer or a message of role 'assistant'")
+    return messages
+
+
+def _tools(value: Mapping[str, Any], notes: SampleNotes) -> tuple[Tool, ...]:
+    """`tools`, or OpenAI's older `functions`."""
+    tools, functions = value.get("tools"), value.get("functions")
+    if tools is None and isinstance(functions, list):
+        tools = [{"type": "function", "function": function} for function in functions]
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where} holds half of a character (a lone surrogate); encode the text properly") from None
-    return value
+        return tuple(read_tools(tools, unknown=lambda source, key, known: notes.ignore(f"{key} in tools")))
+    except TokenizerError as error:
+        raise DataError(str(error)) from None
 
 
-def _messages(value: object, tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def _messages(value: object, notes: SampleNotes, *, thinks: bool) -> tuple[tuple[Message, ...], list[int]]:
+    """Messages, and the weight of each of the assistant's."""
     if not isinstance(value, list) or not value:
         raise DataError("messages must be a list with at least one message")
-    declared = {tool["function"]["name"] for tool in tools}
-    read: list[Message] = []
-    open_calls: list[str] = []  # ids still waiting for their result
-    seen_ids: set[str] = set()
-    for place, message in enumerate(value):
-        where = f"messages[{place}]"
-        role = _role(message, where)
-        before = read[-1]["role"] if read else None
-        if open_calls and role != "tool":
-            raise DataError(f"{where}: tool call {open_calls[0]!r} has no result; add a message of role 'tool' first")
-        followers = ("tool",) if open_calls else _FOLLOWERS[before]
-        if role not in followers:
-            after = f"after role {before!r}" if before else "at the start"
-            raise DataError(f"{where}: role {role!r} {after}; expected {' or '.join(map(repr, followers))}")
-        if role == "tool":
-            read.append(_tool_result(message, where, open_calls))
-        elif role == "assistant":
-            read.append(_assistant(message, where, declared, seen_ids))
-            open_calls = [call["id"] for call in read[-1].get("tool_calls", ())]
-        else:
-            read.append({**message, "content": _text(message.get("content"), f"{where}: content")})
-    if open_calls:
-        raise DataError(f"tool call {open_calls[0]!r} has no result; add it and the assistant's answer to it")
-    return tuple(read)
+    plain = [_plain(message, f"messages[{place}]", notes, thinks=thinks) for place, message in enumerate(value)]
+    weights = [_weight(message, f"messages[{place}]") for place, message in enumerate(plain) if _is_assistant(message)]
 
+    def unknown(source: str, key: str, known: frozenset[str]) -> None:
+        if key != "weight":
+            notes.ignore(f"{key} in messages")
 
-def _role(message: object, where: str) -> str:
-    if not isinstance(message, dict):
-        raise DataError(f"{where} must be an object with role and content, not {type(message).__name__}")
-    role = message.get("role")
-    if role not in _KEYS:
-        raise DataError(f"{where}: role {role!r} is unknown; use system, user, assistant or tool")
-    _only_keys(message, _KEYS[role], where)
-    if message.get("prefix"):
-        raise DataError(f"{where}: a prefix cannot be learned from; remove it")
-    return str(role)
-
-
-def _tool_result(message: Message, where: str, open_calls: list[str]) -> Message:
-    call_id = message.get("tool_call_id")
-    if call_id not in open_calls:
-        raise DataError(f"{where}: tool_call_id {call_id!r} answers no open call; open are {open_calls}")
-    open_calls.remove(call_id)
-    return {**message, "content": _text(message.get("content"), f"{where}: content")}
-
-
-def _assistant(message: Message, where: str, declared: set[str], seen_ids: set[str]) -> Message:
-    weight = message.get("weight", 1)
-    if isinstance(weight, bool) or weight not in (0, 1):
-        raise DataError(f"{where}: weight {weight!r} must be 0 (do not learn) or 1")
-    calls = message.get("tool_calls")
-    if not calls:
-        content = _text(message.get("content"), f"{where}: content")
-        return {key: item for key, item in message.items() if key != "tool_calls"} | {"content": content}
-    if message.get("content"):
-        raise DataError(f"{where}: has both content and tool_calls; keep one of them")
-    if not isinstance(calls, list):
-        raise DataError(f"{where}: tool_calls must be a list")
-    read = [_tool_call(call, f"{where}: tool_calls[{place}]", declared, seen_ids) for place, call in enumerate(calls)]
-    return {key: item for key, item in message.items() if key != "content"} | {"tool_calls": read}
-
-
-def _tool_call(call: object, where: str, declared: set[str], seen_ids: set[str]) -> dict[str, Any]:
-    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
-        raise DataError(f"{where} must be an object with id and function")
-    call_id = call.get("id")
-    if not isinstance(call_id, str) or not 1 <= len(call_id) <= 64:
-        raise DataError(f"{where}: id {call_id!r} must be a text of 1 to 64 characters, best 9 letters or digits")
-    if call_id in seen_ids:
-        raise DataError(f"{where}: id {call_id!r} was used before; give each call its own")
-    seen_ids.add(call_id)
-    name, arguments = call["function"].get("name"), call["function"].get("arguments")
-    if name not in declared:
-        raise DataError(f"{where}: function {name!r} is not declared; add it to tools")
-    if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
     try:
-        is_object = isinstance(arguments, str) and isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise DataError(f"{where}: arguments must be a JSON object, as an object or as text")
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        messages = read_messages(plain, unknown=unknown)
+    except TokenizerError as error:
+        raise DataError(str(error)) from None
+    for place, message in enumerate(messages):
+        _check_text(message, f"messages[{place}]")
+    return _with_call_ids(messages), weights
 
 
-def _tools(value: object) -> tuple[Mapping[str, Any], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise DataError("tools must be a list")
-    names: set[str] = set()
-    for place, tool in enumerate(value):
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or tool.get("type", "function") != "function":
-            raise DataError(f'tools[{place}] must be {{"type": "function", "function": {{"name", "parameters"}}}}')
-        name = function.get("name")
-        if not isinstance(name, str) or not _FUNCTION_NAME.match(name):
-            raise DataError(f"tools[{place}]: name {name!r} must be 1 to 64 letters, digits, '_' or '-'")
-        if name in names:
-            raise DataError(f"tools[{place}]: {name!r} is declared twice")
-        names.add(name)
-        if not isinstance(function.get("parameters", {}), dict):
-            raise DataError(f"tools[{place}]: parameters must be a JSON schema object")
-    return tuple(value)
+def _plain(message: Any, source: str, notes: SampleNotes, *, thinks: bool) -> Any:
+    """A message without keys that say nothing, its older or other spellings written as those of today."""
+    if not isinstance(message, Mapping):
+        return message
+    plain = {key: item for key, item in message.items() if item is not None or key == "content"}
+    for key in _MEDIA:
+        if plain.get(key):
+            raise DataError(f"{source}.{key}: only text can be learned from")
+    if plain.get("role") == "function":
+        plain["role"] = "tool"
+    if plain.get("role") != "assistant":
+        return plain
+    if "function_call" in plain:
+        plain["tool_calls"] = [{"function": plain.pop("function_call")}]
+    if isinstance(plain.get("refusal"), str) and not plain.get("content"):
+        plain["content"] = plain.pop("refusal")
+    if not thinks and plain.pop("reasoning_content", None):
+        notes.tell("reasoning_content left out, which models of this chat format cannot write")
+    return plain
+
+
+def _weight(message: Mapping[str, Any], source: str) -> int:
+    weight = message.get("weight", 1)
+    if not isinstance(weight, int | float) or weight not in (0, 1):
+        raise DataError(f"{source}: weight {weight!r} must be 0 (do not learn) or 1")
+    return int(weight)
+
+
+def _check_text(message: Message, source: str) -> None:
+    for chunk in message.chunks:
+        _check_unicode(chunk if isinstance(chunk, str) else chunk.text, f"{source}: content")
+    for call in message.tool_calls:
+        _check_unicode(call.arguments_json, f"{source}: arguments of a tool call")
+    if message.role == "assistant" and not message.has_content and not message.tool_calls:
+        raise DataError(f"{source}: content is empty; write an answer or remove the message")
+
+
+def _check_unicode(text: str, source: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{source} holds half of a character (a lone surrogate); encode the text properly") from None
+
+
+def _with_call_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Calls and results without an id (Hugging Face's form has none) get one; ids are never learned."""
+    completed: list[Message] = []
+    open_calls: list[ToolCall] = []
+    for place, message in enumerate(messages):
+        if message.role == "tool":
+            if not message.tool_call_id and open_calls:
+                named = [call for call in open_calls if call.name == message.name]
+                message = replace(message, tool_call_id=(named or open_calls)[0].id)
+            open_calls = [call for call in open_calls if call.id != message.tool_call_id]
+        elif message.tool_calls:
+            results = messages[place + 1 : place + 1 + len(message.tool_calls)]
+            given = [result.tool_call_id if result.role == "tool" else None for result in results]
+            given += [None] * (len(message.tool_calls) - len(given))
+            message = replace(
+                message,
+                tool_calls=tuple(
+                    call if call.id else replace(call, id=given[k] or mistral_tool_call_id(f"{place}/{k}/{call.name}"))
+                    for k, call in enumerate(message.tool_calls)
+                ),
+            )
+            open_calls = list(message.tool_calls)
+        completed.append(message)
+    return tuple(completed)
+
+
+def _check_neighbours(messages: Sequence[Message], weights: Sequence[int]) -> None:
+    """Messages of the assistant in a row are one turn, which is learned or not."""
+    before = None
+    weight_of = iter(weights)
+    for place, message in enumerate(messages):
+        weight = next(weight_of) if message.role == "assistant" else None
+        if weight is not None and before is not None and weight != before:
+            raise DataError(f"messages[{place}]: follows an assistant message of another weight; give both the same")
+        before = weight
+
+
+def _why_not_learned(message: Message, tools: Sequence[Tool]) -> str | None:
+    """What makes an answer one that a model must not learn: silence, tools it cannot see, arguments nobody can read."""
+    if not message.tool_calls and all(isinstance(chunk, str) and not chunk.strip() for chunk in message.chunks):
+        return "answers of nothing but blank space"
+    declared = {tool.name for tool in tools}
+    for call in message.tool_calls:
+        if call.name not in declared:
+            return f"calls of functions that are not declared, such as {call.name!r}; add them to tools"
+        try:
+            arguments = from_json(normal_json(call.arguments_json))
+        except TokenizerError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            return "calls whose arguments are no JSON object"
+    return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tramontane.data.chat_samples import ChatSample, ClassifierSample, PreferencePair
 from tramontane.errors import DataError, TokenizerError
+from tramontane.tokenizer.chat import MistralChat, Turn
+from tramontane.tokenizer.messages import Message
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,19 +36,51 @@ class SampleEncoder:
         self._tokenizer, self._max_len = tokenizer, max_len
         self._chat = tokenizer.require_chat()
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the chat format can write reasoning."""
+        return isinstance(self._chat, MistralChat) and self._chat.features.thinks
+
     def chat(self, sample: ChatSample) -> EncodedSample:
-        """Raises DataError for a sample longer than `max_len` or one that the chat format cannot write."""
+        """The whole conversation. Of its answers those are learned that follow the definitions of the tools, if it has
+        any; ids of calls are seen and not learned. Raises DataError for a sample longer than `max_len` or one that
+        the chat format cannot write."""
+        return self._encoded(sample, self._turns(sample))
+
+    def documents(self, sample: ChatSample) -> list[EncodedSample]:
+        """The conversation so that all its answers are learned where they would be given. Formats that write the tools
+        before the last question hide them from earlier answers: then each question, with what leads to it and what
+        answers it, is a document of its own, as serving renders it. Raises DataError as `chat` does."""
+        turns = self._turns(sample)
+        if not _hides_tools(sample, turns):
+            return [self._encoded(sample, turns)]
+        return [self.chat(part) for part in _by_question(sample)]
+
+    def text(self, text: str) -> EncodedSample:
+        """A text with its beginning and end, learned whole. Raises DataError as `chat` does."""
         try:
-            turns = self._chat.encode_turns(sample.messages, tools=sample.tools or None)
+            token_ids = self._tokenizer.encode(text, bos=True, eos=True)
         except TokenizerError as error:
             raise DataError(str(error)) from None
-        answers = iter(sample.is_learned)
+        self._check_len(len(token_ids))
+        return EncodedSample(np.array(token_ids, np.int64), np.ones(len(token_ids), np.bool_))
+
+    def _turns(self, sample: ChatSample) -> list[Turn]:
+        try:
+            return self._chat.encode_turns(sample.messages, tools=sample.tools or None)
+        except TokenizerError as error:
+            raise DataError(str(error)) from None
+
+    def _encoded(self, sample: ChatSample, turns: Sequence[Turn]) -> EncodedSample:
+        answers = iter(_learned_turns(sample))
+        shown = not any(turn.shows_tools for turn in turns)
         token_ids: list[int] = []
         mask: list[bool] = []
         for turn in turns:
-            is_learned = turn.role == "assistant" and next(answers)
+            shown = shown or turn.shows_tools
+            is_learned = turn.role == "assistant" and next(answers) and shown
             token_ids += turn.token_ids
-            mask += [is_learned] * len(turn.token_ids)
+            mask += [is_learned and place not in turn.call_id_places for place in range(len(turn.token_ids))]
         self._check_len(len(token_ids))
         return EncodedSample(np.array(token_ids, np.int64), np.array(mask, np.bool_))
 
@@ -66,4 +102,41 @@ class SampleEncoder:
 
     def _check_len(self, sample_len: int) -> None:
         if self._max_len is not None and sample_len > self._max_len:
-            raise DataError(f"{sample_len} tokens long, more than {self._max_len}; shorten it or allow longer ones")
+            raise DataError(f"{sample_len} tokens long, more than {self._max_len}; raise --max-len (over HTTP seq_len)")
+
+
+def _learned_turns(sample: ChatSample) -> list[bool]:
+    """By turn of the assistant, which is one or several of its messages in a row, whether it is learned."""
+    flags = iter(sample.is_learned)
+    groups = groupby(sample.messages, key=lambda message: message.role)
+    return [False not in [next(flags) for _ in group] for role, group in groups if role == "assistant"]
+
+
+def _hides_tools(sample: ChatSample, turns: Sequence[Turn]) -> bool:
+    """Whether an answer to a question is to be learned that stands before the tools."""
+    answers = iter(_learned_turns(sample))
+    asked = False
+    for turn in turns:
+        if turn.shows_tools:
+            return False
+        if turn.role == "assistant" and next(answers) and asked and sample.tools:
+            return True
+        asked = asked or turn.role == "user"
+    return False
+
+
+def _by_question(sample: ChatSample) -> Iterator[ChatSample]:
+    """The conversation up to each last answer before a new question, where something since the question before is
+    learned."""
+    flags: list[bool] = []
+    learned = iter(sample.is_learned)
+    end = num_given = 0
+    asked = False
+    for place, message in enumerate((*sample.messages, Message("user"))):
+        if message.role == "assistant":
+            flags.append(next(learned))
+            end = place + 1
+        elif message.role == "user":
+            if asked and any(flags[num_given:]):
+                yield ChatSample(sample.messages[:end], sample.tools, tuple(flags))
+            num_given, asked = len(flags), True

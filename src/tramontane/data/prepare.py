@@ -39,7 +39,7 @@ _EXAMPLE_CHARS = 240
 class Kept:
     """A document that passed; whether it repeats another is decided by the builder, in order."""
 
-    encoded: EncodedSample
+    encoded: tuple[EncodedSample, ...]  # several where a conversation is learned question by question
     fingerprint: Fingerprint
     origin: Origin
     is_valid: bool  # belongs to the validation split
@@ -146,7 +146,7 @@ class _Preparer:
             pieces = self._pieces(text, int(self.set.max_document_len * _CHARS_PER_TOKEN))
             for number, piece in enumerate(pieces, 1):
                 encoded = self._encode_text(piece, context.rng, is_last=number == len(pieces))
-                yield self._checked({"text": piece}, piece, encoded, origin, is_valid)
+                yield self._checked({"text": piece}, piece, [encoded], origin, is_valid)
 
     def _pieces(self, text: str, max_chars: int) -> list[str]:
         """`text` in pieces that fit `max_document_len` with the tokens around them."""
@@ -182,7 +182,7 @@ class _Preparer:
                 yield Dropped(problem, origin, size, example_of(text))
                 continue
             try:
-                encoded = encoder.chat(parse_chat(sample))
+                encoded = encoder.documents(parse_chat(sample))
             except DataError as error:
                 reason = "too long" if "tokens long" in str(error) else f"invalid: {error}"
                 yield Dropped(reason, origin, size, example_of(text))
@@ -205,7 +205,7 @@ class _Preparer:
         return problem
 
     def _checked(
-        self, sample: Mapping[str, Any], text: str, encoded: EncodedSample, origin: Origin, is_valid: bool
+        self, sample: Mapping[str, Any], text: str, encoded: Sequence[EncodedSample], origin: Origin, is_valid: bool
     ) -> Kept | Dropped:
         words, size = words_of(text), len(text.encode("utf-8"))
         match = self.ngrams.first_match(words) if self.ngrams else None
@@ -213,7 +213,7 @@ class _Preparer:
             return Dropped("shares an n-gram with an evaluation item", origin, size, match)
         marks = fingerprint(words, self.set.dedupe, near=self.source.near_dedupe)
         line = json.dumps({"source": self.source.name, **sample}, ensure_ascii=False) if is_valid else None
-        return Kept(encoded, marks, origin, is_valid, size, example_of(text), line)
+        return Kept(tuple(encoded), marks, origin, is_valid, size, example_of(text), line)
 
 
 def cut(text: str, max_chars: int) -> list[str]:

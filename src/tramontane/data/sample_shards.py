@@ -18,6 +18,7 @@ from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_pre
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.report import SplitTally
 from tramontane.data.sample_files import FileCheck, LineProblem, Parse, UnsoundFileError, check_file, read_samples
+from tramontane.data.sample_notes import SampleNotes
 from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
 from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
@@ -36,23 +37,28 @@ _SHARD_LEN = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class EncodedLine:
-    """One line: a document for each source of its kind, and the labels of a classifier sample."""
+    """What one line gives: samples, each a document for each source of the kind, and the labels of a classifier's."""
 
-    documents: tuple[EncodedSample, ...]
+    samples: tuple[tuple[EncodedSample, ...], ...]
     labels: Mapping[str, tuple[str, ...]]
 
 
-def line_parser(kind: SampleKind, encoder: SampleEncoder) -> Parse[EncodedLine]:
-    """What turns a line's JSON object into tokens, or raises DataError; over-long samples included."""
+def line_parser(kind: SampleKind, encoder: SampleEncoder, notes: SampleNotes | None = None) -> Parse[EncodedLine]:
+    """What turns a line's JSON object into tokens, or raises DataError; over-long samples included. What is read
+    otherwise than it stands is counted in `notes`."""
+    told = SampleNotes() if notes is None else notes
 
     def parse(value: Mapping[str, Any]) -> EncodedLine:
         if kind == "chat":
-            return EncodedLine((encoder.chat(parse_chat(value)),), {})
+            documents = encoder.documents(parse_chat(value, told, thinks=encoder.thinks))
+            if len(documents) > 1:
+                told.tell("conversations with tools that are learned question by question")
+            return EncodedLine(tuple((document,) for document in documents), {})
         if kind == "preference":
-            return EncodedLine(encoder.preference(parse_preference(value)), {})
-        sample = parse_classifier(value)
+            return EncodedLine((encoder.preference(parse_preference(value, told, thinks=encoder.thinks)),), {})
+        sample = parse_classifier(value, told)
         token_ids = encoder.classifier(sample)
-        return EncodedLine((EncodedSample(token_ids, np.zeros(len(token_ids), np.bool_)),), sample.labels)
+        return EncodedLine(((EncodedSample(token_ids, np.zeros(len(token_ids), np.bool_)),),), sample.labels)
 
     return parse
 
@@ -92,7 +98,7 @@ def write_sample_shards(
         rows: list[dict[str, list[int]]] = []
         longest = 1
         for _, line in read_samples(path, parse, skip_invalid=True):
-            for name, document in zip(names, line.documents, strict=True):
+            for name, document in [pair for sample in line.samples for pair in zip(names, sample, strict=True)]:
                 writers[name].add(document.token_ids, document.mask)
                 text = tokenizer.decode(document.token_ids[document.mask].tolist())
                 tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
