@@ -79,7 +79,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "biases": ({"use_biases": True}, "use_biases=True"),
     "quantised": ({"quantization": {"qformat_weight": "fp8_e4m3"}}, "quantization=.* GGUF"),
     "temperature by position": ({"llama_4_scaling": {"beta": 0.1}}, "llama_4_scaling="),
-    "adapter": ({"lora": {"rank": 16}}, "lora=.* merge"),
     "speech": ({"multimodal": {}}, "multimodal={} .* text checkpoint"),
     "llama 3": ({"use_scaled_rope": True}, "use_scaled_rope=True"),
     "missing": ({"hidden_dim": None}, "hidden_dim is missing"),

@@ -91,11 +91,12 @@ def random_adapter(model: Transformer, seed: int, targets: Sequence[str] = ALL_L
         name: (
             torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5,
             torch.randn(module.out_features, rank, generator=generator),
+            0.5,
         )
         for name, module in model.named_modules()
         if isinstance(module, Linear) and name.rpartition(".")[2] in targets
     }
-    return Adapter(model, weights, 0.5, f"digest {seed}")
+    return Adapter(model, weights, f"digest {seed}")
 
 
 class FreeRows(StepCosts):

@@ -63,8 +63,8 @@ def test_an_adapter_says_what_it_said_in_training(config: ModelConfig) -> None:
     for name, module in trained.named_modules():
         if isinstance(module, Linear) and isinstance(module.lora, Lora):
             torch.nn.init.normal_(module.lora.b, std=0.2)
-            weights[name] = (module.lora.a.detach(), module.lora.b.detach())
-    adapter = Adapter(served, weights, 2.0, "digest")
+            weights[name] = (module.lora.a.detach(), module.lora.b.detach(), 2.0)
+    adapter = Adapter(served, weights, "digest")
     with torch.no_grad():
         expected = answers(trained, [None] * 4)
     for found, wanted in zip(answers(served, [adapter] * 4), expected, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from tests.parity.tiny_models import VOCAB_SIZE, build
 from tests.training.batches import microbatch_of, random_documents
 from tests.training.test_gradients_parity import relative_error, to_ours
-from tramontane.errors import CheckpointError, ConfigError
-from tramontane.loading.adapter_files import AdapterConfig, read_adapter, read_adapter_config, write_adapter
+from tramontane.loading.adapter_files import AdapterConfig, read_adapter, write_adapter
 from tramontane.model.lora import without_lora
 from tramontane.training.adapters import adapter_tensors, load_adapter
 from tramontane.training.model_setup import prepare
@@ -44,7 +42,7 @@ def test_loss_and_gradients_equal_peft(tmp_path: Path) -> None:
     ours = to_ours(build("mistral_windowed"), tmp_path / "base")
     theirs.save_pretrained(tmp_path / "adapter")
     config = load_adapter(ours, tmp_path / "adapter")
-    assert (config.rank, config.alpha, len(config.targets)) == (4, 12.0, 7)
+    assert (config.ranks, config.scales, len(config.targets)) == ((4,), (3.0,), 7)
     windows = prepare(ours, compute_dtype=torch.float32, compiled=False, checkpointing=False)
     [document] = random_documents([33], vocab_size=VOCAB_SIZE)
     objective = TextTask(LossRecipe()).objective(ours, microbatch_of(windows, [document]))
@@ -59,7 +57,7 @@ def test_loss_and_gradients_equal_peft(tmp_path: Path) -> None:
             if parameter.requires_grad:
                 parameter.copy_(parameter.grad)
     theirs.save_pretrained(tmp_path / "gradients")
-    expected = read_adapter(tmp_path / "gradients", ours.config)
+    _, expected = read_adapter(tmp_path / "gradients", ours.config)
     parameters = dict(ours.named_parameters())
     assert {name for name, p in parameters.items() if p.grad is not None} == set(expected)
     for name, gradient in expected.items():
@@ -94,38 +92,16 @@ def test_without_lora_the_model_is_its_base_for_a_while(tmp_path: Path) -> None:
         assert not torch.equal(adapted, base(microbatch.forward_input))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"peft_type": "IA3"}, "peft_type must be LORA"),
-        ({"use_dora": True}, "use_dora=True is not supported"),
-        ({"bias": "all"}, "bias='all' is not supported"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"target_modules": ["c_attn"]}, "'c_attn'"),
-        ({"r": "4"}, "must be a number"),
-        ({"r": 8}, "has shape"),
-        ({"target_modules": ["q_proj"]}, "missing or left over"),
-    ],
-)
-def test_adapters_that_mean_something_else_are_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
-    ours = to_ours(build("mistral_windowed"), tmp_path / "base")
-    peft_model().save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
-    with pytest.raises((ConfigError, CheckpointError), match=words):
-        load_adapter(ours, tmp_path / "adapter")
-
-
 def test_a_mixture_of_experts_keeps_its_experts_adapters_apart(tmp_path: Path) -> None:
     from tramontane.model.lora import attach_lora
 
     ours = to_ours(build("mixtral"), tmp_path / "base")
-    attach_lora(ours, rank=2, alpha=4.0, targets=("wq", "w1", "w2"))
+    shapes = attach_lora(ours, rank=2, alpha=4.0, targets=("wq", "w1", "w2"))
     tensors = {name: torch.randn_like(tensor) for name, tensor in adapter_tensors(ours).items()}
-    config = AdapterConfig(rank=2, alpha=4.0, targets=("wq", "w1", "w2"), base="somewhere")
+    config = AdapterConfig(shapes=shapes, base="somewhere")
     write_adapter(tmp_path / "adapter", ours.config, config, tensors)
-    read = read_adapter(tmp_path / "adapter", ours.config)
+    found, read = read_adapter(tmp_path / "adapter", ours.config)
     assert set(read) == set(tensors)
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor)
-    assert read_adapter_config(tmp_path / "adapter", ours.config).base == "somewhere"
+    assert found == config

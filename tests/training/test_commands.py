@@ -58,7 +58,7 @@ def test_an_adapter_learns_from_conversations_and_resumes(
     assert held_out[-1] < 0.85 * held_out[0]
     model = load_model(open_checkpoint(chat_checkpoint), device="cpu")
     config = load_adapter(model, tmp_path / "run" / "model")
-    assert (config.rank, config.base) == (4, str(chat_checkpoint))
+    assert (config.ranks, config.base) == ((4,), str(chat_checkpoint))
 
 
 def test_all_weights_learn_and_the_model_is_whole(tmp_path: Path, chat_checkpoint: Path) -> None:

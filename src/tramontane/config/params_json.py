@@ -13,7 +13,8 @@ from tramontane.errors import ConfigError
 SOURCE = "params.json"
 
 # How the training run was laid out, and the vision encoder, whose tensors are not loaded.
-_INERT = ("max_batch_size", "model_parallel", "vision_encoder")
+# `lora` says how mistral-finetune trained; adapters that are not merged lie in tensors of their own
+_INERT = ("max_batch_size", "model_parallel", "vision_encoder", "lora")
 _DEFAULT_MAX_SEQ_LEN = 32768  # of every Mistral model whose params.json does not say
 
 
@@ -108,7 +109,6 @@ def _check_architecture(fields: Fields) -> None:
     fields.expect("use_biases", False, reason="adds biases, which are not supported")
     fields.expect("quantization", reason="describes weights this version cannot read; use bf16 weights or a GGUF file")
     fields.expect("llama_4_scaling", reason="scales queries by position, which is not supported")
-    fields.expect("lora", reason="puts adapters into the model; merge them, or use the base checkpoint")
     fields.expect("multimodal", reason="makes this a speech or vision model; use a text checkpoint")
     fields.expect("use_scaled_rope", False, reason="is Llama 3's rotary scaling, which is not supported")
     fields.ignore(*_INERT)

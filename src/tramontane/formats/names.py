@@ -184,6 +184,15 @@ def stores_output(file_names: Iterable[str]) -> bool:
     return any(name in outputs for name in file_names)
 
 
+def hf_body(module_names: Iterable[str]) -> str:
+    """What the names of a model's layers begin with, judged by names of modules or tensors in Hugging Face's layout."""
+    names = list(module_names)
+    return next(
+        (body for body, _ in _HF_PREFIXES if any(name.startswith(f"{body}layers.") for name in names)),
+        _HF_PREFIXES[0][0],
+    )
+
+
 def rotary_heads(canonical: str, config: ModelConfig) -> int | None:
     """Number of heads if the rows of this canonical tensor depend on the rotary layout, else None."""
     if canonical.endswith("attention.wq.weight"):

@@ -1,70 +1,87 @@
-"""LoRA adapters in PEFT's format: adapter_config.json and adapter_model.safetensors with Hugging Face names."""
+"""LoRA adapters in files: PEFT's (adapter_config.json and adapter_model.safetensors, Hugging Face names), read and
+written, and those of mistral-finetune (params.json and lora.safetensors, canonical names), read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tramontane import durable
-from tramontane.config import ModelConfig
+from tramontane.config import read_json
 from tramontane.errors import CheckpointError, ConfigError
-from tramontane.formats.names import canonical_shapes, file_names, rotary_heads
+from tramontane.formats.names import canonical_shapes, hf_body, rotary_heads
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.rotary_layout import half_to_interleaved, interleaved_to_half
 from tramontane.formats.write import write_safetensors
+from tramontane.loading.peft_config import Stack, modules, read_peft_config
 from tramontane.model.adapter import Adapter
-from tramontane.model.lora import ALL_LINEARS
-from tramontane.model.transformer import Transformer
+from tramontane.model.lora import ALL_LINEARS, LowRankShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tramontane.config import ModelConfig
+    from tramontane.formats.tensor_source import TensorSource
+    from tramontane.model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PARAMS, LORA = "params.json", "lora.safetensors"
 PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """What an adapter's tensors mean. `targets` are canonical names of linears (wq … w3)."""
+    """What an adapter's tensors mean: rank and scale by canonical linear, such as `layers.0.attention.wq`."""
 
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
+    shapes: Mapping[str, LowRankShape]
     base: str | None = None
     dropout: float = 0.0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Last names of the adapted linears, in the model's order."""
+        adapted = {_last(linear) for linear in self.shapes}
+        return tuple(name for name in ALL_LINEARS if name in adapted)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """All there are, the smallest first."""
+        return tuple(sorted({shape.rank for shape in self.shapes.values()}))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        return tuple(sorted({shape.scale for shape in self.shapes.values()}))
 
 
 def write_adapter(
     folder: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]
 ) -> None:
-    """`tensors` as `adapter_tensors` gives them, into `folder` (made if need be), as float32."""
+    """`tensors` as `read_adapter` gives them, into `folder` (made if need be), as PEFT has them, in float32."""
     durable.make_folder(folder)
-    peft_names = _peft_names(model_config)
+    hf_modules = modules(model_config, "model.")
     named = {}
     for name, tensor in tensors.items():
         linear, _, side = name.partition(".lora.")
         heads = rotary_heads(f"{linear}.weight", model_config)
         rows = interleaved_to_half(tensor, heads) if heads is not None and side == "b" else tensor
-        named[peft_names[linear, side]] = rows.float().contiguous()
+        named[_peft_name(hf_modules[linear], side)] = rows.float().contiguous()
     write_safetensors(
         folder / WEIGHTS,
         {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in named.items()},
         named.items(),
         overwrite=True,
     )
-    hf_names = file_names("hf", model_config)
-    modules = sorted({_last(hf_names[f"{name.partition('.lora.')[0]}.weight"]) for name in tensors})
     document = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": config.base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
+        **_peft_shapes(config, hf_modules),
         "lora_dropout": config.dropout,
-        "target_modules": modules,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -72,131 +89,194 @@ def write_adapter(
     durable.write(folder / CONFIG, json.dumps(document, indent=2) + "\n")
 
 
-def read_adapter_config(folder: Path, model_config: ModelConfig) -> AdapterConfig:
-    """Raises ConfigError for an adapter of another kind, or with settings that change what its tensors mean."""
-    document = _read_document(folder)
-    inert = {"bias": "none", "fan_in_fan_out": False, "use_rslora": False, "use_dora": False, "modules_to_save": None}
-    empty = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "target_parameters")
-    for key, allowed in inert.items():
-        if document.get(key, allowed) not in (allowed, None):
-            raise ConfigError(f"{folder / CONFIG}: {key}={document[key]!r} is not supported; only {allowed!r} is")
-    for key in empty:
-        if document.get(key):
-            raise ConfigError(f"{folder / CONFIG}: {key}={document[key]!r} is not supported; leave it empty")
-    rank, alpha, modules = document.get("r"), document.get("lora_alpha"), document.get("target_modules")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)) or not isinstance(modules, list):
-        raise ConfigError(f"{folder / CONFIG}: r, lora_alpha and target_modules must be a number, a number and a list")
-    canonical = {_last(hf): _last(name) for name, hf in file_names("hf", model_config).items()}
-    unknown = [module for module in modules if canonical.get(module) not in ALL_LINEARS]
-    if unknown:
-        raise ConfigError(f"{folder / CONFIG}: target_modules names {unknown[0]!r}, which this model has not")
-    base = document.get("base_model_name_or_path")
-    return AdapterConfig(
-        rank=rank,
-        alpha=float(alpha),
-        targets=tuple(canonical[module] for module in modules),
-        base=base if isinstance(base, str) else None,
-        dropout=float(document.get("lora_dropout") or 0.0),
-    )
+def read_adapter(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """What the adapter is, and its tensors by canonical name, such as `layers.0.attention.wq.lora.a`, in float32.
 
-
-def read_adapter(folder: Path, model_config: ModelConfig) -> dict[str, Tensor]:
-    """The adapter's tensors by canonical name, such as `layers.0.attention.wq.lora.a`, in float32.
-
-    Raises CheckpointError unless there is exactly one pair for every linear its configuration names, in the right
-    shapes; ConfigError as `read_adapter_config`.
+    Raises ConfigError for settings that are not honoured, CheckpointError unless there is exactly one pair for every
+    linear that is adapted, in the right shapes.
     """
-    config = read_adapter_config(folder, model_config)
-    canonical = {peft_name: place for place, peft_name in _peft_names(model_config).items()}
-    shapes = _shapes(model_config, config)
-    tensors = {}
-    with open_tensors(folder / WEIGHTS) as source:
-        for peft_name in source.names():
-            if peft_name not in canonical:
-                raise CheckpointError(f"{folder / WEIGHTS}: {peft_name!r} belongs to no weight of this model")
-            linear, side = canonical[peft_name]
-            name, shape = f"{linear}.lora.{side}", tuple(source.info(peft_name).shape)
-            if shape != shapes.get(name, shape):
-                raise CheckpointError(f"{folder / WEIGHTS}: {name!r} has shape {shape}, not {shapes[name]}")
-            tensor = source.read(peft_name).float()
-            heads = rotary_heads(f"{linear}.weight", model_config)
-            rows = half_to_interleaved(tensor, heads) if heads is not None and side == "b" else tensor
-            tensors[name] = rows.clone()
-    if differing := sorted(set(shapes) ^ set(tensors)):
-        raise CheckpointError(f"{folder / WEIGHTS}: {differing[0]!r} is missing or left over")
-    return tensors
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder} holds no adapter: neither {CONFIG} of PEFT nor {LORA} of mistral-finetune")
+    read = _read_peft if (folder / CONFIG).is_file() else _read_mistral
+    config, tensors = read(folder, model_config)
+    _require_all(folder / (WEIGHTS if read is _read_peft else LORA), model_config, config, tensors)
+    return config, tensors
 
 
 def open_adapter(folder: Path, model: Transformer) -> Adapter:
     """The adapter in `folder`, ready to be computed beside `model`. Errors as `read_adapter`."""
     digest = adapter_digest(folder)
-    config = read_adapter_config(folder, model.config)
-    tensors = read_adapter(folder, model.config)
-    linears = [name.removesuffix(".lora.a") for name in tensors if name.endswith(".lora.a")]
-    pairs = {name: (tensors[f"{name}.lora.a"], tensors[f"{name}.lora.b"]) for name in linears}
-    return Adapter(model, pairs, config.alpha / config.rank, digest)
+    config, tensors = read_adapter(folder, model.config)
+    weights = {
+        linear: (tensors[f"{linear}.lora.a"], tensors[f"{linear}.lora.b"], shape.scale)
+        for linear, shape in config.shapes.items()
+    }
+    return Adapter(model, weights, digest)
 
 
 def adapter_digest(folder: Path) -> str:
     """SHA-256 of both files: what the adapter's answers depend on. Raises CheckpointError if one cannot be read."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
+    is_mistral = (folder / LORA).is_file() and not (folder / CONFIG).exists()
+    for name in (PARAMS, LORA) if is_mistral else (CONFIG, WEIGHTS):
         try:
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise CheckpointError(
-                f"{folder / name}: {error.strerror}; an adapter in PEFT's format is {CONFIG} and {WEIGHTS}"
+                f"{folder / name}: {error.strerror}; an adapter is {CONFIG} and {WEIGHTS} (PEFT), or {PARAMS} and "
+                f"{LORA} (mistral-finetune)"
             ) from None
     return digest.hexdigest()
 
 
 def is_adapter(path: Path) -> bool:
-    return (path / CONFIG).is_file()
+    """Whether the folder is an adapter's: PEFT's, or mistral-finetune's without a model's weights beside it."""
+    if (path / CONFIG).is_file():
+        return True
+    return (path / LORA).is_file() and not any(path.glob("consolidated*")) and not any(path.glob("model*.safetensors"))
 
 
 def adapter_base(folder: Path) -> str:
-    """The name of the model an adapter is for: a hub id or a folder, which may be relative to the adapter's own,
-    wherever that is used.
+    """The name of the model an adapter is for: `default`, a hub id or a folder, which may be relative to the adapter's
+    own, wherever that is used.
 
     Raises ConfigError if it names none.
     """
-    base = _read_document(folder).get("base_model_name_or_path")
+    document = _read_document(folder) if (folder / CONFIG).exists() else {}
+    base = document.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ConfigError(f"{folder / CONFIG} names no base_model_name_or_path; open its base and load the adapter")
+        raise ConfigError(f"the adapter {folder} does not say which model it is for; name that with --base")
     return str(folder / base) if base != "default" and (folder / base).exists() else base
 
 
+def _read_peft(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    document, path = _read_document(folder), folder / WEIGHTS
+    tensors: dict[str, Tensor] = {}
+    with open_tensors(path) as source:
+        names = source.names()
+        body = hf_body(name.removeprefix(PREFIX) for name in names)
+        targets = read_peft_config(document, str(folder / CONFIG), model_config, body)
+        places = {
+            _peft_name(module, side): (linear, side)
+            for linear, module in modules(model_config, body).items()
+            for side in "ab"
+        }
+        stacked = {_peft_name(stack.prefix, side): (stack, side) for stack in targets.stacks for side in "ab"}
+        for name in names:
+            if name in stacked:
+                tensors |= _unstacked(source, name, *stacked[name])
+            elif name in places:
+                linear, side = places[name]
+                heads = rotary_heads(f"{linear}.weight", model_config)
+                tensor = source.read(name).float()
+                if heads is not None and side == "b" and tensor.shape[0] % (2 * heads) == 0:
+                    tensor = half_to_interleaved(tensor, heads)
+                tensors[f"{linear}.lora.{side}"] = tensor.clone()
+            else:
+                raise CheckpointError(f"{path}: {name!r} belongs to no weight of this model that can be adapted")
+    base = document.get("base_model_name_or_path")
+    config = AdapterConfig(shapes=targets.shapes, base=base if isinstance(base, str) else None, dropout=targets.dropout)
+    return config, tensors
+
+
+def _unstacked(source: TensorSource, name: str, stack: Stack, side: str) -> dict[str, Tensor]:
+    """The pairs of each expert. PEFT has A as (experts * rank, in), expert by expert, and B as (out, rank * experts),
+    expert fastest; linears that share A have their rows one after the other in B."""
+    num_experts, rank = len(stack.experts), stack.rank
+    tensor = source.read(name).float()
+    width = tensor.shape[0] if side == "a" else tensor.shape[1]
+    if width != num_experts * rank:
+        raise CheckpointError(f"{source.path}: {name!r} has {width} for {num_experts} experts of rank {rank}")
+    found: dict[str, Tensor] = {}
+    for e, linears in enumerate(stack.experts):
+        if side == "a":
+            parts = [tensor[e * rank : (e + 1) * rank]] * len(linears)
+        else:
+            parts = list(tensor.view(-1, rank, num_experts)[:, :, e].chunk(len(linears)))
+        found |= {f"{linear}.lora.{side}": part.clone() for linear, part in zip(linears, parts, strict=True)}
+    return found
+
+
+def _read_mistral(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """mistral-finetune's: names and layout are canonical, the scale is written down as such."""
+    lora = read_json(folder / PARAMS).get("lora")
+    rank, scale = (lora.get("rank"), lora.get("scaling")) if isinstance(lora, dict) else (None, None)
+    if not isinstance(rank, int) or rank < 1 or not isinstance(scale, int | float):
+        raise ConfigError(
+            f"{folder / PARAMS}: lora must say rank and scaling, as mistral-finetune writes it: "
+            '"lora": {"rank": 64, "scaling": 2.0}'
+        )
+    tensors = {}
+    linears = {name.removesuffix(".weight") for name in canonical_shapes(model_config) if _last(name) in ALL_LINEARS}
+    with open_tensors(folder / LORA) as source:
+        for name in source.names():
+            linear, _, side = name.removesuffix(".weight").rpartition(".lora_")
+            if linear not in linears or side not in ("A", "B"):
+                raise CheckpointError(
+                    f"{folder / LORA}: {name!r} belongs to no weight of this model that can be adapted"
+                )
+            tensors[f"{linear}.lora.{side.lower()}"] = source.read(name).float().clone()
+    adapted = {_last(name.partition(".lora.")[0]) for name in tensors}
+    shapes = {linear: LowRankShape(rank, float(scale)) for linear in sorted(linears) if _last(linear) in adapted}
+    return AdapterConfig(shapes=shapes), tensors
+
+
+def _require_all(path: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the tensors are exactly the pairs that `config` calls for."""
+    wanted = {}
+    weights = canonical_shapes(model_config)
+    for linear, shape in config.shapes.items():
+        out_features, in_features = weights[f"{linear}.weight"]
+        wanted[f"{linear}.lora.a"] = (shape.rank, in_features)
+        wanted[f"{linear}.lora.b"] = (out_features, shape.rank)
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise CheckpointError(f"{path}: {missing[0]!r} is missing, which its configuration calls for")
+    if left_over := sorted(tensors.keys() - wanted.keys()):
+        raise CheckpointError(f"{path}: {left_over[0]!r} is left over; its configuration does not name it")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise CheckpointError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted[name]}")
+
+
+def _peft_shapes(config: AdapterConfig, hf_modules: Mapping[str, str]) -> dict[str, Any]:
+    """Rank, alpha and targets in PEFT's words: what most linears have, and patterns for the others; last names where
+    they are enough, else whole ones."""
+    adapted = {hf_modules[linear]: shape for linear, shape in config.shapes.items()}
+    by_last: dict[str, dict[str, LowRankShape]] = {}
+    for module, shape in adapted.items():
+        by_last.setdefault(_last(module), {})[module] = shape
+    # where transformers 5 has experts' w1 and w3 in one parameter, PEFT gives that twice the rank `r`, whatever a
+    # pattern says; it knows w2 as down_proj
+    usual = next(iter(by_last.get("w1", {}).values()), Counter(adapted.values()).most_common(1)[0][0])
+    patterns: dict[str, LowRankShape] = {}
+    for last, shapes in by_last.items():
+        if len(set(shapes.values())) > 1:
+            patterns |= {module.replace(".", r"\."): shape for module, shape in shapes.items() if shape != usual}
+        elif (shape := next(iter(shapes.values()))) != usual:
+            patterns |= dict.fromkeys(("w2", "down_proj") if last == "w2" else (last,), shape)
+    is_enough = all(module in adapted for module in hf_modules.values() if _last(module) in by_last)
+    return {
+        "r": usual.rank,
+        "lora_alpha": usual.scale * usual.rank,
+        "rank_pattern": {module: shape.rank for module, shape in patterns.items()},
+        "alpha_pattern": {module: shape.scale * shape.rank for module, shape in patterns.items()},
+        "target_modules": sorted(by_last if is_enough else adapted),
+    }
+
+
 def _read_document(folder: Path) -> dict[str, Any]:
-    try:
-        document: Any = json.loads((folder / CONFIG).read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {CONFIG}; is it an adapter in PEFT's format?") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG}: not valid JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("peft_type") != "LORA":
-        raise ConfigError(f"{folder / CONFIG}: peft_type must be LORA")
+    document = read_json(folder / CONFIG)
+    if document.get("peft_type") != "LORA":
+        raise ConfigError(
+            f"{folder / CONFIG}: peft_type must be LORA, not {document.get('peft_type')!r}; adapters of other kinds "
+            "are merged into their base by PEFT (merge_and_unload)"
+        )
     return document
 
 
-def _shapes(model_config: ModelConfig, config: AdapterConfig) -> dict[str, tuple[int, int]]:
-    """Of every tensor the configuration calls for, by canonical name."""
-    shapes = {}
-    for name, shape in canonical_shapes(model_config).items():
-        if _last(name) in config.targets:
-            linear = name.removesuffix(".weight")
-            shapes[f"{linear}.lora.a"] = (config.rank, shape[1])
-            shapes[f"{linear}.lora.b"] = (shape[0], config.rank)
-    return shapes
-
-
-def _peft_names(config: ModelConfig) -> dict[tuple[str, str], str]:
-    """(canonical linear, side a or b) -> the name PEFT stores it under."""
-    return {
-        (name.removesuffix(".weight"), side): f"{PREFIX}{hf.removesuffix('.weight')}.lora_{side.upper()}.weight"
-        for name, hf in file_names("hf", config).items()
-        for side in "ab"
-    }
+def _peft_name(module: str, side: str) -> str:
+    return f"{PREFIX}{module}.lora_{side.upper()}.weight"
 
 
 def _last(name: str) -> str:

@@ -29,18 +29,17 @@ class Adapter:
 
     __slots__ = ("__weakref__", "digest", "low_ranks", "model", "native")
 
-    def __init__(
-        self, model: Transformer, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float, digest: str
-    ) -> None:
-        """`weights`: A (rank, in) and B (out, rank) by the canonical name of a linear, such as
-        `layers.0.attention.wq`. Raises ConfigError for a rank the kernels do not cover.
+    def __init__(self, model: Transformer, weights: Mapping[str, tuple[Tensor, Tensor, float]], digest: str) -> None:
+        """`weights`: A (rank, in), B (out, rank) and what their product is multiplied by, by the canonical name of a
+        linear, such as `layers.0.attention.wq`. Raises ConfigError for a rank the kernels do not cover.
         """
         self.model = model
         self.digest = digest
         dtype = _dtype(model, weights)
         linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
         self.low_ranks = {
-            linears[name]: LowRank.of(a_RI, b_OR, scale, dtype, model.device) for name, (a_RI, b_OR) in weights.items()
+            linears[name]: LowRank.of(a_RI, b_OR, scale, dtype, model.device)
+            for name, (a_RI, b_OR, scale) in weights.items()
         }
         self.native: NativeAdapter | None = None
         if model.decoder is not None:
@@ -75,13 +74,14 @@ class RowAdapters:
         return [adapter.native for adapter in self.adapters if adapter.native is not None]
 
 
-def _dtype(model: Transformer, weights: Mapping[str, tuple[Tensor, Tensor]]) -> torch.dtype:
+def _dtype(model: Transformer, weights: Mapping[str, tuple[Tensor, Tensor, float]]) -> torch.dtype:
     """The model's own; beside packed weights of at most 16 bits float16, half the traffic for less error than the base
     has, unless a weight lies beyond its range."""
     packed = model.tok_embeddings.packed
     if packed is None or packed.format == "f32":
         return model.dtype
-    is_within = all(float(w.abs().max()) < torch.finfo(torch.float16).max for pair in weights.values() for w in pair)
+    limit = torch.finfo(torch.float16).max
+    is_within = all(float(w.abs().max()) < limit for a_RI, b_OR, _ in weights.values() for w in (a_RI, b_OR))
     return torch.float16 if is_within else torch.float32
 
 

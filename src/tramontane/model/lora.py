@@ -1,10 +1,11 @@
-"""Low-rank adapters (arXiv:2106.09685): W x + (alpha / rank) B A x, kept apart from the base weight."""
+"""Low-rank adapters (arXiv:2106.09685): W x + scale B A x, kept apart from the base weight."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,23 @@ ATTENTION = ("wq", "wk", "wv", "wo")
 ALL_LINEARS = (*ATTENTION, "w1", "w2", "w3")
 
 
+@dataclass(frozen=True, slots=True)
+class LowRankShape:
+    """Of the adapter of one linear; `scale` is what B A is multiplied by: alpha / rank in the paper."""
+
+    rank: int
+    scale: float
+
+
 class Lora(nn.Module):
     """A_RI starts random, B_OR zero, so that a fresh adapter changes nothing."""
 
-    def __init__(self, in_features: int, out_features: int, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(self, in_features: int, out_features: int, shape: LowRankShape, dropout: float = 0.0) -> None:
         super().__init__()
-        self.scale = alpha / rank
+        self.scale = shape.scale
         self.dropout = dropout
-        self.a = nn.Parameter(torch.empty(rank, in_features))
-        self.b = nn.Parameter(torch.zeros(out_features, rank))
+        self.a = nn.Parameter(torch.empty(shape.rank, in_features))
+        self.b = nn.Parameter(torch.zeros(out_features, shape.rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x_TI: Tensor) -> Tensor:
@@ -44,10 +53,10 @@ def attach_lora(
     alpha: float,
     dropout: float = 0.0,
     targets: Collection[str] = ALL_LINEARS,
-) -> list[str]:
+) -> dict[str, LowRankShape]:
     """Give every Linear whose last name is in `targets` a fresh adapter and freeze everything else.
 
-    Returns the names of the adapted linears. Raises ConfigError for an impossible rank or a target that
+    Returns what was attached by the linear's name. Raises ConfigError for an impossible rank or a target that
     names nothing in the model.
     """
     if rank < 1:
@@ -55,14 +64,24 @@ def attach_lora(
     unknown = sorted(set(targets) - set(ALL_LINEARS))
     if unknown or not targets:
         raise ConfigError(f"LoRA targets {unknown or 'are empty'}; choose among {', '.join(ALL_LINEARS)}")
+    shape = LowRankShape(rank, alpha / rank)
+    shapes = {
+        name: shape
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and name.rpartition(".")[2] in targets
+    }
+    attach_shapes(model, shapes, dropout)
+    return shapes
+
+
+def attach_shapes(model: nn.Module, shapes: Mapping[str, LowRankShape], dropout: float = 0.0) -> None:
+    """Give the linears that `shapes` names a fresh adapter each, and freeze everything else."""
     model.requires_grad_(False)
-    adapted = []
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Linear) and name.rpartition(".")[2] in targets:
-            lora = Lora(module.in_features, module.out_features, rank, alpha, dropout)
-            module.lora = lora.to(module.device)
-            adapted.append(name)
-    return adapted
+    for name, shape in shapes.items():
+        module = model.get_submodule(name)
+        if not isinstance(module, Linear):
+            raise ConfigError(f"{name!r} is no linear of this model, and can carry no adapter")
+        module.lora = Lora(module.in_features, module.out_features, shape, dropout).to(module.device)
 
 
 @torch.no_grad()

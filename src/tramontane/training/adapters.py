@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tramontane.loading.adapter_files import AdapterConfig, read_adapter, read_adapter_config
-from tramontane.model.lora import attach_lora
+from tramontane.loading.adapter_files import AdapterConfig, read_adapter
+from tramontane.model.lora import attach_shapes
 from tramontane.model.transformer import Transformer
 
 
@@ -20,9 +20,8 @@ def adapter_tensors(model: Transformer) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_adapter(model: Transformer, folder: Path) -> AdapterConfig:
     """Attach the adapter in `folder` to `model`, everything else frozen. Raises CheckpointError if it does not fit."""
-    config = read_adapter_config(folder, model.config)
-    tensors = read_adapter(folder, model.config)
-    attach_lora(model, rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=config.targets)
+    config, tensors = read_adapter(folder, model.config)
+    attach_shapes(model, config.shapes, config.dropout)
     places = adapter_tensors(model)
     for name, tensor in tensors.items():
         places[name].copy_(tensor)

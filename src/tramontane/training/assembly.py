@@ -145,10 +145,9 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
     if recipe.lora is None:
         return model, None
     lora = recipe.lora
-    attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    shapes = attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
     base = str(Path(recipe.model.checkpoint).resolve()) if recipe.model.checkpoint else None  # from wherever it is used
-    adapter = AdapterConfig(rank=lora.rank, alpha=lora.alpha, targets=lora.targets, base=base, dropout=lora.dropout)
-    return model, adapter
+    return model, AdapterConfig(shapes=shapes, base=base, dropout=lora.dropout)
 
 
 def _packed_format(recipe: Recipe, checkpoint: Checkpoint, machine: Machine) -> str | None:
