@@ -143,6 +143,7 @@ def _swap(part: Path, target: Path) -> None:
     except BaseException:
         _rename(old, target)
         raise
+    _sync(target.parent)  # `_restore` must find the old one for as long as the new one may be lost
     _rename(old, part)
 
 
