@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tramontane.server.chat.turn_order import in_order, is_empty
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
@@ -37,26 +38,32 @@ REASONING_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 def conversation(call: Call, request: ChatRequest, model: ServedModel) -> list[dict[str, Any]]:
-    """Raises ApiError 400 for content the model cannot read and, where the server is strict, for reasoning that it was
-    not trained for; elsewhere that is a hint without effect."""
-    messages = [_message(message, place) for place, message in enumerate(request.messages)]
+    """In an order that the model's format takes, unless the call is strict. Raises ApiError 400 for content the model
+    cannot read and, where the server is strict, for reasoning that it was not trained for; elsewhere that is a hint
+    without effect."""
+    messages = chat_messages(request.messages)
+    ours: list[dict[str, Any]] = []
     if request.prompt_mode == "reasoning" or request.reasoning_effort in REASONING_EFFORTS:
         asked = {name for name in ("prompt_mode", "reasoning_effort") if getattr(request, name)}
         if model.capabilities.reasoning:
-            messages.insert(0, {"role": "system", "content": REASONING_PROMPT})
+            ours.insert(0, {"role": "system", "content": REASONING_PROMPT})
         elif call.services.settings.strict:
             name = min(asked)
             raise ApiError(400, f"the model {model.name} does not reason; leave {name} out", param=name)
         else:
             call.notes.ignored |= asked
     if request.safe_prompt:
-        messages.insert(0, {"role": "system", "content": SAFE_PROMPT})
-    return messages
+        ours.insert(0, {"role": "system", "content": SAFE_PROMPT})
+    if not call.is_strict:
+        return in_order([*ours, *messages], model.llm.tokenizer.chat, call.notes, num_ours=len(ours))
+    empty = {place for place, message in enumerate(messages) if is_empty(message)}  # such as we answer ourselves
+    call.notes.ignored |= {f"messages.{place}" for place in empty}
+    return [*ours, *(message for place, message in enumerate(messages) if place not in empty)]
 
 
 def prefix_of(messages: Sequence[dict[str, Any]]) -> str:
     """Text of the answer that the request has begun; empty where it has not."""
-    last = messages[-1]
+    last = messages[-1] if messages else {"role": None}
     if last["role"] != "assistant" or not last.get("prefix"):
         return ""
     content = last["content"] or ""
@@ -65,7 +72,7 @@ def prefix_of(messages: Sequence[dict[str, Any]]) -> str:
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """As `conversation`, of messages alone."""
+    """As they are. Raises ApiError 400 for content that no model here can read."""
     return [_message(message, place) for place, message in enumerate(messages)]
 
 

@@ -26,7 +26,7 @@ class AnswerPlan:
     model: ServedModel
     prompt: Prompt
     params: SamplingParams
-    prefix: str = ""  # text of the answer that the request has begun
+    prefix: str = ""  # text of the answer that the request has begun and wants to see again
     has_tools: bool = False  # the model was offered some
     include_usage: bool = False  # a stream ends with a chunk of its own for the usage
     guardrails: list[dict[str, Any]] = field(default_factory=list)  # what they found
@@ -70,7 +70,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
         model=model,
         prompt=prompt,
         params=params,
-        prefix=prefix,
+        prefix=prefix if request.has_prefix else "",
         has_tools=bool(request.tools),
         include_usage=request.stream_options is not None and request.stream_options.include_usage,
         guardrails=guardrails,

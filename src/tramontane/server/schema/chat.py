@@ -239,6 +239,13 @@ class ChatRequest(SamplingFields):
     guardrails: list[Guardrail] | None = None
     modalities: list[Literal["text"]] | None = None
 
+    @property
+    def has_prefix(self) -> bool:
+        """Whether the last message asks for an answer that begins with it, as Mistral's `prefix` does. An answer that
+        only continues the last message repeats nothing of it."""
+        last = self.messages[-1]
+        return isinstance(last, AssistantMessage) and last.prefix
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
