@@ -79,7 +79,7 @@ def test_a_context_too_long_loses_its_beginning() -> None:
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 4), (8, 1), (100, 50), (1, 1)])
 def test_windows_score_every_token_once(window: int, stride: int) -> None:
     ids = list(range(1, 31))
-    pairs = text_windows(ids, 0, window, stride)
+    pairs = text_windows(ids, (0,), window, stride)
     assert [t for pair in pairs for t in pair.continuation] == ids
     for pair in pairs:
         assert len(pair.context) + len(pair.continuation) - 1 <= window

@@ -6,6 +6,7 @@ from tramontane.config.gguf_metadata import read_gguf_config, to_gguf_metadata
 from tramontane.config.hf_config import read_hf_config, refuse_code, to_hf_config
 from tramontane.config.model_config import Family, ModelConfig, MoeConfig, RopeScaling
 from tramontane.config.params_json import read_params_json, to_params_json
+from tramontane.config.stop_ids import read_stop_ids
 
 __all__ = [
     "Family",
@@ -18,6 +19,7 @@ __all__ = [
     "read_hf_config",
     "read_json",
     "read_params_json",
+    "read_stop_ids",
     "refuse_code",
     "to_gguf_metadata",
     "to_hf_config",

@@ -92,7 +92,7 @@ class SampleEncoder:
         """(n,) token ids whose last position the classifier head reads. Raises DataError as `chat` does."""
         try:
             if sample.text is not None:
-                token_ids = self._tokenizer.encode(sample.text, bos=True)
+                token_ids = self._tokenizer.encode_prompt(sample.text)
             else:
                 token_ids = self._chat.encode_chat(sample.messages)
         except TokenizerError as error:

@@ -162,7 +162,7 @@ class _Preparer:
             chat = self.tokenizer.require_chat()
             ids, _ = encode_fill_in_middle(text, rng, chat.encode_fim, self.tokenizer.encode, self.tokenizer.eos_id)
         else:
-            ids = self.tokenizer.encode(text, bos=True, eos=is_last)
+            ids = [*self.tokenizer.prefix_ids, *self.tokenizer.encode(text, eos=is_last)]
         token_ids = np.array(ids, np.int64)
         return EncodedSample(token_ids, np.ones(len(token_ids), np.bool_))
 

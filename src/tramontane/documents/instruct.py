@@ -35,7 +35,7 @@ def encode_instruction(llm: Answerer, instruction: str) -> list[int]:
     """Token ids that ask for an answer to `instruction`. Text of a document can never become a control token."""
     if llm.tokenizer.chat is not None:
         return llm.tokenizer.chat.encode_chat([{"role": "user", "content": instruction}])
-    return llm.tokenizer.encode(f"{instruction}\n\nAnswer:", bos=True)
+    return llm.tokenizer.encode_prompt(f"{instruction}\n\nAnswer:")
 
 
 def room(llm: Answerer, instruction: str, max_tokens: int) -> int:

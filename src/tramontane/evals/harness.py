@@ -65,10 +65,10 @@ class HarnessModel:
         return [(found.logprob, found.is_greedy) for found in token_likelihoods(self.llm.engine, pairs)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Windows that do not overlap but for one token, as the harness has them."""
+        """Windows that do not overlap but for one token, the first after bos, as the harness has them."""
         tokenizer, length = self.llm.tokenizer, self.llm.max_seq_len
         windows: list[list[TokenPair]] = [
-            text_windows(tokenizer.encode(request.args[0]), tokenizer.bos_id, length, length) for request in requests
+            text_windows(tokenizer.encode(request.args[0]), (tokenizer.bos_id,), length, length) for request in requests
         ]
         flat = iter(token_likelihoods(self.llm.engine, [pair for pairs in windows for pair in pairs]))
         return [sum(next(flat).logprob for _ in pairs) for pairs in windows]
@@ -89,7 +89,7 @@ class HarnessModel:
     def _prompt(self, text: str, max_tokens: int) -> list[int]:
         """Token ids; where prompt and answer are too long, the beginning of the prompt is left out."""
         room = max(1, self.llm.max_seq_len - max_tokens)
-        return self.llm.tokenizer.encode(text, bos=True)[-room:]
+        return self.llm.tokenizer.encode_prompt(text)[-room:]
 
     def _params(self, given: dict[str, Any]) -> SamplingParams:
         unknown = given.keys() - GENERATION_KEYS

@@ -129,18 +129,20 @@ def _add(engine: Engine, token_ids: tuple[int, ...], collector: _Scored) -> None
             engine.step()
 
 
-def text_windows(token_ids: Sequence[int], bos_id: int, window: int, stride: int) -> list[TokenPair]:
+def text_windows(token_ids: Sequence[int], prefix_ids: Sequence[int], window: int, stride: int) -> list[TokenPair]:
     """A text cut into pairs that score each token exactly once.
 
-    The first window begins with bos; each of the next advances by `stride` (the last by what is left) and reads
-    `window` tokens, so every token but those of the first window sees at least `window - stride` before it. With
-    stride = window these are the rolling windows of the lm-evaluation-harness.
+    The first window begins with `prefix_ids`; where there are none it begins with the first token, which is then not
+    scored. Each of the next advances by `stride` (the last by what is left) and reads `window` tokens, so every token
+    but those of the first window sees at least `window - stride` before it. With stride = window these are the
+    rolling windows of the lm-evaluation-harness.
     """
     if not 1 <= stride <= window:
         raise RequestError(f"stride={stride} must lie between 1 and window={window}")
     pairs = []
-    if token_ids:
-        pairs.append(TokenPair((bos_id,), tuple(token_ids[:window])))
+    given = tuple(prefix_ids) or tuple(token_ids[:1])
+    if scored := tuple(token_ids[0 if prefix_ids else 1 : window]):
+        pairs.append(TokenPair(given, scored))
     for start in range(window, len(token_ids), stride):
         end = min(start + stride, len(token_ids))
         pairs.append(TokenPair(tuple(token_ids[end - window - 1 : start]), tuple(token_ids[start:end])))

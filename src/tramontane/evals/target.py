@@ -91,7 +91,7 @@ class EngineTarget:
         if question.is_chat and tokenizer.chat is not None:
             token_ids = tokenizer.chat.encode_chat([{"role": "user", "content": question.prompt}])
         else:
-            token_ids = tokenizer.encode(question.prompt, bos=True)
+            token_ids = tokenizer.encode_prompt(question.prompt)
         room = self.llm.max_seq_len - question.max_tokens
         if room < 1:
             raise RequestError(
@@ -110,9 +110,9 @@ def encode_pair(tokenizer: Tokenizer, pair: Pair) -> TokenPair:
     if not context:
         token_pair = TokenPair((tokenizer.bos_id,), tuple(tokenizer.encode(continuation)))
     else:
-        whole = tokenizer.encode(context + continuation, bos=True)
-        num_context = len(tokenizer.encode(context, bos=True))
-        token_pair = TokenPair(tuple(whole[:num_context]), tuple(whole[num_context:]))
+        whole = tokenizer.encode(context + continuation)
+        num_context = len(tokenizer.encode(context))
+        token_pair = TokenPair((*tokenizer.prefix_ids, *whole[:num_context]), tuple(whole[num_context:]))
     if not token_pair.continuation:
         raise TokenizerError(f"the continuation {continuation[:60]!r} has no token of its own after its context")
     return token_pair
@@ -123,7 +123,7 @@ def text_pairs(tokenizer: Tokenizer, text: Text, window: int, stride: int) -> li
     that was said before, end of sequence included. Raises TokenizerError for a conversation that this model's format
     cannot express."""
     if not text.messages:
-        return text_windows(tokenizer.encode(text.text), tokenizer.bos_id, window, stride)
+        return text_windows(tokenizer.encode(text.text), tokenizer.prefix_ids, window, stride)
     pairs: list[TokenPair] = []
     said: tuple[int, ...] = ()
     for turn in tokenizer.require_chat().encode_turns(list(text.messages)):

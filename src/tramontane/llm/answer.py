@@ -24,6 +24,7 @@ class Answer:
         reader = AnswerParser if is_chat else Detokenizer
         self._reader: AnswerParser | Detokenizer = reader(tokenizer, continuation=continuation)
         self._stop = StopStrings(stop)
+        self._stop_ids = tokenizer.stop_ids
         self._deltas: list[Delta] = []
 
     @property
@@ -64,8 +65,10 @@ class Answer:
 
     def _read(self, output: Output) -> Iterator[str | AssistantMessage]:
         """What each token adds, and then what the end does."""
-        for token_id in output.token_ids:
-            yield self._reader.push(token_id)
+        for place, token_id in enumerate(output.token_ids, 1):
+            # a token that ends the answer is no part of its text, be it one with a spelling
+            is_end = output.finish_reason == "stop" and place == len(output.token_ids)
+            yield self._reader.finish() if is_end and token_id in self._stop_ids else self._reader.push(token_id)
         if output.finish_reason is not None:
             yield self._reader.finish()
 

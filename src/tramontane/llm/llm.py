@@ -183,7 +183,7 @@ class LLM:
 
         How well these stand for meaning depends on the model; a chat model's are only rough.
         """
-        batch = [self.tokenizer.encode(text, bos=True) for text in texts]
+        batch = [self.tokenizer.encode_prompt(text) for text in texts]
         return F.normalize(self.engine.embed(batch, adapter=self._adapter(adapter)), dim=-1)
 
     def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:

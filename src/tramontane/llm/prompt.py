@@ -30,12 +30,13 @@ class Prompt:
 
 
 def text_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prompt:
-    """A text to continue, or its token ids; a text gets the beginning-of-sequence token before it.
+    """A text to continue, or its token ids; a text gets what the checkpoint puts around every
+    text, mostly the beginning-of-sequence token.
 
     Raises RequestError for anything else, TokenizerError for text that cannot be encoded.
     """
     if isinstance(prompt, str):
-        return Prompt(tokenizer, tokenizer.encode(prompt, bos=True))
+        return Prompt(tokenizer, tokenizer.encode_prompt(prompt))
     token_ids = list(prompt)
     if not all(isinstance(token_id, int) for token_id in token_ids):
         raise RequestError("a prompt must be text or a list of token ids")

@@ -3,9 +3,10 @@
 from tramontane.loading.checkpoint import Checkpoint, open_checkpoint
 from tramontane.loading.load import load_model
 from tramontane.loading.progress import Progress
-from tramontane.loading.save import convert, open_tokenizer, save_checkpoint, stream_tensors
+from tramontane.loading.save import convert, save_checkpoint, stream_tensors
 from tramontane.loading.shapes import SHAPES, named_shape
 from tramontane.loading.synth import synthesise, tokenizer_of_size
+from tramontane.loading.tokenizer import find_tokenizer, open_tokenizer
 from tramontane.loading.weight_formats import resolve_weight_format
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "Progress",
     "convert",
+    "find_tokenizer",
     "load_model",
     "named_shape",
     "open_checkpoint",

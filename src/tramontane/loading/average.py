@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramontane.errors import ConfigError
-from tramontane.loading.save import open_tokenizer, save_again, stream_tensors
+from tramontane.loading.save import save_again, stream_tensors
+from tramontane.loading.tokenizer import find_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +41,11 @@ def average(
     if len(shares) != len(checkpoints) or not all(isfinite(share) and share > 0 for share in shares):
         raise ConfigError(f"shares must be {len(checkpoints)} positive numbers, one for each model, not {shares}")
     first, *others = checkpoints
-    vocabulary = open_tokenizer(first).gguf_metadata()
+    vocabulary = _vocabulary(first)
     for other in others:
         if other.layout != first.layout:
             raise ConfigError(f"{other.path} has another layout than {first.path}: convert it to {first.layout} first")
-        if other.config != first.config or open_tokenizer(other).gguf_metadata() != vocabulary:
+        if other.config != first.config or _vocabulary(other) != vocabulary:
             raise ConfigError(
                 f"{other.path} has another configuration or tokenizer than {first.path}: only weights that came from "
                 "the same beginning have a mean that means anything"
@@ -57,3 +58,8 @@ def average(
             yield named[0][0], reduce(add, parts)
 
     save_again(first, averaged(), out, layout=layout, stored=stored, overwrite=overwrite)
+
+
+def _vocabulary(checkpoint: Checkpoint) -> dict[str, object] | None:
+    tokenizer = find_tokenizer(checkpoint)
+    return None if tokenizer is None else tokenizer.gguf_metadata()

@@ -20,6 +20,7 @@ from tramontane.config import (
     read_hf_config,
     read_json,
     read_params_json,
+    read_stop_ids,
 )
 from tramontane.config import refuse_code as refuse_code_in
 from tramontane.errors import ConfigError
@@ -33,6 +34,8 @@ from tramontane.formats.tensor_source import FLOAT_DTYPES
 if TYPE_CHECKING:
     from tramontane.formats.tensor_source import TensorInfo, TensorSource
 
+ADVICE = "generation_config.json"  # how the makers of a model advise drawing its tokens
+
 # files beside the weights that other programs take `auto_map` from
 _SIDE_CONFIGS = ("generation_config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
@@ -43,7 +46,8 @@ class Checkpoint:
 
     `path` is the folder that holds configuration and tokenizer, or the .gguf file, which holds both. `weights` is
     what `open_tensors` opens, `stored` the type most weights are stored in ("BF16", "Q4_K", ...), `size_bytes` the
-    size of all tensors in the files, `sampling` what its makers advise, as fields of SamplingParams.
+    size of all tensors in the files, `sampling` what its makers advise, as fields of SamplingParams, `stop_ids` the
+    tokens that end an answer by its configuration files (a tokenizer may name others).
     """
 
     path: Path
@@ -54,6 +58,7 @@ class Checkpoint:
     size_bytes: int
     gguf_metadata: Mapping[str, Any] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    stop_ids: tuple[int, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -120,9 +125,17 @@ def _describe(
         num_weights[info.stored] += prod(info.shape)
         size_bytes += stored_bytes(info)
     stored = num_weights.most_common(1)[0][0]
-    advice = path / "generation_config.json"
-    sampling = read_generation_config(read_json(advice), str(advice)) if advice.exists() else {}
-    return Checkpoint(path, weights, layout, config, stored, size_bytes, gguf_metadata, sampling)
+    sampling: Mapping[str, Any] = {}
+    stop_ids: set[int] = set()
+    for file in (path / "config.json", path / ADVICE):
+        if gguf_metadata is None and file.exists():
+            data = read_json(file)
+            stop_ids.update(read_stop_ids(data, str(file), config.vocab_size))
+            if file.name == ADVICE:
+                sampling = read_generation_config(data, str(file))
+    return Checkpoint(
+        path, weights, layout, config, stored, size_bytes, gguf_metadata, sampling, tuple(sorted(stop_ids))
+    )
 
 
 def _read_gguf_config(source: GgufSource) -> ModelConfig:

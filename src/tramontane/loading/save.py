@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.read import plan_reads, read_part, require_equal
 from tramontane.formats.tensor_source import FLOAT_DTYPES
 from tramontane.formats.write import write_consolidated, write_hf
-from tramontane.tokenizer import gguf_tokenizer, load_tokenizer
+from tramontane.loading.checkpoint import ADVICE
+from tramontane.loading.tokenizer import find_tokenizer
+from tramontane.tokenizer import TOKENIZER_FILES
+from tramontane.tokenizer.gguf import padded_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,18 +28,6 @@ if TYPE_CHECKING:
     from tramontane.config import ModelConfig
     from tramontane.loading.checkpoint import Checkpoint
     from tramontane.tokenizer import Tokenizer
-
-# What belongs to the tokenizer of a checkpoint folder; `tokenizer.model` has suffixes such as .v3
-_TOKENIZER_FILES = (
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model*",
-)
 
 
 def save_checkpoint(
@@ -48,13 +40,15 @@ def save_checkpoint(
     packed: bool = False,
     tokenizer: Tokenizer | None = None,
     files: Mapping[str, Path | bytes] | None = None,
+    stop_ids: Collection[int] = (),
     overwrite: bool = False,
 ) -> None:
     """Write the canonical (name, tensor) pairs as a checkpoint, all or nothing.
 
     `out` is a folder for the layouts `hf` and `consolidated`, a .gguf file for `gguf`; `stored` is F32, F16, BF16 or,
     in GGUF, a quantised type, whose tensors come as blocks if they are `packed`. `files` go into the folder as they
-    are; where they hold no tokenizer for the layout, that of `tokenizer` is written.
+    are; where they hold no tokenizer for the layout, that of `tokenizer` is written. `stop_ids` end an answer, beside
+    those of `tokenizer`: they are stated in config.json, or in generation_config.json of the layout `consolidated`.
     Raises ConfigError for what the layout cannot express, CheckpointError for tensors that are not the model's or an
     `out` that exists, CapacityError for a full disk.
     """
@@ -73,7 +67,11 @@ def save_checkpoint(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-")))
             all_files |= {path.name: path for path in tokenizer.save(folder)}
         all_files |= files or {}
+        own_stop_ids = () if tokenizer is None else (tokenizer.eos_id,)
+        stop_ids = {*stop_ids, *(() if tokenizer is None else tokenizer.stop_ids)}
         if layout == "consolidated":
+            if stop_ids - {*own_stop_ids}:
+                all_files[ADVICE] = _with_stop_ids(all_files.get(ADVICE), sorted(stop_ids))
             write_consolidated(
                 out,
                 config,
@@ -86,7 +84,10 @@ def save_checkpoint(
             return
         config_json = to_hf_config(config, str(dtype).removeprefix("torch."))
         if tokenizer is not None:
-            config_json |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+            config_json["bos_token_id"] = tokenizer.bos_id
+        if stop_ids:
+            ordered = [*own_stop_ids, *sorted(stop_ids - {*own_stop_ids})]
+            config_json["eos_token_id"] = ordered[0] if len(ordered) == 1 else ordered
         write_hf(out, config, tensors, config_json=config_json, dtype=dtype, files=all_files, overwrite=overwrite)
 
 
@@ -126,17 +127,11 @@ def save_again(
         tensors,
         layout=layout,
         stored=stored,
-        tokenizer=open_tokenizer(checkpoint),
+        tokenizer=find_tokenizer(checkpoint),
         files=own_files(checkpoint, layout),
+        stop_ids=checkpoint.stop_ids,
         overwrite=overwrite,
     )
-
-
-def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer beside the weights, or inside a GGUF file. Raises TokenizerError."""
-    if checkpoint.gguf_metadata is not None:
-        return gguf_tokenizer(checkpoint.gguf_metadata)
-    return load_tokenizer(checkpoint.path)
 
 
 def stream_tensors(
@@ -159,19 +154,20 @@ def stream_tensors(
 
 
 def gguf_metadata(config: ModelConfig, tokenizer: Tokenizer | None, name: str) -> dict[str, object]:
-    """Everything a GGUF file holds but tensors. Raises ConfigError without a tokenizer of the model's own size."""
+    """Everything a GGUF file holds but tensors. llama.cpp wants a token for every row of the embedding table: rows
+    beyond the tokenizer get unused ones. Raises ConfigError without a tokenizer, or for one that has more tokens."""
     if tokenizer is None:
         raise ConfigError("a GGUF file holds its tokenizer, and none was given; put its files beside the weights")
-    if tokenizer.vocab_size != config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}, and llama.cpp needs as "
-            "many; use the model's own tokenizer"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; use the model's own "
+            "tokenizer"
         )
     return {
         **to_gguf_metadata(config),
         "general.type": "model",
         "general.name": name,
-        **tokenizer.gguf_metadata(),
+        **padded_metadata(tokenizer.gguf_metadata(), config.vocab_size),
     }
 
 
@@ -185,5 +181,11 @@ def own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]
     """Files of a checkpoint folder that belong into its copy in another folder."""
     if checkpoint.layout == "gguf" or layout == "gguf":
         return {}
-    patterns = (*_TOKENIZER_FILES, "generation_config.json") if layout == "hf" else _TOKENIZER_FILES
+    patterns = (*TOKENIZER_FILES, ADVICE)
     return {path.name: path for pattern in patterns for path in checkpoint.path.glob(pattern) if path.is_file()}
+
+
+def _with_stop_ids(advice: Path | bytes | None, stop_ids: list[int]) -> bytes:
+    """generation_config.json that states them."""
+    data = {} if advice is None else json.loads(advice if isinstance(advice, bytes) else advice.read_bytes())
+    return json.dumps({**data, "eos_token_id": stop_ids}, indent=2).encode()

@@ -3,15 +3,18 @@
 Native engines (tiktoken, sentencepiece, tokenizers) are imported when a vocabulary is opened, not with this package.
 """
 
+from tramontane.tokenizer.absent import AbsentTokenizer
 from tramontane.tokenizer.base import Tokenizer
 from tramontane.tokenizer.chat import ChatFormat, Turn
 from tramontane.tokenizer.detokenizer import Detokenizer, StopStrings
 from tramontane.tokenizer.gguf import gguf_tokenizer
-from tramontane.tokenizer.load import load_tokenizer
+from tramontane.tokenizer.load import TOKENIZER_FILES, has_tokenizer, load_tokenizer
 from tramontane.tokenizer.messages import AssistantMessage, ToolCall, ToolCallIds
 from tramontane.tokenizer.parse import AnswerParser
 
 __all__ = [
+    "TOKENIZER_FILES",
+    "AbsentTokenizer",
     "AnswerParser",
     "AssistantMessage",
     "ChatFormat",
@@ -22,5 +25,6 @@ __all__ = [
     "ToolCallIds",
     "Turn",
     "gguf_tokenizer",
+    "has_tokenizer",
     "load_tokenizer",
 ]

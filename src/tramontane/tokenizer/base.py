@@ -42,7 +42,9 @@ class Tokenizer(ABC):
 
     `pieces[i]` are the bytes token i stands for (empty for control tokens); `control` names the control tokens by
     id. `adds_space`: the engine puts a space before every text it encodes (sentencepiece), which decoding takes
-    off again. `chat` is None where the chat format is not known; `chat_reason` then says why.
+    off again. `prefix_ids` and `suffix_ids` are what the checkpoint puts around every text that is read from its
+    beginning: the beginning of sequence and nothing, unless it says otherwise. `chat` is None where the chat format is
+    not known; `chat_reason` then says why.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Tokenizer(ABC):
         self.eos_id = eos_id
         self.stop_ids = frozenset((eos_id, *stop_ids))
         self.adds_space = adds_space
+        self.prefix_ids: tuple[int, ...] = (bos_id,)
+        self.suffix_ids: tuple[int, ...] = ()
         self.chat: ChatFormat | None = None
         self.chat_reason = "no chat format was recognised"
         self._pieces = pieces
@@ -101,6 +105,13 @@ class Tokenizer(ABC):
         if eos:
             token_ids.append(self.eos_id)
         return token_ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that is read from its beginning, with the special tokens the checkpoint puts around it.
+
+        Raises TokenizerError as `encode` does.
+        """
+        return [*self.prefix_ids, *self.encode(text), *self.suffix_ids]
 
     def decode(self, token_ids: Iterable[int], *, keep_control: bool = False, continuation: bool = False) -> str:
         """Text of `token_ids`; bytes that are not UTF-8 become U+FFFD.

@@ -137,7 +137,7 @@ class MistralChat:
         suffix_ids = encode_infilling(self._tokenizer, suffix) if suffix else []
         prompt_ids = self._tokenizer.encode(prompt)
         return [
-            self._tokenizer.bos_id,
+            *self._tokenizer.prefix_ids,
             *self._control("[SUFFIX]"),
             *suffix_ids,
             *self._control("[PREFIX]"),

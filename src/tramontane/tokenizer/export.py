@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer.byte_pair import SPACE_NORMALIZER, TEKKEN_SPLIT, spell
-from tramontane.tokenizer.sentencepiece import BYTE_PIECE, PieceType, write_model
+from tramontane.tokenizer.sentencepiece import BYTE_PIECE, SPACE, PieceType, write_model
 from tramontane.tokenizer.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from tramontane.tokenizer.tekken import TekkenTokenizer, TekkenVocabulary
 
 _BYTE_LEVEL_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+def _space_decoder(adds_space: bool) -> dict[str, Any]:
+    """Of vocabularies that spell a space as sentencepiece does."""
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if adds_space else []
+    replace = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    return {"type": "Sequence", "decoders": [replace, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]}
 
 
 def chat_template_metadata(tokenizer: Tokenizer) -> dict[str, object]:
@@ -48,10 +55,32 @@ def byte_level_metadata(
         "tokenizer.ggml.token_type": [int(kind) for kind in types],
         "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
         "tokenizer.ggml.bos_token_id": tokenizer.bos_id,
-        "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
+        **_stop_metadata(tokenizer),
+        **_around_metadata(tokenizer),
         **chat_template_metadata(tokenizer),
+    }
+
+
+def _stop_metadata(tokenizer: Tokenizer) -> dict[str, object]:
+    """llama.cpp knows three ids that end an answer; `eos_token_ids`, all of them, is read by us alone."""
+    others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})
+    keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    metadata: dict[str, object] = dict(zip(keys, (tokenizer.eos_id, *others), strict=False))
+    if len(others) > 2:
+        metadata["tokenizer.ggml.eos_token_ids"] = [tokenizer.eos_id, *others]
+    return metadata
+
+
+def _around_metadata(tokenizer: Tokenizer) -> dict[str, object]:
+    """What llama.cpp is to put around a text. Raises TokenizerError for what it has no words for."""
+    if tokenizer.prefix_ids not in ((), (tokenizer.bos_id,)) or tokenizer.suffix_ids not in ((), (tokenizer.eos_id,)):
+        raise TokenizerError(
+            f"tokens {list(tokenizer.prefix_ids)} before and {list(tokenizer.suffix_ids)} after every text have no "
+            f"GGUF form, which knows beginning ({tokenizer.bos_id}) and end of sequence ({tokenizer.eos_id}) only"
+        )
+    return {
+        "tokenizer.ggml.add_bos_token": bool(tokenizer.prefix_ids),
+        "tokenizer.ggml.add_eos_token": bool(tokenizer.suffix_ids),
     }
 
 
@@ -131,10 +160,9 @@ def sentencepiece_metadata(
         "tokenizer.ggml.scores": list(scores),
         "tokenizer.ggml.token_type": [int(kind) for kind in types],
         "tokenizer.ggml.bos_token_id": tokenizer.bos_id,
-        "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
+        **_stop_metadata(tokenizer),
         "tokenizer.ggml.unknown_token_id": list(types).index(PieceType.UNKNOWN),
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
+        **_around_metadata(tokenizer),
         "tokenizer.ggml.add_space_prefix": adds_space,
         **chat_template_metadata(tokenizer),
     }
@@ -161,6 +189,7 @@ def save_tekken(tokenizer: TekkenTokenizer, folder: Path) -> list[Path]:
         "merges": [list(pair) for pair in tekken_merges(vocabulary)],
     }
     description = _tokenizer_json(
+        tokenizer,
         dict(enumerate(vocabulary.control)),
         model,
         normalizer=None,
@@ -180,6 +209,12 @@ def save_sentencepiece(tokenizer: SentencePieceTokenizer, folder: Path) -> list[
     native = [folder / name for name in names]
     for path in native:
         path.write_bytes(data)
+    return [*native, *_write_hugging_face(tokenizer, sentencepiece_description(tokenizer), folder)]
+
+
+def sentencepiece_description(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
+    """The same vocabulary as the contents of a tokenizer.json."""
+    vocabulary = tokenizer.vocabulary
     control = {
         token_id: piece
         for token_id, piece in enumerate(vocabulary.pieces)
@@ -193,23 +228,14 @@ def save_sentencepiece(tokenizer: SentencePieceTokenizer, folder: Path) -> list[
         "vocab": {piece: token_id for token_id, piece in enumerate(vocabulary.pieces)},
         "merges": [list(pair) for pair in sentencepiece_merges(tokenizer)],
     }
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if vocabulary.adds_space else []
-    description = _tokenizer_json(
+    return _tokenizer_json(
+        tokenizer,
         control,
         model,
         normalizer=SPACE_NORMALIZER if vocabulary.adds_space else SPACE_NORMALIZER["normalizers"][1],
         pre_tokenizer=None,
-        decoder={
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                *strip,
-            ],
-        },
+        decoder=_space_decoder(vocabulary.adds_space),
     )
-    return [*native, *_write_hugging_face(tokenizer, description, folder)]
 
 
 def sentencepiece_merges(tokenizer: SentencePieceTokenizer) -> list[tuple[str, str]]:
@@ -247,17 +273,19 @@ def save_byte_pair(tokenizer: BytePairTokenizer, folder: Path) -> list[Path]:
         "merges": [list(pair) for pair in vocabulary.merges],
     }
     description = _tokenizer_json(
+        tokenizer,
         vocabulary.control,
         model,
         normalizer=vocabulary.normalizer,
         pre_tokenizer=vocabulary.pre_tokenizer,
-        decoder=_BYTE_LEVEL_DECODER,
+        decoder=_BYTE_LEVEL_DECODER if vocabulary.byte_level else _space_decoder(vocabulary.adds_space),
     )
     description["added_tokens"] += [{"id": token_id, **entry} for token_id, entry in vocabulary.literal.items()]
     return _write_hugging_face(tokenizer, description, folder)
 
 
 def _tokenizer_json(
+    tokenizer: Tokenizer,
     control: Mapping[int, str],
     model: Mapping[str, Any],
     *,
@@ -266,7 +294,6 @@ def _tokenizer_json(
     decoder: Mapping[str, Any],
 ) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    names = {name: token_id for token_id, name in control.items()}
     return {
         "version": "1.0",
         "truncation": None,
@@ -274,21 +301,29 @@ def _tokenizer_json(
         "added_tokens": [{"id": token_id, "content": control[token_id], **flags} for token_id in sorted(control)],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"Sequence": {"id": "B", "type_id": 0}},
-            ],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [names["<s>"]], "tokens": ["<s>"]}},
-        },
+        "post_processor": _post_processor(tokenizer),
         "decoder": decoder,
         "model": model,
+    }
+
+
+def _post_processor(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What transformers puts around a text, alone and in pairs."""
+
+    names = {i: tokenizer.control_name(i) for i in (*tokenizer.prefix_ids, *tokenizer.suffix_ids)}
+
+    def one(name: str, type_id: int) -> list[dict[str, Any]]:
+        before, after = (
+            [{"SpecialToken": {"id": names[i], "type_id": type_id}} for i in token_ids]
+            for token_ids in (tokenizer.prefix_ids, tokenizer.suffix_ids)
+        )
+        return [*before, {"Sequence": {"id": name, "type_id": type_id}}, *after]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": one("A", 0),
+        "pair": [*one("A", 0), *one("B", 1)],
+        "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for i, name in names.items()},
     }
 
 
@@ -297,8 +332,8 @@ def _write_hugging_face(tokenizer: Tokenizer, description: Mapping[str, Any], fo
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokenizer.control_name(tokenizer.bos_id),
         "eos_token": tokenizer.control_name(tokenizer.eos_id),
-        "add_bos_token": True,
-        "add_eos_token": False,
+        "add_bos_token": bool(tokenizer.prefix_ids),
+        "add_eos_token": bool(tokenizer.suffix_ids),
         "clean_up_tokenization_spaces": False,
     }
     config |= {f"{role}_token": name for role in ("unk", "pad") if (name := f"<{role}>") in tokenizer.control_names}

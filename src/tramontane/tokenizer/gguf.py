@@ -21,7 +21,7 @@ from tramontane.tokenizer.sentencepiece import (
 )
 
 _PREFIX = "tokenizer.ggml."
-_STOP_KEYS = ("eot_token_id", "eom_token_id")
+_STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id", "eos_token_ids")
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -30,6 +30,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     Raises TokenizerError naming the key when a value is missing, of the wrong type, out of range or of a kind that
     is not supported.
     """
+    metadata = _without_padding(metadata)
     model = _value(metadata, "model", str)
     match model:
         case "llama":
@@ -38,11 +39,44 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
             tokenizer = _byte_level(metadata)
         case _:
             raise TokenizerError(f"{_PREFIX}model={model!r} is not supported; known are llama and gpt2")
+    # llama.cpp's defaults for both models
+    tokenizer.prefix_ids = (tokenizer.bos_id,) if _flag(metadata, "add_bos_token", True) else ()
+    tokenizer.suffix_ids = (tokenizer.eos_id,) if _flag(metadata, "add_eos_token", False) else ()
     template = metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise TokenizerError("tokenizer.chat_template must be text")
     attach_chat(tokenizer, template=template)
     return tokenizer
+
+
+def padded_metadata(metadata: Mapping[str, Any], num_rows: int) -> dict[str, Any]:
+    """`metadata` with unused tokens up to the rows of the embedding table, as llama.cpp's converters name them."""
+    padded = dict(metadata)
+    missing = range(len(metadata[_PREFIX + "tokens"]), num_rows)
+    fillers = {
+        "tokens": [_padding(token_id) for token_id in missing],
+        "token_type": [int(PieceType.UNUSED)] * len(missing),
+    }
+    for key, filler in {**fillers, "scores": [0.0] * len(missing)}.items():
+        if _PREFIX + key in metadata:
+            padded[_PREFIX + key] = [*metadata[_PREFIX + key], *filler]
+    return padded
+
+
+def _padding(token_id: int) -> str:
+    return f"[PAD{token_id}]"
+
+
+def _without_padding(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`metadata` without the unused tokens at the end that only make the list as long as the embedding table."""
+    pieces, types = _list(metadata, "tokens", str), _list(metadata, "token_type", int)
+    num_tokens = len(pieces)
+    while num_tokens and pieces[num_tokens - 1] == _padding(num_tokens - 1):
+        if types[num_tokens - 1 : num_tokens] != [PieceType.UNUSED]:
+            break
+        num_tokens -= 1
+    lists = [_PREFIX + key for key in ("tokens", "token_type", "scores") if _PREFIX + key in metadata]
+    return metadata if num_tokens == len(pieces) else {**metadata, **{key: metadata[key][:num_tokens] for key in lists}}
 
 
 def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -58,7 +92,10 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
 def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
     pre = _value(metadata, "pre", str)
     if pre != "tekken":
-        raise TokenizerError(f"{_PREFIX}pre={pre!r} is not supported; known is tekken")
+        raise TokenizerError(
+            f"{_PREFIX}pre={pre!r} splits text in a way that is not supported (known: tekken); use the Hugging Face "
+            "folder of the same model"
+        )
     pieces = _list(metadata, "tokens", str)
     types = _types(metadata, len(pieces))
     bos_id, eos_id, stop_ids = _special_ids(metadata, len(pieces))
@@ -111,13 +148,20 @@ def _types(metadata: Mapping[str, Any], num_pieces: int) -> list[PieceType]:
 
 
 def _special_ids(metadata: Mapping[str, Any], num_pieces: int) -> tuple[int, int, tuple[int, ...]]:
-    """(bos, eos, further stop ids), proved to be inside the vocabulary."""
-    given = [key for key in _STOP_KEYS if _PREFIX + key in metadata]
-    ids = [_value(metadata, key, int) for key in ("bos_token_id", "eos_token_id", *given)]
-    for key, token_id in zip(("bos_token_id", "eos_token_id", *given), ids, strict=True):
-        if not 0 <= token_id < num_pieces:
-            raise TokenizerError(f"{_PREFIX}{key}={token_id} is outside the vocabulary of {num_pieces}")
-    return ids[0], ids[1], tuple(ids[2:])
+    """(bos, eos, further stop ids), proved to be inside the vocabulary. A key of stop ids may hold a list of them."""
+    ids: dict[str, list[int]] = {}
+    for key in ("bos_token_id", *_STOP_KEYS):
+        value = metadata.get(_PREFIX + key)
+        if value is None and key not in ("bos_token_id", "eos_token_id"):
+            continue
+        is_list = key in _STOP_KEYS and (hasattr(value, "tolist") or isinstance(value, list | tuple))
+        ids[key] = _list(metadata, key, int) if is_list and value != [] else [_value(metadata, key, int)]
+        for token_id in ids[key]:
+            if not 0 <= token_id < num_pieces:
+                raise TokenizerError(f"{_PREFIX}{key}={token_id} is outside the vocabulary of {num_pieces}")
+    stop_ids = dict.fromkeys(token_id for key in _STOP_KEYS for token_id in ids.get(key, ()))
+    eos_id = ids["eos_token_id"][0]
+    return ids["bos_token_id"][0], eos_id, tuple(token_id for token_id in stop_ids if token_id != eos_id)
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -57,7 +57,7 @@ class LlamaChat:
             raise TokenizerError("this model cannot fill in the middle; use plain generation, or a Code Llama model")
         pre, suf, mid = (self._tokenizer.control_id(f"▁<{name}>") for name in ("PRE", "SUF", "MID"))
         suffix_ids = encode_infilling(self._tokenizer, suffix) if suffix else []
-        return [self._tokenizer.bos_id, pre, *self._tokenizer.encode(prompt), suf, *suffix_ids, mid]
+        return [*self._tokenizer.prefix_ids, pre, *self._tokenizer.encode(prompt), suf, *suffix_ids, mid]
 
     def parse(self, token_ids: Sequence[int], *, final: bool = True) -> AssistantMessage:
         return parse_answer(self._tokenizer, token_ids, final=final)

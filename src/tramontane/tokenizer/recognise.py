@@ -23,8 +23,8 @@ _SPACE_ID_MISTRAL_V1 = 28705
 
 
 def attach_chat(tokenizer: Tokenizer, *, template: str | None = None, version: str | None = None) -> None:
-    """Give `tokenizer` its chat format: of the declared `version` if there is one, else recognised."""
-    name = version or recognise(tokenizer, template)
+    """Give `tokenizer` its chat format: by its template, else the declared `version`, else by its control tokens."""
+    name = version if version is not None and template is None else recognise(tokenizer, template)
     if name == "llama2":
         tokenizer.chat = LlamaChat(tokenizer)
     elif name in FEATURES:

@@ -16,6 +16,7 @@ from typing import Any
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer.base import MAX_VOCAB_SIZE, MISTRAL_CONTROL_NAMES, Tokenizer
 from tramontane.tokenizer.json_file import get, read_json
+from tramontane.tokenizer.special_tokens import SpecialTokens
 
 # Pre-tokenisation of every published tekken.json.
 TEKKEN_PATTERN = (
@@ -43,18 +44,20 @@ class TekkenVocabulary:
 class TekkenTokenizer(Tokenizer):
     """A tekken vocabulary. Raises TokenizerError when the pattern is not a regular expression."""
 
-    def __init__(self, vocabulary: TekkenVocabulary, *, source: Path | None = None) -> None:
+    def __init__(
+        self, vocabulary: TekkenVocabulary, *, bos: str = "<s>", eos: str = "</s>", source: Path | None = None
+    ) -> None:
         import tiktoken
 
         control = dict(enumerate(vocabulary.control))
-        for name in ("<s>", "</s>"):
+        for name in (bos, eos):
             if name not in vocabulary.control:
                 raise TokenizerError(f"the vocabulary has no control token {name}")
         super().__init__(
             [b""] * len(control) + list(vocabulary.token_bytes),
             control,
-            bos_id=vocabulary.control.index("<s>"),
-            eos_id=vocabulary.control.index("</s>"),
+            bos_id=vocabulary.control.index(bos),
+            eos_id=vocabulary.control.index(eos),
             adds_space=False,
         )
         self.vocabulary = vocabulary
@@ -96,13 +99,25 @@ class TekkenTokenizer(Tokenizer):
         return save_tekken(self, folder)
 
 
-def load_tekken(path: Path) -> TekkenTokenizer:
-    """The tokenizer of a `tekken.json`. Raises TokenizerError naming the file."""
+def load_tekken(path: Path, special_tokens: SpecialTokens | None = None) -> TekkenTokenizer:
+    """The tokenizer of a `tekken.json`. Raises TokenizerError naming the file, or both where a file beside it names
+    a token that it lacks: such a file has no room for more."""
+    special_tokens = special_tokens or SpecialTokens()
     try:
-        return TekkenTokenizer(read_tekken(read_json(path)), source=path)
+        vocabulary = read_tekken(read_json(path))
+        for token in special_tokens.added:
+            has = vocabulary.control.index(token.content) if token.content in vocabulary.control else None
+            if has is None or token.token_id not in (None, has):
+                raise TokenizerError(
+                    f"it has {'no' if has is None else 'another'} token {token.content!r} "
+                    f"({'' if token.token_id is None else f'id {token.token_id} in '}{token.source}); put the model's "
+                    "own tokenizer.json beside it"
+                )
+        bos, eos = special_tokens.bos or "<s>", special_tokens.eos or "</s>"
+        return TekkenTokenizer(vocabulary, bos=bos, eos=eos, source=path)
     except TokenizerError as error:
         message = str(error)
-        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
+        raise TokenizerError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
 def read_tekken(data: dict[str, Any]) -> TekkenVocabulary:

@@ -1,12 +1,12 @@
-"""`tokenizer.json` of the Hugging Face tokenizers library, with `tokenizer_config.json` beside it.
+"""`tokenizer.json` of the Hugging Face tokenizers library, with the small files beside it.
 
-Both are read as data: `auto_map` is refused, the chat template is never rendered, and the parts of the file are
-checked against the short list of those that Llama, Mistral and our own exports use.
+All are read as data: the chat template is never rendered, and the parts of the file are checked against the short list
+of those that Llama, Mistral and our own exports use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tramontane.tokenizer.base import CONTROL_NAMES
 from tramontane.tokenizer.byte_pair import SPACE_NORMALIZER, BytePairTokenizer, BytePairVocabulary
 from tramontane.tokenizer.json_file import get, read_json
 from tramontane.tokenizer.sentencepiece import SPACE
+from tramontane.tokenizer.special_tokens import AddedToken, SpecialTokens, read_config
 from tramontane.tokenizer.tekken import TEKKEN_PATTERN
 
 MAX_TEMPLATE_CHARS = 2**20
@@ -24,32 +25,41 @@ _TOP_KEYS = frozenset(
 _ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def load_tokenizer_json(path: Path) -> BytePairTokenizer:
-    """The tokenizer of a `tokenizer.json`. Raises TokenizerError naming the file and the part not understood."""
+class UnsupportedPartError(TokenizerError):
+    """A part of the file is sound but of a kind that is not supported here."""
+
+
+def load_tokenizer_json(path: Path, special_tokens: SpecialTokens | None = None) -> BytePairTokenizer:
+    """The tokenizer of a `tokenizer.json`, with the tokens that the files beside it add. Raises TokenizerError naming
+    the file and the part not understood."""
     try:
-        config = read_config(path.with_name("tokenizer_config.json"))
-        vocabulary = read_vocabulary(read_json(path))
-        names = {name: token_id for token_id, name in vocabulary.control.items()}
-        bos, eos = (_token_name(config, role, default) for role, default in (("bos", "<s>"), ("eos", "</s>")))
-        for name in (bos, eos):
-            if name not in names:
-                raise TokenizerError(f"{name!r} is not a special token of the vocabulary")
-        companions = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-        files = [file for name in companions if (file := path.with_name(name)).is_file()]
-        return BytePairTokenizer(vocabulary, bos_id=names[bos], eos_id=names[eos], files=files)
+        data = read_json(path)
+        special_tokens = special_tokens or SpecialTokens()
+        vocabulary = read_vocabulary(data, special_tokens.added, path.name)
+        tokenizer = byte_pair_tokenizer(vocabulary, special_tokens, files=_companions(path))
+        tokenizer.prefix_ids, tokenizer.suffix_ids = _post_processor(data.get("post_processor"), tokenizer.vocab_size)
+        return tokenizer
     except TokenizerError as error:
         message = str(error)
-        raise TokenizerError(message if str(path.parent) in message else f"{path}: {message}") from None
+        raise type(error)(message if str(path.parent) in message else f"{path}: {message}") from None
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Contents of tokenizer_config.json, empty when there is none. Raises TokenizerError for `auto_map`."""
-    if not path.is_file():
-        return {}
-    config = read_json(path)
-    if "auto_map" in config:
-        raise TokenizerError(f"{path}: auto_map asks to run code of the checkpoint, which is never done; remove it")
-    return config
+def byte_pair_tokenizer(
+    vocabulary: BytePairVocabulary, special_tokens: SpecialTokens, *, files: Sequence[Path] = ()
+) -> BytePairTokenizer:
+    """The tokenizer of a vocabulary that already holds the added tokens. Raises TokenizerError where beginning or end
+    of sequence is none of its special tokens."""
+    names = {name: token_id for token_id, name in vocabulary.control.items()}
+    bos, eos = special_tokens.bos or "<s>", special_tokens.eos or "</s>"
+    for name in (bos, eos):
+        if name not in names:
+            raise TokenizerError(f"{name!r} is not a special token of the vocabulary")
+    return BytePairTokenizer(vocabulary, bos_id=names[bos], eos_id=names[eos], files=files)
+
+
+def _companions(path: Path) -> list[Path]:
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+    return [file for name in (*names, "added_tokens.json") if (file := path.with_name(name)).is_file()]
 
 
 def chat_template(folder: Path) -> str | None:
@@ -59,23 +69,30 @@ def chat_template(folder: Path) -> str | None:
         if jinja.stat().st_size > MAX_TEMPLATE_CHARS:
             raise TokenizerError(f"{jinja} is larger than {MAX_TEMPLATE_CHARS} bytes")
         return jinja.read_bytes().decode("utf-8", errors="replace")
-    template = read_config(folder / "tokenizer_config.json").get("chat_template")
+    template = read_config(folder).get("chat_template")
+    if template is None and (folder / "chat_template.json").is_file():
+        template = read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        template = named.get("default", "")
     if template is None or isinstance(template, str):
         return template
     raise TokenizerError(f"{folder / 'tokenizer_config.json'}: chat_template must be text")
 
 
-def read_vocabulary(data: dict[str, Any]) -> BytePairVocabulary:
-    """Checked contents of a tokenizer.json. Raises TokenizerError for a part that cannot be honoured."""
+def read_vocabulary(
+    data: dict[str, Any], added: Sequence[AddedToken] = (), name: str = "tokenizer.json"
+) -> BytePairVocabulary:
+    """Checked contents of a tokenizer.json (called `name` in messages), with the tokens that other files add.
+
+    Raises TokenizerError for a part that cannot be honoured, or an added token that contradicts the file.
+    """
     unknown = sorted(set(data) - _TOP_KEYS)
     if unknown:
         raise TokenizerError(f"{unknown[0]} is not a known part of a tokenizer.json")
     model = get(data, "model", dict, "tokenizer.json")
     if model.get("type", "BPE") != "BPE":
-        raise TokenizerError(f"model.type={model['type']!r} is not supported; only BPE is")
+        raise UnsupportedPartError(f"model.type={model['type']!r} is not supported; only BPE is")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise TokenizerError(f"model.{key}={model[key]!r} is not supported")
@@ -88,6 +105,7 @@ def read_vocabulary(data: dict[str, Any]) -> BytePairVocabulary:
     if not byte_level and not model.get("byte_fallback"):
         raise TokenizerError("model.byte_fallback is off and nothing is byte-level: not every text could be spelled")
     control, literal = _added_tokens(data.get("added_tokens", []), tokens)
+    _extend(control, literal, tokens, added, name)
     special = {*control.values(), *(entry["content"] for entry in literal.values())}
     merges = [pair for pair in _merges(get(model, "merges", list, "model")) if "".join(pair) not in special]
     return BytePairVocabulary(
@@ -136,13 +154,80 @@ def _added_tokens(entries: Any, tokens: Mapping[str, int]) -> tuple[dict[int, st
     return control, literal
 
 
+def _extend(
+    control: dict[int, str],
+    literal: dict[int, dict[str, Any]],
+    tokens: Mapping[str, int],
+    added: Sequence[AddedToken],
+    name: str,
+) -> None:
+    """Put `added` beside the vocabulary as transformers does: known ones take their new flags, new ones the next id."""
+    ids = {**tokens, **{entry["content"]: token_id for token_id, entry in literal.items()}}
+    ids |= {content: token_id for token_id, content in control.items()}
+    spelled = {token_id: content for content, token_id in ids.items()}
+    next_id = max(len(tokens), 1 + max((*control, *literal), default=-1))
+    for token in added:
+        token_id = ids.get(token.content, next_id if token.token_id is None else token.token_id)
+        if token.token_id not in (None, token_id):
+            raise TokenizerError(
+                f"{token.source} gives {token.content!r} id {token.token_id}, but {name} has it as {token_id}; "
+                "keep the file that belongs to the model"
+            )
+        if token.content not in ids and token_id in spelled:
+            raise TokenizerError(
+                f"{token.source} gives id {token_id} to {token.content!r}, but {name} has {spelled[token_id]!r} there; "
+                "keep the file that belongs to the model"
+            )
+        if token.content not in ids and token_id != next_id:
+            raise TokenizerError(
+                f"{token.source} gives {token.content!r} id {token_id}, but after {name} the next free one is "
+                f"{next_id}; name the tokens between, or keep the file that belongs to the model"
+            )
+        ids[token.content], spelled[token_id] = token_id, token.content
+        next_id = max(next_id, token_id + 1)
+        if token.special or token.content in CONTROL_NAMES:
+            literal.pop(token_id, None)
+            control[token_id] = token.content
+        else:
+            control.pop(token_id, None)
+            literal[token_id] = token.entry
+
+
+def _post_processor(part: Any, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that it puts before and after every text."""
+    kind = None if part is None else _type(part)
+    if kind in (None, "ByteLevel"):  # the latter moves offsets only
+        return (), ()
+    if kind == "Sequence":
+        parts = [_post_processor(step, vocab_size) for step in get(part, "processors", list, "post_processor")]
+        # each works on what the one before it made
+        return sum((p[0] for p in reversed(parts)), ()), sum((p[1] for p in parts), ())
+    if kind != "TemplateProcessing":
+        raise UnsupportedPartError(f"post_processor {_short(part)} is not supported")
+    specials = get(part, "special_tokens", dict, "post_processor")
+    around: list[list[int]] = [[]]
+    for step in get(part, "single", list, "post_processor"):
+        if isinstance(step, dict) and "Sequence" in step:
+            around.append([])
+            continue
+        special = step.get("SpecialToken") if isinstance(step, dict) else None
+        entry = specials.get(special.get("id")) if isinstance(special, dict) else None
+        token_ids = entry.get("ids") if isinstance(entry, dict) else None
+        if not isinstance(token_ids, list) or not all(type(i) is int and 0 <= i < vocab_size for i in token_ids):
+            raise TokenizerError(f"post_processor.single {_short(step)} must be a sequence or a known special token")
+        around[-1] += token_ids
+    if len(around) != 2:
+        raise TokenizerError("post_processor.single must hold the text once")
+    return tuple(around[0]), tuple(around[1])
+
+
 def _check_normalizer(part: Any) -> dict[str, Any] | None:
     """Only the spelling of spaces as `▁` is known."""
     if part is None:
         return None
     for step in _steps(part, "normalizers"):
         if step not in SPACE_NORMALIZER["normalizers"]:
-            raise TokenizerError(f"normalizer {_short(step)} is not supported")
+            raise UnsupportedPartError(f"normalizer {_short(step)} is not supported")
     return dict(part)
 
 
@@ -161,7 +246,7 @@ def _check_pre_tokenizer(part: Any) -> dict[str, Any] | None:
             case _:
                 known = False
         if not known:
-            raise TokenizerError(f"pre_tokenizer {_short(step)} is not supported")
+            raise UnsupportedPartError(f"pre_tokenizer {_short(step)} is not supported")
     return dict(part)
 
 
@@ -173,14 +258,6 @@ def _type(part: Any) -> str | None:
     if not isinstance(part, dict):
         raise TokenizerError(f"{_short(part)} must be an object with a type")
     return part.get("type")
-
-
-def _token_name(config: Mapping[str, Any], role: str, default: str) -> str:
-    value = config.get(f"{role}_token") or default
-    name = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(name, str):
-        raise TokenizerError(f"tokenizer_config.json: {role}_token must name a token")
-    return name
 
 
 def _short(value: object) -> str:
