@@ -39,7 +39,7 @@ def write(folder: Path, base: str, files: dict[str, Any], *, whole: bool = True,
 
 
 def in_transformers(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    return AutoTokenizer.from_pretrained(folder)
 
 
 SIZES = {"v1": 32000, "v7-small": 1024}
@@ -159,9 +159,7 @@ def test_files_that_disagree_are_named(files: dict[str, Any], message: str, whol
 def test_a_tekken_file_has_no_room_for_more(tmp_path: Path) -> None:
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken("v7")))
     (tmp_path / CONFIG).write_text(json.dumps({"eos_token": END}))
-    with pytest.raises(
-        TokenizerError, match=r"tekken.json: it has no token '<\|im_end\|>' \(.*tokenizer_config.json\)"
-    ):
+    with pytest.raises(TokenizerError, match=r"it has no token '<\|im_end\|>' \(.*tokenizer_config.json\)"):
         load_tokenizer(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({"eos_token": "[/INST]"}))
     tokenizer = load_tokenizer(tmp_path)
@@ -174,12 +172,12 @@ FOREIGN = {"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolat
 def test_a_native_file_of_the_same_tokens_stands_in_for_a_split_that_is_not_known(tmp_path: Path) -> None:
     """As in Mistral's repositories whose tokenizer.json was converted with another regular expression."""
     write(tmp_path, "v7-small", {}, pre_tokenizer=FOREIGN)
-    with pytest.raises(TokenizerError, match="pre_tokenizer .* is not supported"):
+    with pytest.raises(TokenizerError, match=r"pre_tokenizer .* is not supported"):
         load_tokenizer(tmp_path)
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken("v7")))
     assert load_tokenizer(tmp_path).require_chat().name == "v7"
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken("v13")))  # other control tokens
-    with pytest.raises(TokenizerError, match="is not supported, and tekken.json beside it holds another vocabulary"):
+    with pytest.raises(TokenizerError, match=r"is not supported, and tekken\.json beside it holds another vocabulary"):
         load_tokenizer(tmp_path)
 
 

@@ -53,11 +53,12 @@ def padded_metadata(metadata: Mapping[str, Any], num_rows: int) -> dict[str, Any
     """`metadata` with unused tokens up to the rows of the embedding table, as llama.cpp's converters name them."""
     padded = dict(metadata)
     missing = range(len(metadata[_PREFIX + "tokens"]), num_rows)
-    fillers = {
+    fillers: dict[str, list[Any]] = {
         "tokens": [_padding(token_id) for token_id in missing],
         "token_type": [int(PieceType.UNUSED)] * len(missing),
+        "scores": [0.0] * len(missing),
     }
-    for key, filler in {**fillers, "scores": [0.0] * len(missing)}.items():
+    for key, filler in fillers.items():
         if _PREFIX + key in metadata:
             padded[_PREFIX + key] = [*metadata[_PREFIX + key], *filler]
     return padded
