@@ -100,9 +100,29 @@ def test_forced_call(client: openai.OpenAI, choice: Any) -> None:
     assert answer.choices[0].finish_reason == "tool_calls"
     chunks = [delta for chunk in client.chat.completions.create(**options, stream=True)
               for delta in chunk.choices[0].delta.tool_calls or []]  # fmt: skip
-    assert [chunk.function.arguments for chunk in chunks if chunk.function] == [call.function.arguments]
+    assert [chunk.function.name for chunk in chunks if chunk.function and chunk.function.name] == ["get_weather"]
+    assert "".join(chunk.function.arguments or "" for chunk in chunks if chunk.function) == call.function.arguments
+    cut = client.chat.completions.create(**{**options, "max_tokens": 16}).choices[0]
+    assert (cut.finish_reason, cut.message.content) == ("length", None)
+    [part] = cut.message.tool_calls or []
+    assert part.type == "function"
+    assert call.function.arguments.startswith(part.function.arguments)
     turns = [*HELLO, answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "windy"}]
     assert client.chat.completions.create(model="chat", messages=turns, tools=[WEATHER], max_tokens=2).choices
+
+
+def test_a_streamed_call_is_added_up_by_the_client(server: LiveServer) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    options: dict[str, Any] = {
+        "model": "chat", "messages": HELLO, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 200,
+        "parallel_tool_calls": False, "seed": 1,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**options).choices[0].message.tool_calls
+    with client.chat.completions.stream(**options) as stream:
+        added_up = stream.get_final_completion().choices[0].message.tool_calls
+    assert whole and added_up  # noqa: PT018 - for the type checker
+    assert (added_up[0].id, added_up[0].function.name) == (whole[0].id, whole[0].function.name)
+    assert added_up[0].function.arguments == whole[0].function.arguments
 
 
 def test_parse(client: openai.OpenAI) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tramontane.engine.request import FinishReason, TokenLogprobs
-from tramontane.tokenizer import AssistantMessage, ToolCall
+from tramontane.tokenizer import AssistantMessage, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     thinking: str = ""  # reasoning of a chat answer, apart from its text
-    tool_calls: tuple[ToolCall, ...] = ()  # those complete by now
+    ends_thinking: bool = False
+    tool_calls: tuple[ToolCallDelta, ...] = ()  # opened, and what their arguments have grown by
     logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None  # set in the last Delta of each answer
     error: str | None = None  # set where finish_reason is "error"
@@ -24,7 +25,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished answer. `text` ends before the stop string; `token_ids` are all that were generated."""
+    """One finished answer. `text` ends before the stop string; `token_ids` are all that were generated.
+
+    `finish_reason` is "length" where a limit or the answer's end cut a tool call; `message` has it as far as it goes.
+    """
 
     index: int
     text: str

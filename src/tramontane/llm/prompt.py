@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import RequestError
 from tramontane.llm.answer import Answer
-from tramontane.tokenizer import Tokenizer
+from tramontane.tokenizer import AnswerParser, Tokenizer
 
 Message = Mapping[str, Any]
 """A chat message in the form of Mistral's and OpenAI's APIs: role, content, tool_calls, …"""
@@ -21,12 +23,28 @@ class Prompt:
     token_ids: list[int]
     is_chat: bool = False
     continuation: bool = True  # the answer goes on in the middle of a text
+    reads_calls: bool = True  # of tools, in a chat; else they are text like any other
 
     def answers(self, params: SamplingParams) -> list[Answer]:
         return [
-            Answer(self.tokenizer, params.stop, index=index, is_chat=self.is_chat, continuation=self.continuation)
+            Answer(
+                self.tokenizer,
+                params.stop,
+                index=index,
+                continuation=self.continuation,
+                parser=self._parser(index) if self.is_chat else None,
+            )
             for index in range(params.n)
         ]
+
+    def _parser(self, index: int) -> AnswerParser:
+        digest = hashlib.sha256(array("q", self.token_ids).tobytes()).hexdigest()
+        return AnswerParser(
+            self.tokenizer,
+            continuation=self.continuation,
+            reads_calls=self.reads_calls,
+            call_seed=f"{digest} {index}",  # the next turn of this conversation has other ids
+        )
 
 
 def text_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prompt:

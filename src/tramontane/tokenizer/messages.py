@@ -50,11 +50,13 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the assistant makes. `arguments_json` is JSON text, an object when the model behaves."""
+    """A call the assistant makes. `arguments_json` is JSON text, an object when the model behaves and nothing cut it
+    (`is_whole`)."""
 
     id: str
     name: str
     arguments_json: str
+    is_whole: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The call as an entry of `tool_calls` in a message."""
@@ -81,11 +83,12 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class AssistantMessage:
-    """What a model answered. `thinking` is None when there was none."""
+    """What a model answered. `thinking` is None when there was none, not `thinking_closed` when it was cut."""
 
     content: str
     thinking: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    thinking_closed: bool = True
 
     def as_message(self) -> dict[str, Any]:
         """The answer as a message that can be put back into the conversation."""

@@ -29,7 +29,7 @@ def chat_answer(call: Call, plan: AnswerPlan, completion: Completion) -> dict[st
 
 def _choice(call: Call, plan: AnswerPlan, completion: Completion, choice: Choice) -> dict[str, Any]:
     require_sound(call, choice.finish_reason, choice.error)
-    message = plan.offered_only(choice.message or AssistantMessage(choice.text))
+    message = choice.message or AssistantMessage(choice.text)
     answer: dict[str, Any] = {
         "index": choice.index,
         "message": message_json(call, message, plan.prefix),
@@ -62,7 +62,7 @@ def message_json(call: Call, message: AssistantMessage, prefix: str) -> dict[str
             answer["tool_calls"] = calls
         return answer
     if message.thinking is not None:
-        content = [thinking_json(message.thinking, closed=True)]
+        content = [thinking_json(message.thinking, closed=message.thinking_closed)]
         content += [{"type": "text", "text": text}] if text else []
     return answer | {"content": content, "tool_calls": calls, "prefix": False}
 

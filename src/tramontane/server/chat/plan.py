@@ -17,7 +17,6 @@ from tramontane.server.models import ServedModel
 from tramontane.server.moderation.guardrails import apply_guardrails
 from tramontane.server.schema.chat import ChatRequest
 from tramontane.server.structured.constraints import constraints
-from tramontane.tokenizer import AssistantMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +26,11 @@ class AnswerPlan:
     prompt: Prompt
     params: SamplingParams
     prefix: str = ""  # text of the answer that the request has begun and wants to see again
-    has_tools: bool = False  # the model was offered some
     include_usage: bool = False  # a stream ends with a chunk of its own for the usage
     guardrails: list[dict[str, Any]] = field(default_factory=list)  # what they found
 
     async def start(self, call: Call) -> Stream:
         return await call.start(self.model, self.prompt, self.params)
-
-    def offered_only(self, message: AssistantMessage) -> AssistantMessage:
-        """Calls of a model that was offered no tools are text it made up."""
-        if self.has_tools or not message.tool_calls:
-            return message
-        calls = "".join(f"{call.name}({call.arguments_json})" for call in message.tool_calls)
-        return dataclasses.replace(message, content=message.content + calls, tool_calls=())
 
 
 async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
@@ -64,6 +55,8 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     )
     tools = [tool.model_dump() for tool in request.tools or ()] or None
     prompt = await model.llm.read_prompt(messages, tools=tools)
+    if not tools:
+        prompt = dataclasses.replace(prompt, reads_calls=False)  # calls would be text that the model made up
     guardrails = await apply_guardrails(call, request.guardrails or [], messages, model)
     return AnswerPlan(
         name=request.model,
@@ -71,7 +64,6 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
         prompt=prompt,
         params=params,
         prefix=prefix if request.has_prefix else "",
-        has_tools=bool(request.tools),
         include_usage=request.stream_options is not None and request.stream_options.include_usage,
         guardrails=guardrails,
     )

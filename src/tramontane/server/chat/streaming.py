@@ -13,7 +13,7 @@ from tramontane.server.chat.logprobs import logprobs_json
 from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.endpoint import Call
 from tramontane.server.stream import DONE, event
-from tramontane.tokenizer import AssistantMessage
+from tramontane.tokenizer import AnswerDelta, ToolCallDelta, joined_message
 
 
 async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGenerator[bytes]:
@@ -39,15 +39,17 @@ async def chat_events(call: Call, plan: AnswerPlan, stream: Stream) -> AsyncGene
 
 
 class ChatChunks:
-    """Deltas to chunks. Reasoning is a list of chunks for Mistral's clients until the first text, a field of its own
-    for others; a tool call is always whole in one chunk."""
+    """Deltas to chunks. Reasoning is a list of chunks for Mistral's clients until it ends, a field of its own for
+    others. A tool call grows with each chunk, but for Mistral's clients, which take each chunk's for a call of its own:
+    to them it comes in one, when it is whole or the answer has ended."""
 
     def __init__(self, call: Call, plan: AnswerPlan) -> None:
         self.call = call
         self.plan = plan
         num_answers = plan.params.n
         self._is_thinking = [False] * num_answers
-        self._num_calls = [0] * num_answers
+        self._calls: list[list[ToolCallDelta]] = [[] for _ in range(num_answers)]
+        self._num_calls = [0] * num_answers  # that were shown
         self._num_tokens = [0] * num_answers
         self._num_open = num_answers
         self._head = {
@@ -76,8 +78,7 @@ class ChatChunks:
         call, index = self.call, delta.index
         call.completion_tokens += len(delta.token_ids)
         self._num_tokens[index] += len(delta.token_ids)
-        message = self.plan.offered_only(AssistantMessage(delta.text, delta.thinking or None, delta.tool_calls))
-        choice: dict[str, Any] = {"index": index, "delta": self._delta(index, message), "finish_reason": None}
+        choice: dict[str, Any] = {"index": index, "delta": self._delta(delta), "finish_reason": None}
         self._add_logprobs(choice, delta, stream)
         if delta.finish_reason is not None:
             require_sound(call, delta.finish_reason, delta.error)
@@ -93,28 +94,42 @@ class ChatChunks:
             choice["delta"].setdefault("content", "")
         return choice if choice["delta"] or len(choice) > 3 else None
 
-    def _delta(self, index: int, message: AssistantMessage) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
+    def _delta(self, delta: Delta) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
         if self.call.dialect == "openai":
-            if message.thinking:
-                delta["reasoning_content"] = message.thinking
-            if message.content:
-                delta["content"] = message.content
-        else:
-            content: list[dict[str, Any]] = []
-            if message.thinking:
-                content.append(thinking_json(message.thinking, closed=False))
-                self._is_thinking[index] = True
-            if message.content and self._is_thinking[index]:
-                content += [thinking_json("", closed=True), {"type": "text", "text": message.content}]
-                self._is_thinking[index] = False
-            if content or message.content:
-                delta["content"] = content or message.content
-        if message.tool_calls:
-            first = self._num_calls[index]
-            delta["tool_calls"] = [tool_call_json(call, first + place) for place, call in enumerate(message.tool_calls)]
-            self._num_calls[index] += len(message.tool_calls)
-        return delta
+            if delta.thinking:
+                shown["reasoning_content"] = delta.thinking
+            if delta.text:
+                shown["content"] = delta.text
+            if delta.tool_calls:
+                shown["tool_calls"] = [_grown(call) for call in delta.tool_calls]
+                self._num_calls[delta.index] = delta.tool_calls[-1].index + 1
+            return shown
+        content: list[dict[str, Any]] = []
+        if delta.thinking:
+            content.append(thinking_json(delta.thinking, closed=False))
+            self._is_thinking[delta.index] = True
+        if delta.ends_thinking and self._is_thinking[delta.index]:
+            content.append(thinking_json("", closed=True))
+            self._is_thinking[delta.index] = False
+        if content and delta.text:
+            content.append({"type": "text", "text": delta.text})
+        if content or delta.text:
+            shown["content"] = content or delta.text
+        if calls := self._whole_calls(delta):
+            shown["tool_calls"] = calls
+        return shown
+
+    def _whole_calls(self, delta: Delta) -> list[dict[str, Any]]:
+        """Calls that have not been shown and have nothing more to come."""
+        seen, first = self._calls[delta.index], self._num_calls[delta.index]
+        seen += delta.tool_calls
+        if delta.finish_reason is None and not any(call.ends for call in delta.tool_calls):
+            return []
+        calls = joined_message([AnswerDelta(tool_calls=tuple(seen))]).tool_calls
+        ended = calls if delta.finish_reason is not None else [call for call in calls if call.is_whole]
+        self._num_calls[delta.index] = max(first, len(ended))
+        return [tool_call_json(call, first + place) for place, call in enumerate(ended[first:])]
 
     def _add_logprobs(self, choice: dict[str, Any], delta: Delta, stream: Stream) -> None:
         params, tokenizer = self.plan.params, self.plan.model.llm.tokenizer
@@ -123,3 +138,11 @@ class ChatChunks:
         is_first = self._num_tokens[delta.index] == len(delta.token_ids)
         if params.prompt_logprobs is not None and is_first and stream.prompt_logprobs is not None:
             choice["prompt_logprobs"] = logprobs_json(tokenizer, stream.prompt_logprobs)
+
+
+def _grown(call: ToolCallDelta) -> dict[str, Any]:
+    """The part of a call as OpenAI's clients add it up by `index`."""
+    if not call.id:
+        return {"index": call.index, "function": {"arguments": call.arguments_json}}
+    function = {"name": call.name, "arguments": call.arguments_json}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from tramontane.server.responses.items import (
 )
 from tramontane.server.schema.response_request import ResponseRequest
 from tramontane.server.stream import typed_event
-from tramontane.tokenizer import AssistantMessage, ToolCall
+from tramontane.tokenizer import ToolCall, ToolCallDelta
 
 Event = dict[str, Any]
 
@@ -62,6 +63,7 @@ class ResponseBuilder:
         self.reasoning_tokens = 0
         self._text: str | None = None  # of the message that is open
         self._thinking: str | None = None  # of the reasoning that is open
+        self._tool_call: ToolCall | None = None  # that is open
         self._logprobs: list[dict[str, Any]] = []
         self._num_events = 0
 
@@ -75,14 +77,15 @@ class ResponseBuilder:
     def take(self, delta: Delta) -> Iterator[Event]:
         """Raises ApiError for an answer that came to nothing."""
         self.call.completion_tokens += len(delta.token_ids)
-        message = self.plan.offered_only(AssistantMessage(delta.text, delta.thinking or None, delta.tool_calls))
-        if message.thinking:
+        if delta.thinking:
             self.reasoning_tokens += len(delta.token_ids)
-            yield from self._add_thinking(message.thinking)
-        if message.content:
+            yield from self._add_thinking(delta.thinking)
+        if delta.ends_thinking:
+            yield from self._close_item()
+        if delta.text:
             tokenizer = self.plan.model.llm.tokenizer
-            yield from self._add_text(message.content, text_logprobs(tokenizer, delta.logprobs))
-        for tool_call in message.tool_calls:
+            yield from self._add_text(delta.text, text_logprobs(tokenizer, delta.logprobs))
+        for tool_call in delta.tool_calls:
             yield from self._add_call(tool_call)
         if delta.finish_reason is not None:
             require_sound(self.call, delta.finish_reason, delta.error)
@@ -90,7 +93,7 @@ class ResponseBuilder:
 
     def close(self) -> Iterator[Event]:
         """The last events; `response` of the last one is the whole answer."""
-        yield from self._close_item()
+        yield from self._close_item("incomplete" if self.finish_reason == "length" else "completed")
         response = self.response()
         yield self._event(f"response.{response['status']}", response=response)
 
@@ -131,35 +134,43 @@ class ResponseBuilder:
         item = reasoning_item(self.call, len(self.output), "", "in_progress")
         yield self._item_event("response.reasoning_text.delta", **self._part_of(item), delta=text)
 
-    def _add_call(self, tool_call: ToolCall) -> Iterator[Event]:
-        yield from self._close_item()
-        place = len(self.output)
-        opened = call_item(self.call, place, tool_call, "in_progress")
-        item = call_item(self.call, place, tool_call, "completed")
-        yield self._item_event("response.output_item.added", item=opened)
-        where = {"item_id": item["id"]}
-        yield self._item_event("response.function_call_arguments.delta", **where, delta=item["arguments"])
-        done = {**where, "name": tool_call.name, "arguments": item["arguments"]}
-        yield self._item_event("response.function_call_arguments.done", **done)
-        yield self._item_event("response.output_item.done", item=item)
-        self.output.append(item)
+    def _add_call(self, delta: ToolCallDelta) -> Iterator[Event]:
+        if delta.id:
+            yield from self._close_item()
+            self._tool_call = ToolCall(delta.id, delta.name, "")
+            opened = call_item(self.call, len(self.output), self._tool_call, "in_progress")
+            yield self._item_event("response.output_item.added", item=opened)
+        if self._tool_call is None:
+            return
+        grown = self._tool_call.arguments_json + delta.arguments_json
+        self._tool_call = dataclasses.replace(self._tool_call, arguments_json=grown)
+        item = call_item(self.call, len(self.output), self._tool_call, "in_progress")
+        if delta.arguments_json:
+            more = {"item_id": item["id"], "delta": delta.arguments_json}
+            yield self._item_event("response.function_call_arguments.delta", **more)
+        if delta.ends:
+            yield from self._close_item()
 
-    def _close_item(self) -> Iterator[Event]:
-        """End the open message or reasoning, if there is one."""
+    def _close_item(self, status: str = "completed") -> Iterator[Event]:
+        """End the open message, reasoning or call, if there is one."""
         place = len(self.output)
         if self._text is not None:
-            item = message_item(self.call, place, self._text, self._logprobs, "completed")
+            item = message_item(self.call, place, self._text, self._logprobs, status)
             where = self._part_of(item)
             yield self._item_event("response.output_text.done", **where, text=self._text, logprobs=self._logprobs)
             yield self._item_event("response.content_part.done", **where, part=item["content"][0])
         elif self._thinking is not None:
-            item = reasoning_item(self.call, place, self._thinking, "completed")
+            item = reasoning_item(self.call, place, self._thinking, status)
             yield self._item_event("response.reasoning_text.done", **self._part_of(item), text=self._thinking)
+        elif self._tool_call is not None:
+            item = call_item(self.call, place, self._tool_call, status)
+            done = {"item_id": item["id"], "name": self._tool_call.name, "arguments": item["arguments"]}
+            yield self._item_event("response.function_call_arguments.done", **done)
         else:
             return
         yield self._item_event("response.output_item.done", item=item)
         self.output.append(item)
-        self._text = self._thinking = None
+        self._text = self._thinking = self._tool_call = None
 
     def _part_of(self, item: dict[str, Any]) -> dict[str, Any]:
         return {"item_id": item["id"], "content_index": 0}
