@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tramontane.errors import ConfigError
+from tramontane.hub.store import default_model
 from tramontane.llm import AsyncLLM
 from tramontane.loading import Progress
 from tramontane.server.aliases import EVERY, default_aliases, given_aliases, read_aliases
@@ -15,6 +16,12 @@ from tramontane.server.settings import ServerSettings
 
 ProgressOf = Callable[[str], contextlib.AbstractContextManager[Progress | None]]
 """A progress report for the model of a name."""
+
+
+DESCRIPTION_OF_DEFAULT = (
+    "The model that comes along is a toy of 11 million weights. It writes short stories and verses in simple English; "
+    "facts, sums, code and summaries are beyond it, and what it says is mostly wrong."
+)
 
 
 def no_progress(_: str) -> contextlib.AbstractContextManager[None]:
@@ -45,7 +52,8 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     max_waiting=settings.max_waiting,
                     progress=progress,
                 )
-            models.append(serve_model(name, llm))
+            is_default = source == "default" or llm.checkpoint.path == default_model()
+            models.append(serve_model(name, llm, description=DESCRIPTION_OF_DEFAULT if is_default else None))
         adapters = [serve_adapter(models[0], *named_adapter(given)) for given in settings.adapter or ()]
         aliases = default_aliases(models)
         names = [model.name for model in models]

@@ -107,7 +107,7 @@ def serve_adapter(base: ServedModel, name: str, folder: Path, **card: Any) -> Se
     ConfigError or CheckpointError for an adapter that does not fit the base."""
     adapter = base.llm.adapters.load(folder, name)
     capabilities = dataclasses.replace(base.capabilities, fine_tuning=False)
-    card = {"created": int(time.time()), "capabilities": capabilities, **card}
+    card = {"created": int(time.time()), "capabilities": capabilities, "description": None, **card}
     return dataclasses.replace(base, name=name, adapter=adapter, root=base.name, aliases=[], **card)
 
 

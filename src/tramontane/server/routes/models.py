@@ -69,6 +69,7 @@ def card_of(model: ServedModel, name: str) -> dict[str, Any]:
         "description": model.description,
         "max_context_length": model.llm.max_seq_len,
         "alias_of": None if name == model.name else model.name,
+        "num_parameters": model.llm.checkpoint.num_parameters,
         "aliases": [other for other in names if other != name],
         "deprecation": None,
         "default_model_temperature": model.default_sampling.temperature,

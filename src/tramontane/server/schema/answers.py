@@ -146,6 +146,7 @@ class ModelCard(BaseModel):
     description: str | None = None
     max_context_length: int
     alias_of: str | None
+    num_parameters: int
     aliases: list[str]
     deprecation: str | None = None
     default_model_temperature: float | None = None

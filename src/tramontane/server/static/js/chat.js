@@ -12,10 +12,11 @@ import { iconButton } from "./icon_button.js";
 import { library } from "./library.js";
 import { MessageEditor } from "./message_editor.js";
 import { MessageList } from "./message_list.js";
-import { defaultModel, modelSelect } from "./model.js";
+import { defaultModel, findModel, modelSelect } from "./model.js";
+import { showModelFacts } from "./model_facts.js";
 import { preference, setPreference } from "./preferences.js";
 import { SettingsPanel } from "./settings_panel.js";
-import { welcome } from "./welcome.js";
+import { Welcome } from "./welcome.js";
 
 export class ChatPage {
   constructor() {
@@ -32,13 +33,15 @@ export class ChatPage {
       currentModel: () => this.model.value,
       beside: this.meter.element,
     });
-    document.addEventListener("models-loaded", () => this.#measure());
-    this.messages = new MessageList(this.#actions, () => welcome(this.composer));
+    this.welcome = new Welcome(this.composer);
+    document.addEventListener("models-loaded", () => this.#showModel());
+    this.messages = new MessageList(this.#actions, this.welcome.element);
     const toggle = iconButton("sliders", "Settings of this conversation", () => this.settings.toggle(toggle), {
       key: "s",
     });
     this.heading = h("h1", { class: "visually-hidden" });
-    this.head = [this.heading, this.model, h("span", { class: "spring" }), toggle];
+    const about = iconButton("info", "About this model", () => showModelFacts(this.model.value));
+    this.head = [this.heading, this.model, about, h("span", { class: "spring" }), toggle];
     const dock = h("div", { class: "composer-dock" }, this.messages.toEnd, this.composer.element);
     const column = h("div", { class: "chat-column" }, this.messages.element, dock);
     this.element = h("div", { class: "chat" }, column, this.settings.element);
@@ -124,6 +127,12 @@ export class ChatPage {
     setPreference("parameters", { ...settings.parameters });
     if (this.conversation) library.put(this.conversation);
     else setPreference("system", settings.system);
+    this.#showModel();
+  }
+
+  /** What depends on the model chosen. */
+  #showModel() {
+    this.welcome.show(findModel(this.model.value));
     this.#measure();
   }
 
@@ -199,7 +208,7 @@ export class ChatPage {
     this.heading.textContent = this.title;
     this.messages.show(this.conversation);
     this.composer.setBusy(this.conversation !== null && runningIn(this.conversation) !== null);
-    this.#measure();
+    this.#showModel();
   }
 
   get #actions() {

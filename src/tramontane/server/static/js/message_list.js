@@ -9,7 +9,7 @@ import { MessageView } from "./message_view.js";
 const NEAR_END_PX = 48;
 
 export class MessageList {
-  /** `actions`: what can be done with a message, see MessageView; `welcome()`: what an empty list shows. */
+  /** `actions`: what can be done with a message, see MessageView; `welcome`: the element that an empty list shows. */
   constructor(actions, welcome) {
     this.actions = actions;
     this.welcome = welcome;
@@ -41,7 +41,7 @@ export class MessageList {
       view.element.remove();
       this.views.delete(id);
     }
-    this.list.querySelector(":scope > .welcome")?.remove();
+    if (messages.length) this.welcome.remove();
     this.boundary.remove();
     for (const [at, message] of messages.entries()) {
       const known = this.views.get(message.id);
@@ -53,7 +53,7 @@ export class MessageList {
     }
     this.lastAnswer = messages.findLast(({ role }) => role === "assistant") ?? null;
     this.#showBoundary();
-    if (!messages.length) this.list.append(this.welcome());
+    if (!messages.length && !this.welcome.isConnected) this.list.append(this.welcome);
   }
 
   /** A line above the first message that the last answer has read, where it has not read all; whether it is news. */

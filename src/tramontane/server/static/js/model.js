@@ -1,15 +1,15 @@
-// The models this server offers.
+// The models this server offers, each once, whatever other names it answers to.
 
 import { call } from "./api.js";
 import { h } from "./element.js";
 import { preference } from "./preferences.js";
 
-let cards = [];
+let cards = []; // of the models' own names
 
 /** Ask the server anew. Raises ApiError. */
 export async function loadModels() {
   const { data } = await call("v1/models");
-  cards = Array.isArray(data) ? data.filter((card) => typeof card?.id === "string") : [];
+  cards = Array.isArray(data) ? data.filter((card) => typeof card?.id === "string" && !card.alias_of) : [];
   document.dispatchEvent(new CustomEvent("models-loaded"));
 }
 
@@ -18,13 +18,14 @@ export async function ensureModels() {
   if (!cards.length) await loadModels();
 }
 
-export function findModel(id) {
-  return cards.find((card) => card.id === id) ?? null;
+/** The model of a name or alias, or null. */
+export function findModel(name) {
+  return cards.find(({ id }) => id === name) ?? cards.find(({ aliases }) => aliases?.includes(name)) ?? null;
 }
 
-/** Those that fine-tuning can start from, by their own names. */
+/** Those that fine-tuning can start from. */
 export function tunableModels() {
-  return cards.filter(({ id, name, capabilities }) => capabilities?.fine_tuning && id === name);
+  return cards.filter(({ capabilities }) => capabilities?.fine_tuning);
 }
 
 /** The model to begin with: the one used last where it is still served, else the first that can chat. */
@@ -33,23 +34,16 @@ export function defaultModel() {
   return (last ?? cards.find((card) => card.capabilities?.completion_chat) ?? cards[0])?.id ?? null;
 }
 
-/** A <select> of all models, own names before aliases; it follows the server's list. */
+/** A <select> of all models; it follows the server's list. */
 export function modelSelect(properties = {}) {
   const select = h("select", { "aria-label": "Model", ...properties });
   const fill = () => {
-    const chosen = select.dataset.model ?? defaultModel();
-    const isAlias = (card) => typeof card.alias_of === "string" && findModel(card.alias_of) !== null;
-    const options = (list) => list.map((card) => h("option", { value: card.id }, card.id));
-    const [own, aliases] = [cards.filter((card) => !isAlias(card)), cards.filter(isAlias)];
-    const missing = chosen && !findModel(chosen) && h("option", { value: chosen }, `${chosen} (not served)`);
-    select.replaceChildren(
-      ...[
-        missing,
-        ...options(own),
-        aliases.length > 0 && h("optgroup", { label: "Other names" }, options(aliases)),
-      ].filter(Boolean),
-    );
-    if (!select.options.length) select.append(h("option", { value: "" }, "No model"));
+    const wanted = select.dataset.model ?? defaultModel();
+    const chosen = findModel(wanted)?.id ?? wanted;
+    const options = cards.map(({ id }) => h("option", { value: id }, id));
+    if (chosen && !findModel(chosen)) options.unshift(h("option", { value: chosen }, `${chosen} (not served)`));
+    if (!options.length) options.push(h("option", { value: "" }, "No model"));
+    select.replaceChildren(...options);
     select.value = chosen ?? "";
   };
   select.addEventListener("change", () => (select.dataset.model = select.value));

@@ -75,7 +75,7 @@ export class TuningJob {
       h("h2", {}, job.suffix || job.id.slice(0, 8), " ", statusChip(job.status)),
       h(
         "dl",
-        { class: "tuning-facts" },
+        { class: "fact-list" },
         facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
       ),
       job.metadata && job.status !== "VALIDATED" && progressBar(job),
