@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tramontane.documents.foreign import describe
 from tramontane.documents.sandbox import run_parser
 from tramontane.errors import DataError
 
@@ -74,12 +75,14 @@ def decode_text(data: bytes, name: str) -> str:
             return data.decode("utf-16")
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if what := describe(data):
+            raise DataError(f"{name}: {what}") from None
         raise DataError(
             f"{name}: neither PDF, Word (.docx) and HTML nor UTF-8 text (byte 0x{data[error.start]:02x} at "
             f"{error.start}); if it is text, convert it: iconv -f latin1 -t utf-8"
         ) from None
     if "\0" in text:
-        raise DataError(f"{name}: binary data (a NUL byte at {text.index(chr(0))}), not a document")
+        raise DataError(f"{name}: {describe(data) or f'binary data (a NUL byte at {text.index(chr(0))})'}, not a document")
     return text
 
 
