@@ -12,10 +12,12 @@ from tests.server.live import LiveServer, start_server
 
 Open = Callable[..., App]
 CAN_CHAT = {"completion_chat": True}
-TOY = {"id": "toy", "object": "model", "name": "toy", "alias_of": None, "aliases": ["mistral-large-latest"], "max_context_length": 32768,
-       "num_parameters": 11_147_520, "description": "A toy: facts are beyond it.", "capabilities": CAN_CHAT}  # fmt: skip
-LARGE = {"id": "large", "object": "model", "name": "large", "alias_of": None, "aliases": ["codestral-latest"], "max_context_length": 8192,
-         "num_parameters": 7_248_023_552, "description": None, "capabilities": CAN_CHAT}  # fmt: skip
+TOY = {"id": "toy", "object": "model", "name": "toy", "alias_of": None, "aliases": ["mistral-large-latest"],
+       "max_context_length": 32768, "num_parameters": 11_147_520, "description": "A toy: facts are beyond it.",
+       "capabilities": CAN_CHAT}  # fmt: skip
+LARGE = {"id": "large", "object": "model", "name": "large", "alias_of": None, "aliases": ["codestral-latest"],
+         "max_context_length": 8192, "num_parameters": 7_248_023_552, "description": None,
+         "capabilities": CAN_CHAT}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 import zlib
 from pathlib import Path
@@ -31,6 +32,8 @@ PAGE = (
         ("\ufeffété".encode(), "été"),
         ("été".encode("utf-16"), "été"),
         (b"# Head\n\nText.\n", "# Head\n\nText.\n"),
+        (b"GIF89a is how such a picture begins", "GIF89a is how such a picture begins"),
+        (b"BMW and MZ", "BMW and MZ"),
     ],
 )
 def test_text_files(tmp_path: Path, data: bytes, text: str) -> None:
@@ -57,7 +60,7 @@ def test_encrypted_pdf_names_the_remedy() -> None:
 
 
 def test_pdf_without_text_points_to_ocr() -> None:
-    with pytest.raises(DataError, match=r"^scan.pdf: holds no text \(a scan needs OCR"):
+    with pytest.raises(DataError, match=r"^scan.pdf: holds no text; a scan needs OCR"):
         parse_document(pdf_of(""), "scan.pdf")
 
 
@@ -100,11 +103,19 @@ def test_kind_follows_the_content(data: bytes, name: str, content_type: str, kin
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "holds no text"),
-        (b" \n\t", "holds no text"),
+        (b"", "holds no text$"),
+        (b" \n\t", "holds no text$"),
         (b"caf\xe9", r"byte 0xe9 at 3.*iconv"),
         (b"a\0b", "NUL byte at 1"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "neither PDF"),
+        (b"\x89PNG\r\n\x1a\n\0\0", r"a picture \(PNG\); pictures are not read; .*OCR"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", r"a picture \(JPEG\)"),
+        (b"GIF89a\x01\0\x01\0\x80", r"a picture \(GIF\)"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", r"a picture \(WebP\)"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", r"sound \(WAV\)"),
+        (b"\0\0\0\x18ftypmp42\0\0", r"a film \(MP4\)"),
+        (b"\0\0\0\x1cftypheic\0\0", r"a picture \(HEIC\)"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0", "older Office programs.*docx or PDF"),
+        (gzip.compress(b"text"), r"\(gzip\); unpack it first"),
         (b"\xff\xfea", "neither PDF"),
         (b"%PDF-1.4 and nothing else", "damaged"),
         (pdf_of("x")[:200], "damaged|no text"),

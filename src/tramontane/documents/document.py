@@ -50,7 +50,7 @@ def parse_document(data: bytes, name: str) -> Document:
         raise DataError(f"{name}: larger than {MAX_BYTES >> 20} MiB; split it first")
     kind = kind_of(data, name)
     text = decode_text(data, name) if kind == "text" else run_parser(kind, data, name=name)
-    return checked(Document(name, text))
+    return checked(Document(name, text), "; a scan needs OCR first" if kind == "pdf" else "")
 
 
 def kind_of(data: bytes, name: str = "", content_type: str = "") -> Kind:
@@ -82,11 +82,12 @@ def decode_text(data: bytes, name: str) -> str:
             f"{error.start}); if it is text, convert it: iconv -f latin1 -t utf-8"
         ) from None
     if "\0" in text:
-        raise DataError(f"{name}: {describe(data) or f'binary data (a NUL byte at {text.index(chr(0))})'}, not a document")
+        what = describe(data) or f"binary data (a NUL byte at {text.index(chr(0))}), not a document"
+        raise DataError(f"{name}: {what}")
     return text
 
 
-def checked(document: Document) -> Document:
+def checked(document: Document, remedy: str = "") -> Document:
     if not document.text.strip():
-        raise DataError(f"{document.name}: holds no text (a scan needs OCR first)")
+        raise DataError(f"{document.name}: holds no text{remedy}")
     return document
