@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,18 @@ from tests.hub.fake_hub import (
     flip_bit,
 )
 from tests.hub.pulling import EXPECTED, SHARD, fails, fetch
+from tests.llm.test_adapters import make_adapter
+from tests.tiny_checkpoint import write_tiny_checkpoint
+from tramontane.cli import main
 from tramontane.errors import CheckpointError
 from tramontane.hub import resolve_model
 from tramontane.hub.store import RECORD
+from tramontane.loading.named_model import NamedModel, find_model, portable_name
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_tiny_checkpoint(tmp_path / "base")
 
 
 def test_fetches_one_set_of_weights_and_what_belongs_to_it(hub: FakeHub, home: Path) -> None:
@@ -42,6 +52,23 @@ def test_takes_consolidated_weights_where_there_are_no_others(hub: FakeHub) -> N
 def test_takes_pth_only_where_there_is_nothing_else(hub: FakeHub) -> None:
     hub.files = {"consolidated.00.pth": b"a" * 9000, "consolidated.01.pth": b"b" * 9000, "params.json": b"{}"}
     assert {path.name for path in fetch().iterdir()} == {*hub.files, RECORD}
+
+
+def test_an_adapter_is_pulled_and_named_by_its_id(
+    hub: FakeHub, home: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", checkpoint, 1)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    hub.files = {name: (adapter / name).read_bytes() for name in names} | {"training_args.bin": b"x", "README.md": b""}
+    assert main.run(["pull", REPOSITORY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size_bytes"] == (adapter / names[1]).stat().st_size
+    folder = resolve_model(REPOSITORY)
+    assert {path.name for path in folder.iterdir()} == {*names, "README.md", RECORD}
+    assert find_model(REPOSITORY) == NamedModel(checkpoint, folder)
+    assert portable_name(folder) == REPOSITORY
+    assert portable_name(fetch(f"{REPOSITORY}@main")) == REPOSITORY
+    assert portable_name(resolve_model("default")) == "default"
+    assert portable_name(checkpoint) == str(checkpoint.resolve())
 
 
 def test_a_second_pull_fetches_nothing(hub: FakeHub) -> None:

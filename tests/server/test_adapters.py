@@ -51,6 +51,20 @@ def test_adapters_come_and_go_without_a_restart(checkpoints: dict[str, Path], tm
         assert text(client, "chat") == bare
 
 
+def test_an_adapter_is_served_as_a_model_over_a_base_of_ones_choice(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    base = checkpoints["chat"]
+    adapter = make_adapter(tmp_path / "adapter", base, 1)
+    with serving({"chat": base, "own": adapter}, tmp_path / "state", base=str(base)) as client:
+        assert text(client, "own") != text(client, "chat")
+    with (
+        pytest.raises(ConfigError, match="is for LoRA adapters, and none is to be served"),
+        serving({"chat": base}, tmp_path / "state", base=str(base)),
+    ):
+        pass
+
+
 def test_one_that_was_given_at_the_start_is_not_for_everyone_to_unload(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

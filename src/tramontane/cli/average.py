@@ -30,9 +30,9 @@ def average(
     Two runs from the same weights, or one that went on from another, often have a mean that is better than either.
     Without --stored the weights keep the first model's float type; quantised ones become BF16.
     """
-    from tramontane.hub import resolve_model
     from tramontane.loading import open_checkpoint
     from tramontane.loading.average import average as average_weights
+    from tramontane.loading.named_model import find_checkpoint
 
     if len(models) < 2:
         raise ConfigError("an average takes two models or more: tramontane average OUT MODEL MODEL")
@@ -42,7 +42,7 @@ def average(
         raise ConfigError(f"--shares {shares}: must be numbers separated by commas, such as 1,2") from None
     with bytes_bar(f"writing {out}") as progress:
         average_weights(
-            [open_checkpoint(resolve_model(model)) for model in models],
+            [open_checkpoint(find_checkpoint(model)) for model in models],
             out,
             shares=numbers,
             layout=chosen_layout(layout, out),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from tramontane.cli.options import Json
+from tramontane.cli.options import Base, Json
 from tramontane.cli.terminal import amount, bytes_bar, print_json, printable
 
 Layout = Annotated[
@@ -24,9 +25,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it 
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="A folder, a .gguf file or a pulled hub id.")],
+    model: Annotated[str, typer.Argument(help="A folder (a LoRA adapter's too), a .gguf file or a pulled hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder or .gguf file to write.")],
     *,
+    base: Base = None,
     layout: Layout = None,
     stored: Stored = None,
     overwrite: Overwrite = False,
@@ -35,13 +37,20 @@ def convert(
     """Write a checkpoint in another layout.
 
     The tokenizer goes along. Without --stored the weights keep their float type; quantised ones become BF16.
-    Nothing is left at OUT unless all of it is written.
+    Nothing is left at OUT unless all of it is written. A LoRA adapter is merged into its base.
     """
-    from tramontane.hub import resolve_model
     from tramontane.loading import convert as convert_checkpoint
     from tramontane.loading import open_checkpoint
+    from tramontane.loading.named_model import find_model
 
-    checkpoint = open_checkpoint(resolve_model(model))
+    named = find_model(model, base)
+    if named.adapter is not None:
+        from tramontane.cli.merge import merge
+
+        print(printable(f"{model} is a LoRA adapter: it is merged into {named.path}"), file=sys.stderr)
+        merge(model, out, base=base, layout=layout, stored=stored, overwrite=overwrite, as_json=as_json)
+        return
+    checkpoint = open_checkpoint(named.path)
     with bytes_bar(f"writing {out}") as progress:
         convert_checkpoint(
             checkpoint,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import WEIGHT_FORMAT_HELP, Json, ModelOptions
+from tramontane.cli.options import WEIGHT_FORMAT_HELP, Base, Json, ModelOptions
 from tramontane.cli.terminal import bar, print_json, printable
 from tramontane.errors import RequestError
 
@@ -45,7 +45,11 @@ ServedModel = Annotated[str | None, typer.Option(help="Name of the model at a se
 
 def eval(
     model: Annotated[
-        str, typer.Argument(help="A folder, a .gguf file, a hub id, 'default', a server's http address; or 'compare'.")
+        str,
+        typer.Argument(
+            help="A folder (a LoRA adapter's too), a .gguf file, a hub id, 'default', a server's http "
+            "address; or 'compare'."
+        ),
     ] = "default",
     folders: Annotated[list[Path] | None, typer.Argument(help="With compare: the folders of two evaluations.")] = None,
     *,
@@ -60,6 +64,7 @@ def eval(
     stride: Stride = None,
     served_model: ServedModel = None,
     unisolated_code: Unisolated = False,
+    base: Base = None,
     weight_format: Annotated[str, typer.Option(help=WEIGHT_FORMAT_HELP)] = "auto",
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
@@ -96,7 +101,9 @@ def eval(
     else:
         from tramontane.evals.target import EngineTarget
 
-        options = ModelOptions(model=model, weight_format=weight_format, dtype=dtype, device=device, threads=threads)
+        options = ModelOptions(
+            model=model, base=base, weight_format=weight_format, dtype=dtype, device=device, threads=threads
+        )
         target = EngineTarget(options.load(), model, window=window, stride=stride, seed=seed)
     with closing(target), items_bar() as progress:
         results = evaluate(target, wanted, Sources(data), folder, RunOptions(limit=limit, seed=seed), progress=progress)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import KV_DTYPE_HELP, WEIGHT_FORMAT_HELP, Json
+from tramontane.cli.options import KV_DTYPE_HELP, WEIGHT_FORMAT_HELP, Base, Json
 from tramontane.cli.terminal import amount, print_json, printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from tramontane.config import ModelConfig
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="A folder, a .gguf file or a pulled hub id.", envvar="TRAMONTANE_MODEL")
+        str,
+        typer.Argument(
+            help="A folder (a LoRA adapter's too), a .gguf file or a pulled hub id.", envvar="TRAMONTANE_MODEL"
+        ),
     ] = "default",
     *,
+    base: Base = None,
     weight_format: Annotated[str, typer.Option(help=WEIGHT_FORMAT_HELP)] = "auto",
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto",
@@ -35,6 +41,7 @@ def info(
     """
     facts = describe(
         model,
+        base=base,
         weight_format=weight_format,
         dtype=dtype,
         device=device,
@@ -51,6 +58,7 @@ def info(
 def describe(
     model: str,
     *,
+    base: str | None,
     weight_format: str,
     dtype: str,
     device: str,
@@ -60,13 +68,14 @@ def describe(
 ) -> dict[str, Any]:
     """The facts of `info`, JSON-ready. Sizes are in bytes."""
     from tramontane.engine.kv_cache import resolve_kv_dtype
-    from tramontane.hub import resolve_model
     from tramontane.loading import open_checkpoint, open_tokenizer
     from tramontane.loading.memory import available_bytes
+    from tramontane.loading.named_model import find_model
     from tramontane.ops.page_types import page_type_name
     from tramontane.runtime import resolve_device, set_threads
 
-    checkpoint = open_checkpoint(resolve_model(model))
+    named = find_model(model, base)
+    checkpoint = open_checkpoint(named.path)
     config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
     place = resolve_device(device)
     runs = how_it_runs(checkpoint, weight_format, dtype, place)
@@ -74,6 +83,7 @@ def describe(
     held_as = resolve_kv_dtype(kv_dtype, config, compute, runs.pop("embeddings_format"))
     facts: dict[str, Any] = {
         "model": model,
+        "adapter": None if named.adapter is None else adapter_facts(named.adapter, config),
         "path": str(checkpoint.weights),
         "layout": checkpoint.layout,
         "stored": checkpoint.stored,
@@ -146,6 +156,36 @@ def how_it_runs(checkpoint: Checkpoint, weight_format: str, dtype: str, place: t
     }
 
 
+def adapter_facts(folder: Path, config: ModelConfig) -> dict[str, Any]:
+    """What a LoRA adapter is. Raises ConfigError or CheckpointError for one that does not fit the model."""
+    from tramontane.loading.adapter_files import adapter_bytes, read_adapter
+
+    adapter, tensors = read_adapter(folder, config)
+    return {
+        "path": str(folder),
+        "base": adapter.base,
+        "ranks": list(adapter.ranks),
+        "scales": list(adapter.scales),
+        "targets": list(adapter.targets),
+        "num_linears": len(adapter.shapes),
+        "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "size_bytes": adapter_bytes(folder),
+    }
+
+
+def adapter_line(adapter: dict[str, Any]) -> str:
+    ranks, scales = (shown_range(adapter[key]) for key in ("ranks", "scales"))
+    return (
+        f"LoRA of rank {ranks}, scale {scales}, on {', '.join(adapter['targets'])} "
+        f"({adapter['num_linears']} matrices), {amount(adapter['num_parameters'])} weights, "
+        f"{amount(adapter['size_bytes'], 'B')}; for {adapter['base'] or 'a model it does not name'}"
+    )
+
+
+def shown_range(values: list[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+
+
 def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype) -> int:
     """Keys and values of one sequence of `num_tokens`: a layer keeps no more than its window."""
     from tramontane.engine.kv_cache import token_bytes
@@ -170,6 +210,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     cache = [f"{amount(size['num_bytes'], 'B')} for {size['num_tokens']} tokens" for size in facts["kv_cache"]]
     lines = [
         ("model", facts["model"]),
+        *([] if facts["adapter"] is None else [("adapter", adapter_line(facts["adapter"]))]),
         ("files", f"{facts['path']} ({facts['layout']}, {facts['stored']}, {amount(facts['size_bytes'], 'B')})"),
         (
             "architecture",

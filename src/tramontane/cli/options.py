@@ -26,6 +26,9 @@ WEIGHT_FORMAT_HELP = (
     "(plain tensors)."
 )
 KV_DTYPE_HELP = "Hold keys and values as auto, float32, bfloat16, float16 or q8_0."
+Base = Annotated[
+    str | None, typer.Option("--base", help="Of a LoRA adapter: the model it is for (default: the one it names).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -39,9 +42,10 @@ class ModelOptions:
             "--model",
             "-m",
             envvar="TRAMONTANE_MODEL",
-            help="A folder, a .gguf file, a Hugging Face hub id, or 'default'.",
+            help="A folder (a LoRA adapter's too), a .gguf file, a Hugging Face hub id, or 'default'.",
         ),
     ] = "default"
+    base: Base = None
     weight_format: Annotated[str, typer.Option(help=WEIGHT_FORMAT_HELP)] = "auto"
     dtype: Annotated[str, typer.Option(help="Compute in auto, float32, bfloat16 or float16.")] = "auto"
     device: Annotated[str, typer.Option(help="Run on auto, cpu, cuda or cuda:N.")] = "auto"
@@ -63,6 +67,7 @@ class ModelOptions:
         with bytes_bar(f"loading {self.model}") as progress:
             return LLM(
                 self.model,
+                base=self.base,
                 weight_format=self.weight_format,
                 dtype=self.dtype,
                 device=self.device,

@@ -22,11 +22,12 @@ def pull(
     """
     from tramontane.hub import pull as pull_model
     from tramontane.loading import open_checkpoint
+    from tramontane.loading.adapter_files import adapter_bytes, is_adapter
 
     with files_bar() as progress:
         path = pull_model(model, progress=progress)
-    checkpoint = open_checkpoint(path)
+    size_bytes = adapter_bytes(path) if is_adapter(path) else open_checkpoint(path).size_bytes
     if as_json:
-        print_json({"model": model, "path": str(path), "size_bytes": checkpoint.size_bytes})
+        print_json({"model": model, "path": str(path), "size_bytes": size_bytes})
     else:
         print(path)

@@ -29,7 +29,7 @@ GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature", "top_p",
 class HarnessModel:
     """The methods of the harness's `LM` by our engine; `register` joins it to that class.
 
-    Options of `--model_args`: `pretrained`, and those of `LLM` (weight_format, dtype, device, threads,
+    Options of `--model_args`: `pretrained`, and those of `LLM` (base, weight_format, dtype, device, threads,
     max_seq_len, kv_cache_gib). `batch_size`, `max_batch_size` and `device` of the harness's command line are taken
     too; the engine finds its own batches."""
 
@@ -37,6 +37,7 @@ class HarnessModel:
         self,
         pretrained: str = "default",
         *,
+        base: str | None = None,
         weight_format: str = "auto",
         dtype: str = "auto",
         device: str | None = None,
@@ -50,6 +51,7 @@ class HarnessModel:
         super().__init__()
         self.llm = LLM(
             pretrained,
+            base=base,
             weight_format=weight_format,
             dtype=dtype,
             device=device or "auto",

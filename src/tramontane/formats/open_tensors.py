@@ -62,6 +62,10 @@ def _open_folder(folder: Path) -> TensorSource:
         return GgufSource(ggufs[0])
     if ggufs:
         raise CheckpointError(f"{folder} holds {len(ggufs)} .gguf files ({shown([f.name for f in ggufs])}); name one")
+    if (folder / "adapter_config.json").exists() or (folder / "lora.safetensors").exists():
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter, no model of its own; merge it into its base: tramontane merge {folder} OUT"
+        )
     raise CheckpointError(
         f"{folder} holds no weights: neither model.safetensors, consolidated.safetensors, "
         "consolidated.00.pth nor a .gguf file"

@@ -1,4 +1,4 @@
-"""Which files of a repository make a model: one set of weights, and what belongs to it."""
+"""Which files of a repository make a model: one set of weights, or a LoRA adapter's, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _WEIGHTS = (
     r"model\.safetensors|model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json",
     r"consolidated\.safetensors|consolidated-\d{5}-of-\d{5}\.safetensors|consolidated\.safetensors\.index\.json",
     r"consolidated\.\d{2}\.pth",
+    r"adapter_model\.safetensors|adapter_config\.json",
+    r"lora\.safetensors",
 )
 _BESIDE = re.compile(
     r"(config|params|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|tekken"

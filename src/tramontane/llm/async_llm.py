@@ -15,6 +15,7 @@ from tramontane.engine.async_engine import AsyncEngine, Health
 from tramontane.engine.logprobs import LastHidden, MeanHidden
 from tramontane.engine.request import Output, TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
+from tramontane.hub import resolve_model
 from tramontane.llm.completion import Completion, Delta
 from tramontane.llm.generation import Generation
 from tramontane.llm.open_model import open_model
@@ -83,6 +84,7 @@ class AsyncLLM:
         self,
         model: str = "default",
         *,
+        base: str | None = None,
         weight_format: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
@@ -99,6 +101,7 @@ class AsyncLLM:
         until `shutdown`."""
         opened = open_model(
             model,
+            base=base,
             weight_format=weight_format,
             dtype=dtype,
             device=device,
@@ -126,12 +129,12 @@ class AsyncLLM:
         return self.adapters.default
 
     async def load_adapter(self, path: Path | str, name: str | None = None) -> str:
-        """Load a LoRA adapter in PEFT's format, while requests go on, and return the name that calls give it by
-        (`adapter=`): `name`, by default the folder's.
+        """Load a LoRA adapter (PEFT's or mistral-finetune's folder), while requests go on, and return the name that
+        calls give it by (`adapter=`): `name`, by default the folder's.
 
         Raises ConfigError or CheckpointError for an adapter that does not fit this model.
         """
-        return await asyncio.to_thread(self.adapters.load, Path(path), name)
+        return await asyncio.to_thread(lambda: self.adapters.load(resolve_model(str(path)), name))
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; requests that use it go on. Raises RequestError if there is none of that name."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from tramontane.engine.engine import Engine
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import CapacityError
+from tramontane.hub import resolve_model
 from tramontane.llm.completion import Completion, Delta
 from tramontane.llm.generation import Generation
 from tramontane.llm.open_model import open_model
@@ -31,6 +32,7 @@ class LLM:
         self,
         model: str = "default",
         *,
+        base: str | None = None,
         weight_format: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
@@ -43,6 +45,8 @@ class LLM:
     ) -> None:
         """Load `model`; of a LoRA adapter's folder its base, with the adapter as `default_adapter`.
 
+        `base`: the model that an adapter is for, where it is not the one it names.
+
         `weight_format`: how weights are held on a CPU, where native kernels compute with them in float32: `auto` as
         stored, or `f32`, `bf16`, `f16`, `q8_0`, `q4_0`, `q4_k`; `torch` holds plain tensors instead, computed by torch
         in `dtype`, as on a GPU. `max_seq_len`: longest prompt and answer together in tokens. `kv_cache_gib`: memory
@@ -54,6 +58,7 @@ class LLM:
         """
         opened = open_model(
             model,
+            base=base,
             weight_format=weight_format,
             dtype=dtype,
             device=device,
@@ -87,12 +92,13 @@ class LLM:
         return self.adapters.default
 
     def load_adapter(self, path: Path | str, name: str | None = None) -> str:
-        """Load a LoRA adapter in PEFT's format and return the name that calls give it by (`adapter=`): `name`, by
-        default the folder's. One batch may mix any adapters with the bare model; answers do not depend on it.
+        """Load a LoRA adapter (PEFT's or mistral-finetune's folder) and return the name that calls give it by
+        (`adapter=`): `name`, by default the folder's. One batch may mix any adapters with the bare model; answers do
+        not depend on it.
 
         Raises ConfigError or CheckpointError for an adapter that does not fit this model.
         """
-        return self.adapters.load(Path(path), name)
+        return self.adapters.load(resolve_model(str(path)), name)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises RequestError if there is none of that name."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
-from tramontane.hub import resolve_model
 from tramontane.llm.adapters import AdapterStore
 from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
-from tramontane.loading.adapter_files import adapter_base, is_adapter
+from tramontane.loading.named_model import find_checkpoint, find_model
 from tramontane.model.transformer import Transformer
 from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
@@ -27,6 +26,7 @@ class OpenModel:
 def open_model(
     model: str,
     *,
+    base: str | None,
     weight_format: str,
     dtype: str,
     device: str,
@@ -40,7 +40,7 @@ def open_model(
     progress: Progress | None = None,
 ) -> OpenModel:
     """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`); of a LoRA adapter's folder its
-    base, with the adapter beside it.
+    base (by default the one it names), with the adapter beside it.
 
     Raises ConfigError, CheckpointError or TokenizerError for a model that cannot be used, CapacityError where it
     does not fit this machine.
@@ -48,9 +48,8 @@ def open_model(
     if kv_cache_gib is not None and not 0 < kv_cache_gib < 2**20:
         raise ConfigError(f"kv_cache_gib={kv_cache_gib} must be a size above 0")
     set_threads(threads)
-    path = resolve_model(model)
-    adapter = path if is_adapter(path) else None
-    checkpoint = open_checkpoint(path if adapter is None else resolve_model(adapter_base(adapter)))
+    named = find_model(model, base)
+    checkpoint = open_checkpoint(named.path)
     tokenizer = open_tokenizer(checkpoint)
 
     def load(checkpoint: Checkpoint, progress: Progress | None) -> Transformer:
@@ -59,7 +58,7 @@ def open_model(
         return load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
 
     transformer = load(checkpoint, progress)
-    draft = None if draft_model is None else load(open_checkpoint(resolve_model(draft_model)), None)
+    draft = None if draft_model is None else load(open_checkpoint(find_checkpoint(draft_model)), None)
     sizes = EngineConfig()
     config = EngineConfig(
         max_sequences=max_sequences or sizes.max_sequences,
@@ -70,8 +69,8 @@ def open_model(
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
     adapters = AdapterStore(transformer)
-    if adapter is not None:
-        adapters.default = adapters.load(adapter)
+    if named.adapter is not None:
+        adapters.default = adapters.load(named.adapter)
     default_adapter = None if adapters.default is None else adapters.get(adapters.default)
     engine = Engine(transformer, config, draft_model=draft, default_adapter=default_adapter)
     return OpenModel(checkpoint, tokenizer, engine, adapters)

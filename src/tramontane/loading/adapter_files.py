@@ -97,9 +97,8 @@ def read_adapter(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig
     """
     if not is_adapter(folder):
         raise CheckpointError(f"{folder} holds no adapter: neither {CONFIG} of PEFT nor {LORA} of mistral-finetune")
-    read = _read_peft if (folder / CONFIG).is_file() else _read_mistral
-    config, tensors = read(folder, model_config)
-    _require_all(folder / (WEIGHTS if read is _read_peft else LORA), model_config, config, tensors)
+    config, tensors = (_read_mistral if _is_mistral(folder) else _read_peft)(folder, model_config)
+    _require_all(folder, model_config, config, tensors)
     return config, tensors
 
 
@@ -117,8 +116,7 @@ def open_adapter(folder: Path, model: Transformer) -> Adapter:
 def adapter_digest(folder: Path) -> str:
     """SHA-256 of both files: what the adapter's answers depend on. Raises CheckpointError if one cannot be read."""
     digest = hashlib.sha256()
-    is_mistral = (folder / LORA).is_file() and not (folder / CONFIG).exists()
-    for name in (PARAMS, LORA) if is_mistral else (CONFIG, WEIGHTS):
+    for name in (PARAMS, LORA) if _is_mistral(folder) else (CONFIG, WEIGHTS):
         try:
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -128,6 +126,11 @@ def adapter_digest(folder: Path) -> str:
                 f"{LORA} (mistral-finetune)"
             ) from None
     return digest.hexdigest()
+
+
+def adapter_bytes(folder: Path) -> int:
+    """Size of an adapter's weights on disk."""
+    return (folder / (LORA if _is_mistral(folder) else WEIGHTS)).stat().st_size
 
 
 def is_adapter(path: Path) -> bool:
@@ -222,7 +225,7 @@ def _read_mistral(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfi
     return AdapterConfig(shapes=shapes), tensors
 
 
-def _require_all(path: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+def _require_all(folder: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless the tensors are exactly the pairs that `config` calls for."""
     wanted = {}
     weights = canonical_shapes(model_config)
@@ -231,12 +234,12 @@ def _require_all(path: Path, model_config: ModelConfig, config: AdapterConfig, t
         wanted[f"{linear}.lora.a"] = (shape.rank, in_features)
         wanted[f"{linear}.lora.b"] = (out_features, shape.rank)
     if missing := sorted(wanted.keys() - tensors.keys()):
-        raise CheckpointError(f"{path}: {missing[0]!r} is missing, which its configuration calls for")
+        raise CheckpointError(f"{folder}: {missing[0]!r} is missing, which its configuration calls for")
     if left_over := sorted(tensors.keys() - wanted.keys()):
-        raise CheckpointError(f"{path}: {left_over[0]!r} is left over; its configuration does not name it")
+        raise CheckpointError(f"{folder}: {left_over[0]!r} is left over; its configuration does not name it")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != wanted[name]:
-            raise CheckpointError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted[name]}")
+            raise CheckpointError(f"{folder}: {name!r} has shape {tuple(tensor.shape)}, not {wanted[name]}")
 
 
 def _peft_shapes(config: AdapterConfig, hf_modules: Mapping[str, str]) -> dict[str, Any]:
@@ -263,6 +266,10 @@ def _peft_shapes(config: AdapterConfig, hf_modules: Mapping[str, str]) -> dict[s
         "alpha_pattern": {module: shape.scale * shape.rank for module, shape in patterns.items()},
         "target_modules": sorted(by_last if is_enough else adapted),
     }
+
+
+def _is_mistral(folder: Path) -> bool:
+    return (folder / LORA).is_file() and not (folder / CONFIG).exists()
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

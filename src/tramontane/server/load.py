@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tramontane.errors import ConfigError
+from tramontane.hub import resolve_model
 from tramontane.hub.store import default_model
 from tramontane.llm import AsyncLLM
 from tramontane.loading import Progress
+from tramontane.loading.adapter_files import is_adapter
 from tramontane.server.aliases import EVERY, default_aliases, given_aliases, read_aliases
 from tramontane.server.models import ModelRegistry, ServedModel, serve_adapter, serve_model
 from tramontane.server.settings import ServerSettings
@@ -33,6 +35,10 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
     for one that cannot be served; those loaded by then are let go again."""
     models: list[ServedModel] = []
     named = named_models(settings)
+    if settings.base is not None and not any(is_adapter(resolve_model(source)) for _, source in named):
+        raise ConfigError(
+            f"base={settings.base} is for LoRA adapters, and none is to be served as a MODEL; leave it out"
+        )
     if settings.draft_model is not None and len(named) > 1:
         raise ConfigError(f"draft_model={settings.draft_model} guesses for one model; {len(named)} are to be served")
     try:
@@ -40,6 +46,7 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
             with progress_of(source) as progress:
                 llm = AsyncLLM(
                     source,
+                    base=settings.base if is_adapter(resolve_model(source)) else None,
                     weight_format=settings.weight_format,
                     dtype=settings.dtype,
                     device=settings.device,
@@ -79,7 +86,7 @@ def named_adapter(given: str) -> tuple[str, Path]:
     name, _, folder = given.partition("=")
     if not name or not folder:
         raise ConfigError(f"adapter {given!r}: write NAME=FOLDER")
-    return name, Path(folder)
+    return name, resolve_model(folder)
 
 
 def named_models(settings: ServerSettings) -> list[tuple[str, str]]:

@@ -28,6 +28,10 @@ class ServerSettings:
         list[str] | None,
         typer.Option(help="NAME=FOLDER: serve a LoRA adapter of the first MODEL under a name (may be repeated)."),
     ] = None
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model that MODELs which are LoRA adapters are for (default: what each names)."),
+    ] = None
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000
     aliases: Annotated[

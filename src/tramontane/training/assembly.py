@@ -11,6 +11,7 @@ from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError, DataError
 from tramontane.loading import Checkpoint, load_model, open_checkpoint, resolve_weight_format
 from tramontane.loading.adapter_files import AdapterConfig
+from tramontane.loading.named_model import portable_name
 from tramontane.model.lora import attach_lora
 from tramontane.model.transformer import Transformer
 from tramontane.ops.training_ops import TrainingOps
@@ -146,7 +147,7 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         return model, None
     lora = recipe.lora
     shapes = attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
-    base = str(Path(recipe.model.checkpoint).resolve()) if recipe.model.checkpoint else None  # from wherever it is used
+    base = portable_name(Path(recipe.model.checkpoint)) if recipe.model.checkpoint else None
     return model, AdapterConfig(shapes=shapes, base=base, dropout=lora.dropout)
 
 
