@@ -17,7 +17,7 @@ from tests.tokenizer.vocabularies import ours, theirs
 from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.fill_in_middle import encode_fill_in_middle, split_middle
-from tramontane.errors import DataError, TokenizerError
+from tramontane.errors import DataError
 from tramontane.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -214,8 +214,11 @@ def test_classifier_texts_and_conversations(tokenizer: Tokenizer) -> None:
 
 def test_a_tokenizer_without_chat_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat", None)
-    with pytest.raises(TokenizerError, match="cannot chat"):
-        SampleEncoder(tokenizer)
+    encoder = SampleEncoder(tokenizer)
+    with pytest.raises(DataError, match="cannot chat"):
+        encoder.chat(parse_chat(GOOD))
+    (text,) = encoder.text("Wind.")
+    assert text.mask.all()
 
 
 @given(text=st.text(min_size=1, max_size=80), seed=st.integers(0, 999))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.tokenizers import tokenizer_folder
 from tramontane.data.loader import Loader
-from tramontane.data.sample_shards import LABELS, check_samples, write_sample_shards
+from tramontane.data.sample_shards import LABELS, HeldOut, read_notes, read_skipped, write_sample_shards
 from tramontane.data.shards import ShardSet, verify_shards
 from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
@@ -71,22 +71,129 @@ def test_nothing_is_written_until_the_file_is_sound(tmp_path: Path) -> None:
     path = written(tmp_path, chat("Hi", "Hello"), {"messages": []}, chat("x" * 90, "long"), chat("Hi", "Ho"))
     with pytest.raises(DataError) as caught:
         write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
-    assert "samples.jsonl: 2 of 4 lines are invalid: line 2: messages must be a list" in str(caught.value)
+    assert "samples.jsonl: 2 of 4 lines are no samples: line 2: messages must be a list" in str(caught.value)
     assert "line 3: " in str(caught.value)
-    assert "tokens long, more than 32" in str(caught.value)
+    assert "tokens long, more than 32; raise --max-len" in str(caught.value)
     assert [each.name for each in tmp_path.iterdir()] == ["samples.jsonl"]
-    check = check_samples(path, "chat", tokenizer_folder(), 32)
-    assert (check.num_valid, check.num_invalid) == (2, 2)
     manifest = write_sample_shards(
         path, "chat", tokenizer_folder(), tmp_path / "out", max_len=32, max_invalid_share=0.5
     )
     assert manifest.sources[0].num_documents == 2
+    assert [problem.line for problem in read_skipped(tmp_path / "out")] == [2, 3]
 
 
 def test_a_file_without_any_sound_line_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 of 1 lines"):
+    with pytest.raises(DataError, match=r"samples.jsonl: line 1: a JSON list; each line must be an object"):
         write_sample_shards(
             written(tmp_path, []), "chat", tokenizer_folder(), tmp_path / "out", max_len=32, max_invalid_share=1.0
         )
-    with pytest.raises(DataError, match="the file is empty"):
+    with pytest.raises(DataError, match=r"samples.jsonl: the file is empty; write one JSON object per line$"):
         write_sample_shards(written(tmp_path), "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
+
+
+def test_a_fault_of_every_line_is_told_once(tmp_path: Path) -> None:
+    path = written(tmp_path, *[{"foo": n} for n in range(60)])
+    with pytest.raises(DataError) as caught:
+        write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
+    message = str(caught.value)
+    assert message.startswith("samples.jsonl: none of 60 lines is a sample: line 1: keys 'foo' are of no shape")
+    assert message.count("no shape") == 1
+    assert message.endswith("and 59 more")
+
+
+def test_several_files_with_weights(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b:2.jsonl"
+    first.write_text(json.dumps(chat("a", "A")))
+    second.write_text("\n".join(json.dumps(chat(f"b{n}", "B")) for n in range(40)))
+    write_sample_shards([f"{first}:2", f"{second}:1.5"], "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
+    found = texts(tmp_path / "out", "samples")
+    assert found[:2] == ["<s>[INST]a[/INST]A</s>"] * 2
+    counts = [found.count(f"<s>[INST]b{n}[/INST]B</s>") for n in range(40)]
+    assert set(counts) == {1, 2}
+    assert 10 < counts.count(2) < 30
+    for address, expected in ((f"{first}:0", "must be above 0"), (tmp_path / "no.jsonl", "there is no such file")):
+        with pytest.raises(DataError, match=expected):
+            write_sample_shards([address], "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
+
+
+def test_a_share_is_held_out_by_content(tmp_path: Path) -> None:
+    rows = [chat(f"q{n % 50}", "a") for n in range(100)]  # each sample stands twice
+    path = written(tmp_path, *rows)
+    held_out = HeldOut(tmp_path / "valid", 0.1)
+    write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "train", max_len=32, held_out=held_out)
+    train, valid = texts(tmp_path / "train", "samples"), texts(tmp_path / "valid", "samples")
+    assert (len(train), len(valid), len(set(valid))) == (90, 5, 5)
+    assert not set(train) & set(valid)
+    path.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "train", max_len=32, held_out=held_out)
+    assert sorted(texts(tmp_path / "valid", "samples")) == sorted(valid)
+    other = HeldOut(tmp_path / "valid", 0.1, seed=1)
+    write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "train", max_len=32, held_out=other)
+    assert sorted(texts(tmp_path / "valid", "samples")) != sorted(valid)
+    with pytest.raises(DataError, match="one sample cannot be parted"):
+        write_sample_shards(
+            written(tmp_path, rows[0]), "chat", tokenizer_folder(), tmp_path / "t", max_len=32, held_out=held_out
+        )
+
+
+LONG = {
+    "messages": [
+        {"role": "system", "content": "S"},
+        *chat("one", "first")["messages"],
+        *chat("two", "x" * 40)["messages"],
+        *chat("three", "third")["messages"],
+        *chat("four", "fourth")["messages"],
+    ]
+}
+
+
+def test_what_becomes_of_long_samples_is_chosen_and_told(tmp_path: Path) -> None:
+    path = written(tmp_path, LONG, chat("Hi", "Hello"))
+    out = tmp_path / "out"
+    head = "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT]"
+    expected = {
+        "drop": (["<s>[INST]Hi[/INST]Hello</s>"], "longer than 24 tokens, left out: 1"),
+        "split": (
+            [
+                f"{head}[INST]one[/INST]first</s>",
+                f"{head}[INST]three[/INST]third</s>",
+                f"{head}[INST]four[/INST]fourth</s>",
+            ],
+            "longer than 24 tokens, left out: 1",
+        ),
+        "truncate": ([f"{head}[INST]one[/INST]first</s>[INST]two"], "longer than 24 tokens, cut there: 1"),
+    }
+    for too_long, (documents, note) in expected.items():
+        write_sample_shards(path, "chat", tokenizer_folder(), out, max_len=24, too_long=too_long)  # type: ignore[arg-type]
+        found = texts(out, "samples")
+        assert found[-1] == "<s>[INST]Hi[/INST]Hello</s>"
+        assert all(len(ShardSet([out]).sources["samples"].read(n)[0]) <= 24 for n in range(len(found)))
+        assert found[0].startswith(documents[0])
+        if too_long == "split":
+            assert "third" in "".join(found)
+            assert not any("x" in text.replace("[INST]", "") for text in found)
+        assert any(note in line for line in read_notes(out)), read_notes(out)
+    with pytest.raises(
+        DataError, match=r"raise --max-len .over HTTP seq_len., or choose --too-long drop, truncate or split"
+    ):
+        write_sample_shards(path, "chat", tokenizer_folder(), out, max_len=24)
+    with pytest.raises(DataError, match="--too-long split is for conversations"):
+        write_sample_shards(path, "preference", tokenizer_folder(), out, max_len=24, too_long="split")
+    with pytest.raises(DataError, match=r"no sample is left; samples.jsonl: longer than 3 tokens, left out: 2"):
+        write_sample_shards(path, "chat", tokenizer_folder(), out, max_len=3, too_long="drop")
+
+
+def test_texts_are_learned_whole_and_may_be_split(tmp_path: Path) -> None:
+    text = "def f(x):\n    if x:\n\n\n        return 1\n" * 3
+    path = written(tmp_path, {"text": text, "url": "x"})
+    manifest = write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", max_len=512)
+    assert texts(tmp_path / "out", "samples") == [f"<s>{text}</s>"]
+    assert manifest.sources[0].num_learned == manifest.sources[0].num_token_ids
+    assert read_notes(tmp_path / "out") == [
+        "samples.jsonl: read as texts to learn whole (text): 1",
+        "samples.jsonl: keys without a meaning for training, passed over: url (1)",
+    ]
+    write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", max_len=16, too_long="split")
+    pieces = texts(tmp_path / "out", "samples")
+    assert "".join(piece.removeprefix("<s>") for piece in pieces) == f"{text}</s>"
+    assert all(piece.startswith("<s>") for piece in pieces)

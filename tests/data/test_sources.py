@@ -151,3 +151,13 @@ def test_globs_are_sorted_joined_and_kept_inside(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             expand(SourceRecipe(name="s", paths=(pattern,)), tmp_path)
+
+
+def test_all_frames_of_zst_are_read_and_a_cut_one_is_told(tmp_path: Path) -> None:
+    frames = [zstandard.compress(json.dumps({"text": "x" * 200_000 + str(n)}).encode() + b"\n") for n in range(3)]
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(b"".join(frames))
+    assert [record.fields["text"][-1] for record in read_file(path, "a", "s")] == ["0", "1", "2"]
+    path.write_bytes(b"".join(frames)[:-5])
+    with pytest.raises(DataError, match="ends in the middle of a frame"):
+        list(read_file(path, "a", "s"))

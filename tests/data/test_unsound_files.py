@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from tests.data.tokenizers import tokenizer_folder
-from tramontane.data.sample_files import UnsoundFileError
-from tramontane.data.sample_shards import check_samples, write_sample_shards
+from tramontane.data.chat_tokens import SampleEncoder
+from tramontane.data.sample_files import UnsoundFileError, check_file
+from tramontane.data.sample_lines import line_parser
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shards import write_sample_shards
+from tramontane.tokenizer import load_tokenizer
 
 MAX_LEN = 512
 TOOLS = [{"type": "function", "function": {"name": "wind", "parameters": {}}}]
@@ -51,7 +55,8 @@ def write_file(tmp_path: Path) -> Path:
 
 
 def test_each_mistake_is_told_with_its_line_and_remedy(tmp_path: Path) -> None:
-    check = check_samples(write_file(tmp_path), "chat", tokenizer_folder(), MAX_LEN)
+    parse = line_parser("chat", SampleEncoder(load_tokenizer(tokenizer_folder())), SampleNotes(), max_len=MAX_LEN)
+    check = check_file(write_file(tmp_path), parse)
     assert (check.num_valid, check.num_invalid) == (2, len(MISTAKES))
     for place, (problem, (name, (_, expected))) in enumerate(zip(check.problems, MISTAKES.items(), strict=True)):
         assert problem.line == place + 2, name
@@ -67,7 +72,7 @@ def test_a_file_beyond_the_share_is_refused_with_all_its_problems_at_hand(tmp_pa
     assert caught.value.path == path
     assert len(caught.value.check.problems) == len(MISTAKES)
     message = str(caught.value)
-    assert message.startswith(f"chat.jsonl: {len(MISTAKES)} of {len(MISTAKES) + 2} lines are invalid: line 2: ")
+    assert message.startswith(f"chat.jsonl: {len(MISTAKES)} of {len(MISTAKES) + 2} lines are no samples: line 2: ")
     assert message.endswith(f"; and {len(MISTAKES) - 5} more")
 
 
@@ -80,7 +85,7 @@ def test_the_share_that_may_be_skipped_counts_lines_and_includes_its_bound(
     path.write_text(f'{good}\n\n{{"messages": []}}\n{good}\n{good}\n', "utf-8")  # an empty line counts for nothing
     options: dict[str, Any] = {"max_len": MAX_LEN, "max_invalid_share": share}
     if is_refused:
-        with pytest.raises(UnsoundFileError, match="1 of 4 lines are invalid: line 3: messages must be a list"):
+        with pytest.raises(UnsoundFileError, match="1 of 4 lines is no sample: line 3: messages must be a list"):
             write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", **options)
     else:
         manifest = write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", **options)

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 def finetune(
     model: Annotated[str, typer.Argument(help="A folder or a pulled hub id; the base to start from.")],
-    data: Annotated[Path, typer.Argument(help="JSON Lines, one sample a line.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of samples, FILE or FILE:WEIGHT (how often each sample is seen), or hf://datasets/…"
+        ),
+    ],
     *,
     run: Annotated[Path, typer.Option(help="Folder of the run, made if need be.")],
-    valid: Annotated[Path | None, typer.Option(help="JSON Lines held out to measure with.")] = None,
+    valid: Annotated[
+        str | None, typer.Option(help="Held out to measure with: a file of samples, or a share of DATA such as 5%.")
+    ] = None,
     task: Annotated[
         Literal["chat", "preference", "classify"], typer.Option(help="What a line holds: messages, a pair, labels.")
     ] = "chat",
@@ -39,7 +46,10 @@ def finetune(
         str | None,
         typer.Option(help="Hold the frozen base of an adapter as auto (as stored), q8_0, q4_0, q4_k or another."),
     ] = None,
-    max_len: Annotated[int, typer.Option(help="Longest sample in tokens; longer ones are errors.")] = 2048,
+    max_len: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 2048,
+    too_long: Annotated[
+        Literal["error", "drop", "truncate", "split"], typer.Option(help="What becomes of longer samples.")
+    ] = "error",
     skip_invalid: Annotated[
         float, typer.Option(help="Share of the lines, 0 to 1, that may be invalid and are then skipped.")
     ] = 0.0,
@@ -55,8 +65,9 @@ def finetune(
 ) -> None:
     """Teach a model your own samples.
 
-    Every line is checked before anything starts. RUN/model is then an adapter in PEFT's format, or with
-    --method full a whole checkpoint. RUN/recipe.toml holds everything that was chosen.
+    JSON Lines, JSON, CSV or parquet, in any common shape: messages, ShareGPT, Alpaca, prompt and completion, plain
+    text, preferences, labels. Every line is checked before anything starts. RUN/model is then an adapter in PEFT's
+    format, or with --method full a whole checkpoint. RUN/recipe.toml holds everything that was chosen.
     """
     from tramontane.data.sample_files import UnsoundFileError
     from tramontane.hub import resolve_model
@@ -69,7 +80,7 @@ def finetune(
             raise ConfigError(f"{run} already holds checkpoints; --resume goes on, another --run begins anew")
         options = FinetuneOptions(
             model=Path(resolve_model(model)),
-            data=data,
+            data=tuple(data),
             run=run,
             valid=valid,
             task=task,
@@ -79,6 +90,7 @@ def finetune(
             lr=lr,
             rank=rank,
             max_len=max_len,
+            too_long=too_long,
             max_invalid_share=skip_invalid,
             seed=seed,
             device=device,
@@ -92,6 +104,9 @@ def finetune(
             raise
         durable.make_folder(run)
         durable.write(saved, text)
+        if not check and not as_json:
+            for note in notes_of(read_recipe(saved)):
+                print(printable(note))
     if check:
         say_estimate(read_recipe(saved, changes or ()), as_json=as_json)
         return
@@ -108,6 +123,13 @@ def problems_of(error: UnsoundFileError) -> dict[str, Any]:
     }
 
 
+def notes_of(recipe: Recipe) -> list[str]:
+    """How the samples of a run were read, where that is not as they stand."""
+    from tramontane.data.sample_shards import read_notes
+
+    return [note for folder in (*recipe.data.train, *recipe.data.valid) for note in read_notes(Path(folder))]
+
+
 def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
     from tramontane.data.sample_shards import read_skipped
     from tramontane.training.estimate import estimate
@@ -118,9 +140,12 @@ def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
         for folder in (*recipe.data.train, *recipe.data.valid)
         for problem in read_skipped(Path(folder))
     ]
+    notes = notes_of(recipe)
     if as_json:
-        print_json({"run": recipe.run, **asdict(expected), "skipped": skipped})
+        print_json({"run": recipe.run, **asdict(expected), "skipped": skipped, "notes": notes})
         return
+    for note in notes:
+        print(printable(note))
     for problem in skipped:
         print(printable(f"{problem['split']}: line {problem['line']} is skipped: {problem['message']}"))
     print(

@@ -32,14 +32,14 @@ class SampleEncoder:
     """Encodes samples in one tokenizer's chat format."""
 
     def __init__(self, tokenizer: Tokenizer, max_len: int | None = None) -> None:
-        """`max_len` (tokens) refuses longer samples. Raises TokenizerError for a tokenizer without chat format."""
+        """`max_len` (tokens) refuses longer samples. A tokenizer without chat format encodes texts alone."""
         self._tokenizer, self._max_len = tokenizer, max_len
-        self._chat = tokenizer.require_chat()
 
     @property
     def thinks(self) -> bool:
         """Whether the chat format can write reasoning."""
-        return isinstance(self._chat, MistralChat) and self._chat.features.thinks
+        chat = self._tokenizer.chat
+        return isinstance(chat, MistralChat) and chat.features.thinks
 
     def chat(self, sample: ChatSample) -> EncodedSample:
         """The whole conversation. Of its answers those are learned that follow the definitions of the tools, if it has
@@ -56,18 +56,21 @@ class SampleEncoder:
             return [self._encoded(sample, turns)]
         return [self.chat(part) for part in _by_question(sample)]
 
-    def text(self, text: str) -> EncodedSample:
-        """A text with its beginning and end, learned whole. Raises DataError as `chat` does."""
+    def text(self, text: str, piece_len: int | None = None) -> list[EncodedSample]:
+        """A text, learned whole, in pieces of at most `piece_len` tokens, each begun as texts are; the last has the
+        end. Raises DataError for one that cannot be spelled."""
         try:
-            token_ids = self._tokenizer.encode(text, bos=True, eos=True)
+            token_ids = self._tokenizer.encode(text, eos=True)
         except TokenizerError as error:
             raise DataError(str(error)) from None
-        self._check_len(len(token_ids))
-        return EncodedSample(np.array(token_ids, np.int64), np.ones(len(token_ids), np.bool_))
+        begin = self._tokenizer.prefix_ids
+        room = len(token_ids) if piece_len is None else max(1, piece_len - len(begin))
+        pieces = [[*begin, *token_ids[start : start + room]] for start in range(0, len(token_ids), room)]
+        return [EncodedSample(np.array(piece, np.int64), np.ones(len(piece), np.bool_)) for piece in pieces]
 
     def _turns(self, sample: ChatSample) -> list[Turn]:
         try:
-            return self._chat.encode_turns(sample.messages, tools=sample.tools or None)
+            return self._tokenizer.require_chat().encode_turns(sample.messages, tools=sample.tools or None)
         except TokenizerError as error:
             raise DataError(str(error)) from None
 
@@ -94,7 +97,7 @@ class SampleEncoder:
             if sample.text is not None:
                 token_ids = self._tokenizer.encode_prompt(sample.text)
             else:
-                token_ids = self._chat.encode_chat(sample.messages)
+                token_ids = self._tokenizer.require_chat().encode_chat(sample.messages)
         except TokenizerError as error:
             raise DataError(str(error)) from None
         self._check_len(len(token_ids))

@@ -1,28 +1,59 @@
-"""JSON Lines of training samples: every line checked, every problem told with file, line and remedy.
+"""Files of training samples: every row checked, every problem told with file, line and remedy.
 
-The same checks serve a build (which stops at the first problem) and an upload (which wants all of them).
+JSON Lines, a JSON array, CSV, TSV or parquet, each also compressed. The same checks serve a build (which stops at the
+first problem) and an upload (which wants all of them).
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+from tramontane.data.hub_files import PREFIX, fetch_hub_files
+from tramontane.data.sources import decompressed_file, read_file
 from tramontane.errors import DataError
 
 T = TypeVar("T")
 Parse = Callable[[Mapping[str, Any]], T]
-"""Makes a sample of one line's JSON object, or raises DataError saying what is wrong, without the place."""
+"""Makes a sample of one row, or raises DataError saying what is wrong, without the place."""
 
 MAX_LINE_BYTES = 16 * 2**20
+_TABLES = (".csv", ".tsv", ".parquet")
+_WEIGHTED = re.compile(r"(?P<address>.+):(?P<weight>\d+(?:\.\d+)?)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """A file of samples, each of which is seen `weight` times in an epoch."""
+
+    path: Path
+    weight: float = 1.0
+
+
+def sample_files(address: str | Path) -> list[SampleFile]:
+    """The files that `FILE`, `FILE:WEIGHT` or `hf://datasets/OWNER/NAME/GLOB` names. Raises DataError for one that is
+    not there or has no weight above 0."""
+    text, weight = str(address), 1.0
+    match = _WEIGHTED.fullmatch(text)
+    if match is not None and not Path(text).exists():
+        text, weight = match["address"], float(match["weight"])
+        if weight == 0:
+            raise DataError(f"{address}: a weight must be above 0; leave the file out")
+    paths = list(fetch_hub_files(text).values()) if text.startswith(PREFIX) else [Path(text)]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: {'is a folder; name its files' if path.is_dir() else 'there is no such file'}")
+    return [SampleFile(path, weight) for path in paths]
 
 
 @dataclass(frozen=True, slots=True)
 class LineProblem:
-    """Why line `line` (from 1) is no sample."""
+    """Why line `line` (from 1; of CSV and parquet the row) is no sample."""
 
     line: int
     message: str
@@ -51,18 +82,33 @@ class UnsoundFileError(DataError):
     SHOWN = 5
 
     def __init__(self, path: Path, check: FileCheck) -> None:
-        told = "; ".join(f"line {problem.line}: {problem.message}" for problem in check.problems[: self.SHOWN])
-        more = f"; and {check.num_invalid - self.SHOWN} more" if check.num_invalid > self.SHOWN else ""
-        super().__init__(f"{path.name}: {check.num_invalid} of {check.num_lines} lines are invalid: {told}{more}")
+        first: dict[str, int] = {}  # the same is told once
+        for problem in check.problems:
+            first.setdefault(problem.message, problem.line)
+        told = "; ".join(f"line {line}: {message}" for message, line in list(first.items())[: self.SHOWN])
+        num_told = min(len(first), self.SHOWN)
+        more = f"; and {check.num_invalid - num_told} more" if check.num_invalid > num_told else ""
+        if check.num_lines == 0:
+            told = check.problems[0].message
+        elif check.num_lines > 1:
+            told = f"{_share(check)}: {told}"
+        super().__init__(f"{path.name}: {told}{more}")
         self.path = path
         self.check = check
+
+
+def _share(check: FileCheck) -> str:
+    if not check.num_valid:
+        return f"none of {check.num_lines} lines is a sample"
+    are_none = "is no sample" if check.num_invalid == 1 else "are no samples"
+    return f"{check.num_invalid} of {check.num_lines} lines {are_none}"
 
 
 def read_samples(path: Path, parse: Parse[T], *, skip_invalid: bool = False) -> Iterator[tuple[int, T]]:
     """(line, sample) of each non-empty line. Raises DataError at the first invalid line, unless they are to be
     skipped, and for a file without any sample."""
     found = False
-    for line, outcome in _each_line(path, parse):
+    for line, outcome in _each_sample(path, parse):
         if isinstance(outcome, DataError):
             if not skip_invalid:
                 raise DataError(f"{path.name}:{line}: {outcome}")
@@ -77,7 +123,7 @@ def check_file(path: Path, parse: Parse[Any], *, max_problems: int = 100) -> Fil
     """Check all lines; never raises for what is in the file."""
     num_valid = num_invalid = 0
     problems: list[LineProblem] = []
-    for line, outcome in _each_line(path, parse):
+    for line, outcome in _each_sample(path, parse):
         if isinstance(outcome, DataError):
             num_invalid += 1
             if len(problems) < max_problems:
@@ -89,20 +135,92 @@ def check_file(path: Path, parse: Parse[Any], *, max_problems: int = 100) -> Fil
     return FileCheck(num_valid, num_invalid, tuple(problems))
 
 
-def _each_line(path: Path, parse: Parse[T]) -> Iterator[tuple[int, T | DataError]]:
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                yield number, DataError(f"longer than {MAX_LINE_BYTES >> 20} MiB; is this file JSON Lines? Shorten it")
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
-            elif line.strip():
-                try:
-                    yield number, parse(_object(line, is_first=number == 1))
-                except DataError as error:
-                    yield number, error
+def each_row(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+    """(line, its object or what is wrong with it) of all lines that are not blank."""
+    number = 0
+    try:
+        with decompressed_file(path, path.name) as (stream, suffix):
+            if suffix not in _TABLES:
+                yield from _json_rows(stream)
+                return
+        names = _class_names(path) if suffix == ".parquet" else {}
+        for record in read_file(path, path.name, path.stem):
+            number = record.origin.row
+            yield number, {key: _named(item, names.get(key)) for key, item in record.fields.items()}
+    except DataError as error:  # of the whole file, or of the row where a table breaks off
+        yield number + 1, error
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file can be read line by line as it lies there."""
+    with decompressed_file(path, path.name) as (stream, suffix), path.open("rb") as raw:
+        is_plain = stream.read(4) == raw.read(4) and suffix not in _TABLES
+        raw.seek(0)
+        start = raw.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+        return is_plain and start[:1] != b"["
+
+
+def _each_sample(path: Path, parse: Parse[T]) -> Iterator[tuple[int, T | DataError]]:
+    for number, row in each_row(path):
+        if isinstance(row, DataError):
+            yield number, row
+            continue
+        try:
+            yield number, parse(row)
+        except DataError as error:
+            yield number, error
+
+
+def _class_names(path: Path) -> Mapping[str, list[str]]:
+    """What the numbers of a column of labels mean, as Hugging Face's `datasets` writes it into parquet files."""
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except (OSError, ValueError, AttributeError):  # compressed once more, damaged, or written by something else
+        return {}
+    named = {key: feature.get("names") for key, feature in features.items() if isinstance(feature, dict)}
+    return {key: names for key, names in named.items() if isinstance(names, list)}
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    is_place = names is not None and isinstance(value, int) and 0 <= value < len(names)
+    return names[value] if is_place and names is not None else value
+
+
+def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+    """Of JSON Lines, or of one array of objects, which may have line breaks anywhere."""
+    number, is_begun = 0, False
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        start = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+        if start[:1] == b"[" and not is_begun:
+            rest = stream.read()
+            if (rows := _array(line if number > 1 else line.removeprefix(b"\xef\xbb\xbf"), rest)) is not None:
+                yield from enumerate(rows, 1)
+                return
+            stream = io.BytesIO(rest)
+        is_begun = is_begun or bool(start)
+        if len(line) > MAX_LINE_BYTES:
+            yield number, DataError(f"longer than {MAX_LINE_BYTES >> 20} MiB; is this file JSON Lines? Shorten it")
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+        elif start:
+            try:
+                yield number, _object(line, is_first=number == 1)
+            except DataError as error:
+                yield number, error
+
+
+def _array(start: bytes, rest: bytes) -> list[Mapping[str, Any]] | None:
+    """The objects of a JSON array; None for anything else."""
+    try:
+        value = json.loads(start + rest, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    is_array = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    return value if is_array else None
 
 
 def _object(line: bytes, *, is_first: bool) -> Mapping[str, Any]:

@@ -1,29 +1,39 @@
-"""A file of training samples as a small set of shards, for fine-tuning on one's own data.
+"""Files of training samples as a small set of shards, for fine-tuning on one's own data.
 
-Every line counts: nothing is cleaned away or taken for a duplicate, and nothing is written until the file is sound.
+Every row counts: nothing is cleaned away or taken for a duplicate, and nothing is written until the files are sound.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tramontane import durable
-from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
-from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
+from tramontane.data.chat_tokens import SampleEncoder
 from tramontane.data.report import SplitTally
-from tramontane.data.sample_files import FileCheck, LineProblem, Parse, UnsoundFileError, check_file, read_samples
+from tramontane.data.sample_files import (
+    LineProblem,
+    Parse,
+    SampleFile,
+    UnsoundFileError,
+    check_file,
+    read_samples,
+    sample_files,
+)
+from tramontane.data.sample_lines import EncodedLine, TooLong, line_parser
 from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shapes import SampleKind
 from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
 from tramontane.errors import DataError
-from tramontane.tokenizer import load_tokenizer
+from tramontane.tokenizer import Tokenizer, load_tokenizer
 
-SampleKind = Literal["chat", "preference", "classifier"]
 SOURCES: Mapping[SampleKind, tuple[str, ...]] = {
     "chat": ("samples",),
     "preference": ("chosen", "rejected"),
@@ -32,106 +42,71 @@ SOURCES: Mapping[SampleKind, tuple[str, ...]] = {
 """Sources of a set by kind. Document n of `chosen` and of `rejected` are a pair."""
 LABELS = "labels.json"
 SKIPPED = "skipped.json"
+NOTES = "notes.json"
 _SHARD_LEN = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedLine:
-    """What one line gives: samples, each a document for each source of the kind, and the labels of a classifier's."""
+class HeldOut:
+    """A part of the samples to measure with: `share` (0 to 1) of the different ones, drawn by `seed` and their content,
+    written to `folder`. What is held out is not trained on, however often it stands in the files."""
 
-    samples: tuple[tuple[EncodedSample, ...], ...]
-    labels: Mapping[str, tuple[str, ...]]
-
-
-def line_parser(kind: SampleKind, encoder: SampleEncoder, notes: SampleNotes | None = None) -> Parse[EncodedLine]:
-    """What turns a line's JSON object into tokens, or raises DataError; over-long samples included. What is read
-    otherwise than it stands is counted in `notes`."""
-    told = SampleNotes() if notes is None else notes
-
-    def parse(value: Mapping[str, Any]) -> EncodedLine:
-        if kind == "chat":
-            documents = encoder.documents(parse_chat(value, told, thinks=encoder.thinks))
-            if len(documents) > 1:
-                told.tell("conversations with tools that are learned question by question")
-            return EncodedLine(tuple((document,) for document in documents), {})
-        if kind == "preference":
-            return EncodedLine((encoder.preference(parse_preference(value, told, thinks=encoder.thinks)),), {})
-        sample = parse_classifier(value, told)
-        token_ids = encoder.classifier(sample)
-        return EncodedLine(((EncodedSample(token_ids, np.zeros(len(token_ids), np.bool_)),),), sample.labels)
-
-    return parse
-
-
-def check_samples(path: Path, kind: SampleKind, tokenizer_folder: Path, max_len: int) -> FileCheck:
-    """Check every line of a JSON Lines file as `write_sample_shards` would; never raises for what is in it."""
-    return check_file(path, line_parser(kind, SampleEncoder(load_tokenizer(tokenizer_folder), max_len)))
+    folder: Path
+    share: float
+    seed: int = 0
 
 
 def write_sample_shards(
-    path: Path,
+    files: Path | Sequence[str | Path],
     kind: SampleKind,
     tokenizer_folder: Path,
     out: Path,
     *,
     max_len: int,
     max_invalid_share: float = 0.0,
+    too_long: TooLong = "error",
+    held_out: HeldOut | None = None,
 ) -> Manifest:
-    """The samples of `path` as a set in `out`, in the order of the file.
+    """The samples of `files` (as `sample_files` reads them) as a set in `out`, in the order of the files.
 
     Classifier sets hold no loss masks but `labels.json`: the labels of each target in order of appearance, and for
     each document the places of those that hold. Raises UnsoundFileError with the first problems when more than
-    `max_invalid_share` of the lines (0 to 1) are invalid; fewer are skipped, and told by `read_skipped`.
+    `max_invalid_share` of a file's lines (0 to 1) are invalid; fewer are skipped, and told by `read_skipped`. What was
+    read otherwise than it stands is told by `read_notes`.
     """
-    tokenizer = load_tokenizer(tokenizer_folder)
-    parse = line_parser(kind, SampleEncoder(tokenizer, max_len))
-    check = check_file(path, parse)
-    if check.is_unsound(max_invalid_share):
-        raise UnsoundFileError(path, check)
-    durable.make_folder(out.parent)
-    with durable.folder(out) as folder:
-        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-        names = SOURCES[kind]
-        writers = {name: ShardWriter(folder, name, dtype, _SHARD_LEN, has_mask=True) for name in names}
-        tallies = {name: SplitTally() for name in names}
-        targets: dict[str, dict[str, int]] = {}
-        rows: list[dict[str, list[int]]] = []
-        longest = 1
-        for _, line in read_samples(path, parse, skip_invalid=True):
-            for name, document in [pair for sample in line.samples for pair in zip(names, sample, strict=True)]:
-                writers[name].add(document.token_ids, document.mask)
-                text = tokenizer.decode(document.token_ids[document.mask].tolist())
-                tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
-                longest = max(longest, len(document.token_ids))
-                if writers[name].is_full:
-                    writers[name].close_shard()
-            if kind == "classifier":
-                rows.append(_label_places(line.labels, targets))
-        for writer in writers.values():
-            writer.close_shard()
-        if kind == "classifier":
-            labels = {"targets": {name: list(places) for name, places in targets.items()}, "documents": rows}
-            durable.write(folder / LABELS, json.dumps(labels))
-        if check.problems:
-            durable.write(folder / SKIPPED, json.dumps([asdict(problem) for problem in check.problems]))
-        sources = [SourceInfo(name=name, shards=tuple(writers[name].shards), **asdict(tallies[name])) for name in names]
-        manifest = Manifest(
-            name=path.name,
-            kind=kind,
-            vocab_size=tokenizer.vocab_size,
-            pad_id=tokenizer.control_id("<pad>") if "<pad>" in tokenizer.control_names else tokenizer.eos_id,
-            max_document_len=longest,
-            tokenizer_sha256=folder_sha256(tokenizer_folder),
-            sources=tuple(sources),
-        )
-        write_manifest(folder, manifest)
-    return manifest
+    if kind != "chat" and too_long == "split":
+        raise DataError("--too-long split is for conversations and texts; use drop or truncate here")
+    names = [files] if isinstance(files, Path) else files
+    samples = _Samples([file for each in names for file in sample_files(each)], kind, load_tokenizer(tokenizer_folder))
+    limit = _Limit(max_len, too_long)
+    samples.check(limit, max_invalid_share)
+    drawn = set() if held_out is None else samples.drawn(held_out)
+    with ExitStack() as stack:
+        train = samples.writer(stack, out)
+        measured = None if held_out is None else samples.writer(stack, held_out.folder)
+        for line, num_copies, digest in samples.lines(limit, 0 if held_out is None else held_out.seed):
+            if measured is None or digest not in drawn:
+                for _ in range(num_copies):
+                    train.add(line)
+            elif digest not in measured.digests:
+                measured.digests.add(digest)
+                measured.add(line)
+        if measured is not None:
+            measured.finish(folder_sha256(tokenizer_folder), samples.name)
+        samples.tell(train.folder)
+        return train.finish(folder_sha256(tokenizer_folder), samples.name)
 
 
 def read_skipped(folder: Path) -> list[LineProblem]:
     """The lines that are no sample and were left out of the set in `folder`: the first of them."""
     path = folder / SKIPPED
     return [LineProblem(**row) for row in json.loads(path.read_text("utf-8"))] if path.exists() else []
+
+
+def read_notes(folder: Path) -> list[str]:
+    """What there is to say about how the samples of the set in `folder` were read, one line for each thing."""
+    path = folder / NOTES
+    return list(json.loads(path.read_text("utf-8"))) if path.exists() else []
 
 
 def read_labels(folder: Path) -> dict[str, Any]:
@@ -144,6 +119,131 @@ def read_labels(folder: Path) -> dict[str, Any]:
     return labels
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    max_len: int
+    too_long: TooLong
+
+
+class _Samples:
+    """The samples of some files, read twice: to check them, and to write them."""
+
+    def __init__(self, files: Sequence[SampleFile], kind: SampleKind, tokenizer: Tokenizer) -> None:
+        self.files, self.kind, self.tokenizer = files, kind, tokenizer
+        self.name = ", ".join(file.path.name for file in files)
+        self._encoder = SampleEncoder(tokenizer)
+        self._digests: set[int] = set()
+        self._problems: list[LineProblem] = []
+        self._notes: list[str] = []
+
+    def check(self, limit: _Limit, max_invalid_share: float) -> None:
+        """Raises UnsoundFileError for the first file that is not sound, DataError where no sample is left."""
+        for file in self.files:
+            notes = SampleNotes()
+            parse = self._parser(limit, notes)
+
+            def checked(row: Mapping[str, Any], parse: Parse[EncodedLine] = parse) -> None:
+                line = parse(row)
+                if line.samples:
+                    self._digests.add(_digest(line))
+
+            check = check_file(file.path, checked)
+            if check.is_unsound(max_invalid_share):
+                raise UnsoundFileError(file.path, check)
+            prefix = f"{file.path.name}: " if len(self.files) > 1 else ""
+            self._problems += [replace(each, message=prefix + each.message) for each in check.problems]
+            self._notes += [f"{file.path.name}: {line}" for line in notes.lines()]
+        if not self._digests:
+            raise DataError(f"{self.name}: no sample is left; {'; '.join(self._notes)}")
+
+    def drawn(self, held_out: HeldOut) -> set[int]:
+        """Digests of the samples that are held out. Raises DataError where none would be left to train on."""
+        if not 0 < held_out.share < 1:
+            raise DataError(f"a share of {held_out.share:g} cannot be held out; it must lie between 0 and 1")
+        if len(self._digests) < 2:
+            raise DataError(f"{self.name}: one sample cannot be parted; add more, or name a file to measure with")
+        num_drawn = min(max(1, round(held_out.share * len(self._digests))), len(self._digests) - 1)
+        return set(sorted(self._digests, key=lambda digest: _drawn_number(held_out.seed, digest))[:num_drawn])
+
+    def lines(self, limit: _Limit, seed: int) -> Iterator[tuple[EncodedLine, int, int]]:
+        """(line, how often it is to be seen in an epoch, digest) of all files. Of a weight's fraction, as many samples
+        are seen once more."""
+        for file in self.files:
+            whole = int(file.weight)
+            for _, line in read_samples(file.path, self._parser(limit, SampleNotes()), skip_invalid=True):
+                if line.samples:
+                    digest = _digest(line)
+                    once_more = _drawn_number(seed + 1, digest) < (file.weight - whole) * 2**64
+                    yield line, whole + once_more, digest
+
+    def writer(self, stack: ExitStack, out: Path) -> _SetWriter:
+        durable.make_folder(out.parent)
+        return _SetWriter(stack.enter_context(durable.folder(out)), self.kind, self.tokenizer)
+
+    def tell(self, folder: Path) -> None:
+        """Write what was skipped and what was read otherwise than it stands into the folder of a set."""
+        if self._problems:
+            durable.write(folder / SKIPPED, json.dumps([asdict(problem) for problem in self._problems]))
+        if self._notes:
+            durable.write(folder / NOTES, json.dumps(self._notes))
+
+    def _parser(self, limit: _Limit, notes: SampleNotes) -> Parse[EncodedLine]:
+        return line_parser(self.kind, self._encoder, notes, max_len=limit.max_len, too_long=limit.too_long)
+
+
+class _SetWriter:
+    """One set of shards, sample after sample."""
+
+    def __init__(self, folder: Path, kind: SampleKind, tokenizer: Tokenizer) -> None:
+        self.folder, self.kind, self.tokenizer = folder, kind, tokenizer
+        self.digests: set[int] = set()
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        names = SOURCES[kind]
+        self._writers = {name: ShardWriter(folder, name, dtype, _SHARD_LEN, has_mask=True) for name in names}
+        self._tallies = {name: SplitTally() for name in names}
+        self._targets: dict[str, dict[str, int]] = {}
+        self._rows: list[dict[str, list[int]]] = []
+        self._longest = 1
+
+    def add(self, line: EncodedLine) -> None:
+        for sample in line.samples:
+            for (name, writer), document in zip(self._writers.items(), sample, strict=True):
+                writer.add(document.token_ids, document.mask)
+                text = self.tokenizer.decode(document.token_ids[document.mask].tolist())
+                self._tallies[name].count(document.token_ids, document.mask, len(text.encode("utf-8")))
+                self._longest = max(self._longest, len(document.token_ids))
+                if writer.is_full:
+                    writer.close_shard()
+            if self.kind == "classifier":
+                self._rows.append(_label_places(line.labels, self._targets))
+
+    def finish(self, tokenizer_sha256: str, name: str) -> Manifest:
+        for writer in self._writers.values():
+            writer.close_shard()
+        if self.kind == "classifier":
+            labels = {
+                "targets": {name: list(places) for name, places in self._targets.items()},
+                "documents": self._rows,
+            }
+            durable.write(self.folder / LABELS, json.dumps(labels))
+        sources = [
+            SourceInfo(name=name, shards=tuple(writer.shards), **asdict(self._tallies[name]))
+            for name, writer in self._writers.items()
+        ]
+        has_padding = "<pad>" in self.tokenizer.control_names
+        manifest = Manifest(
+            name=name,
+            kind=self.kind,
+            vocab_size=self.tokenizer.vocab_size,
+            pad_id=self.tokenizer.control_id("<pad>") if has_padding else self.tokenizer.eos_id,
+            max_document_len=self._longest,
+            tokenizer_sha256=tokenizer_sha256,
+            sources=tuple(sources),
+        )
+        write_manifest(self.folder, manifest)
+        return manifest
+
+
 def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict[str, int]]) -> dict[str, list[int]]:
     """The places of `labels` in `targets`, which takes new ones in."""
     places: dict[str, list[int]] = {}
@@ -151,3 +251,17 @@ def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict
         known = targets.setdefault(target, {})
         places[target] = [known.setdefault(value, len(known)) for value in values]
     return places
+
+
+def _digest(line: EncodedLine) -> int:
+    """64 bits that tell what a row's samples say, whatever else stands in it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in line.samples:
+        for document in sample:
+            digest.update(len(document.token_ids).to_bytes(8, "little") + document.token_ids.tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _drawn_number(seed: int, digest: int) -> int:
+    """0 to 2^64 - 1, by seed and content alone."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{digest}".encode(), digest_size=8).digest(), "little")

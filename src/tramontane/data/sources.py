@@ -76,6 +76,26 @@ def read_file(path: Path, shown: str, source: str, split_on: str | None = None) 
         raise DataError(f"{shown}: cannot be read ({error}); is it damaged?") from None
 
 
+@contextmanager
+def decompressed_file(path: Path, shown: str) -> Iterator[tuple[IO[bytes], str]]:
+    """The bytes of a file, decompressed where its name or its first bytes say so, and the suffix of what is in it.
+    Raises DataError for a damaged file, or one that needs a package that is not there."""
+    name = PurePosixPath(path.name)
+    try:
+        with path.open("rb") as raw:
+            is_gzip = raw.peek(2)[:2] == b"\x1f\x8b"
+            if name.suffix not in _COMPRESSED and not is_gzip:
+                yield raw, name.suffix.lower()
+                return
+            inner = name.with_suffix("") if name.suffix in _COMPRESSED else name
+            with _decompressed(raw, name.suffix if name.suffix in _COMPRESSED else ".gz", shown) as opened:
+                yield opened, inner.suffix.lower()
+    except FileNotFoundError:
+        raise DataError(f"{shown}: there is no such file") from None
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(f"{shown}: cannot be read ({error}); is it damaged?") from None
+
+
 def _read_stream(raw: IO[bytes], name: str, shown: str, source: str, split_on: str | None) -> Iterator[Record]:
     inner = PurePosixPath(name)
     if inner.suffix in _COMPRESSED:
@@ -90,6 +110,34 @@ def _read_stream(raw: IO[bytes], name: str, shown: str, source: str, split_on: s
         yield from _parse(raw, inner.suffix, shown, source, split_on)
 
 
+class _ZstdFrames(io.RawIOBase):
+    """All frames of a .zst file; the package's own reader ends after the first, and in the middle of a cut one."""
+
+    def __init__(self, raw: IO[bytes], begin: Callable[[], Any]) -> None:
+        self._raw, self._begin = raw, begin
+        self._frame: Any = None
+        self._rest = self._text = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._text:
+            block = self._rest or self._raw.read(1 << 16)
+            self._rest = b""
+            if not block and self._frame is not None:
+                raise EOFError("it ends in the middle of a frame")
+            if not block:
+                return 0
+            self._frame = self._frame or self._begin()
+            self._text = self._frame.decompress(block)
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        given = min(len(buffer), len(self._text))
+        buffer[:given], self._text = self._text[:given], self._text[given:]
+        return given
+
+
 @contextmanager
 def _decompressed(raw: IO[bytes], suffix: str, shown: str) -> Iterator[IO[bytes]]:
     if suffix == ".zst":
@@ -97,11 +145,10 @@ def _decompressed(raw: IO[bytes], suffix: str, shown: str) -> Iterator[IO[bytes]
             import zstandard
         except ImportError:
             raise DataError(f"{shown}: reading .zst needs the package zstandard; {install_hint('data')}") from None
-        with zstandard.ZstdDecompressor().stream_reader(raw) as opened:
-            try:
-                yield io.BufferedReader(opened)
-            except zstandard.ZstdError as error:
-                raise DataError(f"{shown}: cannot be read ({error}); is it damaged?") from None
+        try:
+            yield io.BufferedReader(_ZstdFrames(raw, zstandard.ZstdDecompressor().decompressobj))
+        except zstandard.ZstdError as error:
+            raise DataError(f"{shown}: cannot be read ({error}); is it damaged?") from None
         return
     openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     with openers[suffix](raw) as opened:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tramontane.data.sample_shards import SampleKind, write_sample_shards
-from tramontane.data.shards import Manifest
+from tramontane.data.sample_lines import TooLong
+from tramontane.data.sample_shapes import SampleKind
+from tramontane.data.sample_shards import HeldOut, write_sample_shards
+from tramontane.data.shards import Manifest, read_manifest
 from tramontane.errors import ConfigError
 from tramontane.training.recipe import (
     CheckpointRecipe,
@@ -35,12 +39,13 @@ LEN_MULTIPLE = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneOptions:
-    """Choices of a fine-tuning run. None: chosen from the model and the data."""
+    """Choices of a fine-tuning run. None: chosen from the model and the data. `valid` is a file, or a share of the
+    samples such as `5%` or `0.05`."""
 
     model: Path
-    data: Path
+    data: Path | Sequence[str | Path]
     run: Path
-    valid: Path | None = None
+    valid: Path | str | None = None
     task: TaskKind = "chat"
     method: Method = "lora"
     loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
@@ -50,6 +55,7 @@ class FinetuneOptions:
     alpha: float | None = None
     dropout: float = 0.0
     max_len: int = 2048
+    too_long: TooLong = "error"
     batch_len: int | None = None
     max_invalid_share: float = 0.0
     seed: int = 0
@@ -69,8 +75,7 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         raise ConfigError(f"weight_format={options.weight_format} packs a frozen base; use it with method lora")
     if not options.epochs > 0:
         raise ConfigError(f"epochs={options.epochs} must be above 0")
-    train = _write(options, options.data, "train")
-    valid = None if options.valid is None else _write(options, options.valid, "valid")
+    train, valid = _write(options)
     longest = max(each.max_document_len for each in (train, valid) if each is not None)
     longest *= 2 if options.task == "preference" else 1  # both answers of a pair lie in one microbatch
     num_token_ids = sum(source.num_token_ids for source in train.sources)
@@ -109,14 +114,42 @@ def _folder(options: FinetuneOptions, split: str) -> Path:
     return options.run / "data" / split
 
 
-def _write(options: FinetuneOptions, path: Path, split: str) -> Manifest:
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
+
+
+def share_of(valid: Path | str | None) -> float | None:
+    """The part of the samples that `valid` says is to be held out; None where it names a file or nothing."""
+    match = _SHARE.fullmatch(str(valid))
+    if match is None or Path(str(valid)).exists():
+        return None
+    share = float(match[1]) / (100 if match[2] else 1)
+    if not 0 < share < 1:
+        raise ConfigError(f"--valid {valid} must be a file, or a share between 0 and 1 such as 5% or 0.05")
+    return share
+
+
+def _write(options: FinetuneOptions) -> tuple[Manifest, Manifest | None]:
+    """The samples to train on and to measure with, in the run's folder."""
+    share = share_of(options.valid)
+    held_out = None if share is None else HeldOut(_folder(options, "valid"), share, options.seed)
+    train = _write_files(options, options.data, "train", held_out)
+    if held_out is not None:
+        return train, read_manifest(held_out.folder)
+    return train, None if options.valid is None else _write_files(options, Path(options.valid), "valid", None)
+
+
+def _write_files(
+    options: FinetuneOptions, files: Path | Sequence[str | Path], split: str, held_out: HeldOut | None
+) -> Manifest:
     return write_sample_shards(
-        path,
+        files,
         KINDS[options.task],
         options.model,
         _folder(options, split),
         max_len=options.max_len,
         max_invalid_share=options.max_invalid_share,
+        too_long=options.too_long,
+        held_out=held_out,
     )
 
 

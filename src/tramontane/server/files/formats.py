@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tramontane.data.chat_samples import parse_chat, parse_classifier, parse_preference
 from tramontane.data.sample_files import FileCheck, check_file
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shapes import SampleKind, parse_row, shape_of
 from tramontane.errors import DataError
 from tramontane.server.batch.request_line import UniqueIds, parse_request_line
 from tramontane.server.errors import ApiError, invalid_lines
@@ -57,30 +58,14 @@ class _SampleParser:
 
     def __init__(self) -> None:
         self.sample_type = "instruct"
-        self._parse: Callable[[Mapping[str, Any]], object] | None = None
+        self._kind: SampleKind | None = None
 
-    def __call__(self, value: Mapping[str, Any]) -> None:
-        if self._parse is None:
-            self._parse = self._choose(value)
-        self._parse(value)
-
-    def _choose(self, value: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], object]:
-        if "labels" in value:
-            return parse_classifier
-        if "chosen" in value or "rejected" in value:
-            return parse_preference
-        if "text" in value:
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        is_first = self._kind is None
+        if is_first:
+            self._kind = shape_of(row).kind
+        if isinstance(parse_row(row, self._kind, SampleNotes()), str) and is_first:
             self.sample_type = "pretrain"
-            return parse_text
-        return parse_chat
-
-
-def parse_text(value: Mapping[str, Any]) -> str:
-    """`{"text": ...}`. Raises DataError."""
-    text = value.get("text")
-    if set(value) != {"text"} or not isinstance(text, str) or not text.strip():
-        raise DataError('must be {"text": "..."}, with nothing else and not empty')
-    return text
 
 
 def refusal(check: FileCheck, param: str = "file", place: str = "file", *, unit: str = "line") -> ApiError:

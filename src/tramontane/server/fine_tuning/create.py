@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tramontane import durable
-from tramontane.data.sample_files import MAX_LINE_BYTES
+from tramontane.data.sample_files import each_row
+from tramontane.data.sample_shapes import shape_of
+from tramontane.errors import DataError
 from tramontane.server.auth import Caller
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
@@ -114,12 +116,9 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
 
 
 def _has_labels(samples: Path) -> bool:
-    """Whether the first lines hold a classifier's sample; what is wrong with them is told elsewhere."""
-    with samples.open("rb") as file:
-        for line in itertools.islice(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 20):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            return isinstance(value, dict) and "labels" in value
+    """Whether the first samples are a classifier's; what is wrong with them is told elsewhere."""
+    for _, row in itertools.islice(each_row(samples), 20):
+        if not isinstance(row, DataError):
+            with suppress(DataError):
+                return shape_of(row).kind == "classifier"
     return False

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tramontane.data.sample_files import MAX_LINE_BYTES
+from tramontane.data.chat_samples import ChatSample
+from tramontane.data.sample_files import each_row
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shapes import parse_row
 from tramontane.engine.sampling import SamplingParams
-from tramontane.errors import TramontaneError
+from tramontane.errors import DataError, TramontaneError
 from tramontane.server.models import ServedModel
+from tramontane.tokenizer.messages import Message
 
 NUM_QUESTIONS = 2
 MAX_TOKENS = 64
@@ -21,22 +25,29 @@ PRIORITY = 8
 
 
 def first_questions(samples: Path) -> list[list[Mapping[str, Any]]]:
-    """The first conversations of a file, each without its last answer."""
+    """The first conversations of a file that are text alone, each without its last answer."""
     found: list[list[Mapping[str, Any]]] = []
-    with samples.open("rb") as file:
-        for line in itertools.islice(iter(lambda: file.readline(MAX_LINE_BYTES), b""), LOOKED_AT):
-            try:
-                messages = json.loads(line)["messages"]
-                while messages[-1]["role"] == "assistant":
-                    messages = messages[:-1]
-                is_plain = messages and all(isinstance(message["content"], str) for message in messages)
-            except (ValueError, RecursionError, LookupError, TypeError):  # no conversation; told of elsewhere
-                continue
-            if is_plain and messages not in found:
+    for _, row in itertools.islice(each_row(samples), LOOKED_AT):
+        with suppress(DataError):  # no conversation; told of elsewhere
+            sample = None if isinstance(row, DataError) else parse_row(row, "chat", SampleNotes())
+            messages = _plain(sample.messages) if isinstance(sample, ChatSample) else []
+            if messages and messages not in found:
                 found.append(messages)
-            if len(found) == NUM_QUESTIONS:
-                break
+        if len(found) == NUM_QUESTIONS:
+            break
     return found
+
+
+def _plain(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+    """Messages up to the last question; none where one is more than text."""
+    last = max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
+    plain: list[Mapping[str, Any]] = []
+    for message in messages[: last + 1]:
+        texts = [chunk for chunk in message.chunks if isinstance(chunk, str)]
+        if message.tool_calls or message.role == "tool" or len(texts) < len(message.chunks):
+            return []
+        plain.append({"role": message.role, "content": "\n\n".join(texts)})
+    return plain
 
 
 async def previews(

@@ -27,6 +27,7 @@ from tramontane.server.fine_tuning.jobs import (
     FAILED_VALIDATION,
     INTERRUPTED,
     INVALID_LINE,
+    NOTE,
     QUEUED,
     RUNNING,
     SAMPLE,
@@ -170,6 +171,8 @@ class FineTuningRunner:
             self.jobs.say(
                 job.id, INVALID_LINE, [_problem(folder, problem, problem["split"] == "valid") for problem in skipped]
             )
+        if notes := estimate.pop("notes", []):
+            self.jobs.say(job.id, NOTE, [{"message": note} for note in notes])
         undeclared = _undeclared_labels(job, folder)
         if undeclared is not None:
             self.jobs.update(job, FAILED_VALIDATION, error=undeclared)

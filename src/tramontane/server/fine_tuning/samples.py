@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tramontane import durable
+from tramontane.data.sample_files import each_row, is_json_lines
+from tramontane.errors import DataError
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files, Reader
 
@@ -75,8 +77,13 @@ def place_of(target: Path, line: int) -> tuple[str | None, int]:
 
 
 def _append(path: Path, out: IO[bytes]) -> int:
-    """Copy a file, ending its last line; returns its number of lines."""
+    """Copy a file as JSON Lines, ending its last line; returns their number."""
     num_lines, ends = 0, True
+    if not is_json_lines(path):
+        for _, row in each_row(path):
+            out.write(json.dumps(None if isinstance(row, DataError) else row, ensure_ascii=False).encode() + b"\n")
+            num_lines += 1
+        return num_lines
     with path.open("rb") as source:
         if source.read(len(BOM_UTF8)) != BOM_UTF8:  # in the midst of a file it would be a character
             source.seek(0)
