@@ -82,7 +82,18 @@ def test_a_site_that_is_let_in(checkpoints: dict[str, Path], tmp_path: Path) -> 
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
         assert "access-control-allow-credentials" not in answer.headers
         preflight = {"origin": "https://chat.example", "access-control-request-method": "POST"}
-        assert client.options("/v1/chat/completions", headers=preflight).status_code == 204
+        names = ("authorization", "content-type", *(f"x-stainless-{part}" for part in ("arch", "os", "retry-count")))
+        preflight["access-control-request-headers"] = ", ".join(names)
+        allowed = client.options("/v1/chat/completions", headers=preflight)
+        assert allowed.status_code == 200
+        assert set(allowed.headers["access-control-allow-headers"].split(", ")) >= set(names)
+        for path, length in (("/v1/models", "0"), ("/v1/nowhere", "0"), ("/v1/chat/completions", "1" * 15)):
+            headers = {"origin": "https://chat.example", "content-length": length}
+            answer = client.get(path, headers=headers)
+            assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+            assert answer.headers["access-control-expose-headers"] == "*"
+        evil = {**preflight, "origin": "https://chat.example.evil"}
+        assert client.options("/v1/chat/completions", headers=evil).status_code == 403
         assert client.get("/health", headers={"origin": "https://chat.example.evil"}).status_code == 403
 
 

@@ -107,3 +107,11 @@ def test_docs_load_nothing_from_elsewhere(app_client: TestClient) -> None:
         assert app_client.get(f"/docs/{name}").status_code == 200
     assert app_client.get("/docs/../../etc/passwd").status_code == 404
     assert app_client.get("/docs/redoc.standalone.js").status_code == 404
+
+
+def test_every_route_that_needs_a_key_says_so(app_client: TestClient) -> None:
+    schema = app_client.get("/openapi.json").json()
+    assert schema["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            assert operation.get("security") == ([{"key": []}] if path != "/health" else None), path

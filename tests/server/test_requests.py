@@ -175,9 +175,18 @@ def test_what_is_no_json_object_is_refused(
 def test_routes_that_are_not_there(app_client: TestClient) -> None:
     refusal(app_client.get("/v1/none"), 404)
     refusal(app_client.get("/v1/models/none"), 404)
-    refusal(app_client.get("/v1/chat/completions"), 405)
+    refusal(app_client.get("/v1/embeddings"), 405)
     refusal(app_client.post("/v1/ocr", json={}), 501)
     refusal(app_client.get("/v1/agents/x"), 501)
+    refusal(app_client.get("/v1/chat/completions"), 501)  # OpenAI's lists those that were stored
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        for path in ("/v1/nowhere", "/v1/messages", "/api/chat", "/v1/audio/nowhere", "/nowhere", "/v2", "/v1"):
+            body = refusal(app_client.request(method, path), 404)
+            assert path in body["message"]
+    assert app_client.post("/v1/models").headers["allow"] == "GET"
+    for path in ("/", "/js/main.js", "/health"):
+        assert "GET" in app_client.post(path).headers["allow"]
+        refusal(app_client.post(path), 405)
     refusal(app_client.delete("/v1/models/chat"), 403)
 
 
@@ -235,6 +244,33 @@ def test_reasoning_is_a_hint_to_a_model_that_does_not_reason(
     assert "does not reason" in refusal(refused, 400)["message"]
     answer = app_client.post("/v1/chat/completions", json={**body, **change, "model": "thinker"})
     assert "x-ignored-fields" not in answer.headers
+
+
+def test_what_the_engine_can_do_is_done_by_the_names_of_other_engines(app_client: TestClient) -> None:
+    def ask(**fields: Any) -> dict[str, Any]:
+        body = {"model": "chat", "prompt": "The wind", "max_tokens": 24, "seed": 3, "temperature": 1.5, **fields}
+        answer = app_client.post("/v1/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        assert "x-ignored-fields" not in answer.headers
+        return dict(answer.json())
+
+    def text(**fields: Any) -> str:
+        return str(ask(**fields)["choices"][0]["text"])
+
+    greedy = text(temperature=0)
+    assert text() != greedy == text(min_p=1) == text(top_k=1)
+    assert text() == text(top_k=0) == text(top_k=-1) == text(min_p=0)
+    assert text(temperature=0, repeat_penalty=1.9) == text(temperature=0, repetition_penalty=1.9) != greedy
+    assert ask(logit_bias={"2": 100})["usage"]["completion_tokens"] == 1  # the end of sequence
+    assert ask(logit_bias={"2": 100}, ignore_eos=True)["usage"]["completion_tokens"] == 24
+    stopped = ask(logit_bias={"500": 100}, stop_token_ids=[500])
+    assert (stopped["choices"][0]["finish_reason"], stopped["usage"]["completion_tokens"]) == ("stop", 1)
+    body = {"model": "chat", "prompt": "x"}
+    refusal(app_client.post("/v1/completions", json={**body, "repeat_penalty": 2, "repetition_penalty": 1}), 422)
+    refusal(app_client.post("/v1/completions", json={**body, "min_p": 2}), 422)
+    refusal(app_client.post("/v1/completions", json={**body, "stop_token_ids": [10**6]}), 400)
+    forced = {"response_format": {"type": "json_object"}, "ignore_eos": True}
+    assert "ignore_eos" in refusal(app_client.post("/v1/chat/completions", json={**BODY, **forced}), 400)["message"]
 
 
 COUNT = 1900  # tokens of a prompt, at least; the context has 2,048
@@ -305,7 +341,10 @@ def test_a_full_queue_is_429_and_breaks_nothing(checkpoints: dict[str, Path], tm
 
 def test_every_answer_has_an_id_and_metrics_count_it(app_client: TestClient) -> None:
     answer = app_client.post("/v1/chat/completions", json=BODY)
-    assert answer.headers["mistral-correlation-id"] == answer.json()["id"]
+    assert answer.headers["mistral-correlation-id"] == answer.headers["x-request-id"] == answer.json()["id"]
+    ids = {app_client.get(path).headers["mistral-correlation-id"] for path in ("/v1/models", "/health", "/none", "/")}
+    assert len(ids) == 4
+    assert app_client.get("/", headers={"host": "evil.example"}).headers["x-request-id"]
     text = app_client.get("/metrics").text
     assert 'tramontane_requests_total{endpoint="/v1/chat/completions",model="chat",status="200"}' in text
     assert 'tramontane_engine_held_pages{model="chat"} 0.0' in text

@@ -195,3 +195,20 @@ def test_no_answer_depends_on_or_holds_anything_of_another(server: LiveServer, h
         text for text, got in zip(alone, together, strict=True) if got is not None
     ]
     wait_until_free(http)
+
+
+def test_events_are_whole_for_readers_that_split_lines_at_any_line_end(http: httpx.Client) -> None:
+    ends = "one\u2028two\u0085three\u2029four"
+    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}], "max_tokens": 60, "stream": True,
+            "response_format": {"type": "regex", "regex": ends}}  # fmt: skip
+    with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        text = "".join(
+            choice["delta"].get("content") or ""
+            for line in answer.read().decode().splitlines()
+            if line.startswith("data: {")
+            for choice in json.loads(line[6:])["choices"]
+        )
+    assert text == ends
+    typed = stream_module.typed_event({"type": "x", "text": ends})
+    assert len(typed.decode().splitlines()) == 3
+    assert json.loads(typed.splitlines()[1][6:])["text"] == ends

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import tramontane
 from tramontane.server.auth import LOOPBACK, Caller, Gate, require_policies, require_safe_address
@@ -15,12 +16,12 @@ from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import Answer, BatchRunner
 from tramontane.server.dialect import Dialect
 from tramontane.server.dispatch import dispatch
-from tramontane.server.errors import add_error_handlers
+from tramontane.server.failures import add_error_handlers
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.fine_tuning.models import FineTunedModels
 from tramontane.server.fine_tuning.runner import FineTuningRunner
-from tramontane.server.guard import LOCAL_NAMES, MIB, Guard, GuardPolicy
+from tramontane.server.guard import LOCAL_NAMES, MIB, BodyLimit, Guard, GuardPolicy
 from tramontane.server.limits import RateLimits
 from tramontane.server.load import load_registry
 from tramontane.server.metrics import Metrics
@@ -41,7 +42,6 @@ from tramontane.server.routes import (
     metrics,
     models,
     moderations,
-    not_implemented,
     responses,
     usage,
 )
@@ -73,7 +73,6 @@ ROUTERS = (
     batches.router,
     fine_tuning_jobs.router,
     fine_tuned_models.router,
-    not_implemented.router,
 )
 
 SWEEP_S = 600.0
@@ -141,8 +140,19 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     require_policies(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
-    add_openapi(app)
-    app.add_middleware(Guard, policy=guard_policy(settings))
+    add_openapi(app, ROUTERS)
+    policy = guard_policy(settings)
+    app.add_middleware(BodyLimit, policy=policy)
+    if policy.origins:  # without credentials: a page must hold a key of its own, never a cookie
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(policy.origins),
+            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("*",),
+            allow_private_network=True,
+        )
+    app.add_middleware(Guard, policy=policy)
     app.mount("/", WebPage(), name="web_page")
     return app
 

@@ -155,6 +155,10 @@ def policies_of(route: APIRoute) -> set[str]:
     return set(walk(route.dependant))
 
 
+def is_public(route: APIRoute) -> bool:
+    return policies_of(route) == {PUBLIC}
+
+
 def require_policies(routers: Iterable[APIRouter]) -> None:
     """Raises RuntimeError for a route without a policy: deny by default, decided before the first request."""
     for router in routers:

@@ -22,6 +22,7 @@ from tramontane.llm.prompt import Prompt
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.dialect import Dialect, dialect_of, is_mistral_client
 from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.guard import REQUEST_ID
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
@@ -144,7 +145,6 @@ class Endpoint(Generic[Body]):
         return await self.answer(call, body)
 
     async def respond(self, request: Request, call: Call) -> Response:
-        headers = {"mistral-correlation-id": call.request_id, "x-request-id": call.request_id}
         status = 500
         is_streaming = False
         try:
@@ -158,11 +158,11 @@ class Endpoint(Generic[Body]):
                 return EventStream(
                     events,
                     lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
-                    {**headers, **call.headers},
+                    call.headers,
                 )
             answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
-            return JSONResponse(answer, headers={**headers, **call.headers})
+            return JSONResponse(answer, headers=call.headers)
         except ClientGoneError:
             status = CLIENT_GONE
             return Response(status_code=status)
@@ -171,7 +171,6 @@ class Endpoint(Generic[Body]):
             status = failure.status
             if status >= 500 and not isinstance(error, ApiError):
                 log.error("request %s to %s failed", call.request_id, self.path, exc_info=error)
-            failure.headers |= headers
             return failure.response()
         finally:
             if not is_streaming:
@@ -182,7 +181,14 @@ class Endpoint(Generic[Body]):
             request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
         ) -> Response:
             settings = services.settings
-            call = Call(services, caller, self.path, settings.dialect, is_strict=settings.strict)
+            call = Call(
+                services,
+                caller,
+                self.path,
+                settings.dialect,
+                is_strict=settings.strict,
+                request_id=request.scope[REQUEST_ID],
+            )
             return await self.respond(request, call)
 
         ENDPOINTS[self.path] = self

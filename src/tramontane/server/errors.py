@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
 
 from tramontane.engine.async_engine import EngineStoppedError
 from tramontane.errors import CapacityError, ContextLengthError, RequestError, TokenizerError, TramontaneError
 from tramontane.server.store.errors import DiskFullError
-
-log = logging.getLogger(__name__)
 
 KINDS = {
     400: "invalid_request_error",
@@ -147,40 +142,3 @@ def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] 
     more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
     message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
     return ApiError(422, message, param=place or None, code=first["type"], detail=detail)
-
-
-async def on_failure(request: Request, error: Exception) -> JSONResponse:
-    """What nobody foresaw. uvicorn closes the connection after it: a client that is not told so would send its next
-    request into a connection that is gone."""
-    answer = await on_error(request, error)
-    answer.headers["Connection"] = "close"
-    return answer
-
-
-async def on_error(request: Request, error: Exception) -> JSONResponse:
-    answer = as_api_error(error)
-    if answer.status == 404 and isinstance(error, HTTPException):
-        allowed = _methods(request)
-        if allowed:  # the web page, which answers for every other path, has taken the request from its route
-            answer = ApiError(405, f"{request.method} is not possible here", headers={"Allow": ", ".join(allowed)})
-    if answer.status >= 500 and not isinstance(error, ApiError):
-        trace = None if isinstance(error, TramontaneError) else error  # what is foreseen is told in one line
-        log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=trace)
-    return answer.response()
-
-
-def _methods(request: Request) -> list[str]:
-    """What the routes of this path take."""
-    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
-    scope = dict(request.scope)
-    return [
-        method
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in routes)
-    ]
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    for kind in (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, on_error)
-    app.add_exception_handler(Exception, on_failure)

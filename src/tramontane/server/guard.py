@@ -1,14 +1,16 @@
-"""Guard: what a request must look like before any route sees it. Plain ASGI around the whole app.
+"""What a request must look like before any route sees it. Plain ASGI around the whole app.
 
-Host: a web page whose name is made to resolve to this machine (DNS rebinding) sends that name. Origin: a page of
-another site that posts to us sends its own. Both are refused, with or without cookies or keys. Sizes are counted as
-bytes arrive, whatever the headers claim.
+Guard, the outermost. Host: a web page whose name is made to resolve to this machine (DNS rebinding) sends that name.
+Origin: a page of another site that posts to us sends its own. Both are refused, with or without cookies or keys.
+BodyLimit, inside of what tells browsers which pages may read answers: sizes are counted as bytes arrive, whatever the
+headers claim.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -25,6 +27,8 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_PATH_BYTES = 4096
 HEADERS = "tramontane.headers"
 """Where a dependency leaves headers of the answer, whatever answer it will be: a dict in the scope."""
+REQUEST_ID = "tramontane.request_id"
+"""Where the request's id is in the scope: every answer carries it, and what is logged of a failure."""
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -63,44 +67,31 @@ class Guard:
             raise RuntimeError(f"no {scope['type']} is served")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cors: list[tuple[bytes, bytes]] = []
+        scope[REQUEST_ID] = request_id = uuid.uuid4().hex
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [(name.encode(), value.encode()) for name, value in scope.get(HEADERS, {}).items()]
+                ids = [(name, request_id.encode()) for name in (b"mistral-correlation-id", b"x-request-id")]
                 given = {name for name, _ in message["headers"]}
-                extra = [pair for pair in (*cors, *own, *SECURITY_HEADERS) if pair[0] not in given]
+                extra = [pair for pair in (*own, *ids, *SECURITY_HEADERS) if pair[0] not in given]
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        limit = self.policy.max_bytes(scope["path"])
         try:
-            origin = self._check(scope, limit)
+            self._check(scope)
         except ApiError as error:
             await error.response()(scope, receive, guarded)
             return
-        if origin is not None:
-            cors += _cors_headers(origin)
-            if scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method") is not None:
-                await guarded({"type": "http.response.start", "status": 204, "headers": []})
-                await guarded({"type": "http.response.body", "body": b""})
-                return
-        await self.app(scope, _counted(receive, limit), guarded)
+        await self.app(scope, receive, guarded)
 
-    def _check(self, scope: Scope, limit: int) -> str | None:
-        """The foreign origin that is allowed to call, if it is one. Raises ApiError."""
+    def _check(self, scope: Scope) -> None:
+        """Raises ApiError."""
         if scope["method"] not in METHODS:
             raise ApiError(405, "method not allowed", headers={"allow": ", ".join(sorted(METHODS))})
         if len(scope.get("raw_path") or b"") > MAX_PATH_BYTES:
             raise ApiError(414, f"the path is longer than {MAX_PATH_BYTES} bytes")
-        authority = self._check_host(scope)
-        origin = self._check_origin(scope, authority)
-        length = _header(scope, b"content-length")
-        if length is not None and not (length.isascii() and length.isdigit()):
-            raise ApiError(400, "Content-Length is not a number")
-        if length is not None and (len(length) > 18 or int(length) > limit):
-            raise _too_large(limit)
-        return origin
+        self._check_origin(scope, self._check_host(scope))
 
     def _check_host(self, scope: Scope) -> str:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
@@ -112,7 +103,7 @@ class Guard:
             raise ApiError(403, "this server does not go by that Host; --allowed-host adds a name", code="host")
         return match[0].lower()
 
-    def _check_origin(self, scope: Scope, authority: str) -> str | None:
+    def _check_origin(self, scope: Scope, authority: str) -> None:
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if len(origins) > 1:
             raise ApiError(400, "more than one Origin header")
@@ -121,13 +112,30 @@ class Guard:
             is_link = mode == "navigate" and scope["method"] in ("GET", "HEAD")
             if site in ("cross-site", "same-site") and not is_link:
                 raise ApiError(403, "pages of other sites may not call this server", code="origin")
-            return None
-        origin: str = origins[0]
-        if origin.lower() in (f"http://{authority}", f"https://{authority}"):
-            return None
-        if "*" in self.policy.origins or origin in self.policy.origins:
-            return origin
-        raise ApiError(403, "pages of that Origin may not call this server; --cors-origin lets one", code="origin")
+            return
+        if origins[0].lower() in (f"http://{authority}", f"https://{authority}"):
+            return
+        if "*" not in self.policy.origins and origins[0] not in self.policy.origins:
+            raise ApiError(403, "pages of that Origin may not call this server; --cors-origin lets one", code="origin")
+
+
+class BodyLimit:
+    def __init__(self, app: ASGIApp, policy: GuardPolicy) -> None:
+        self.app = app
+        self.policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self.policy.max_bytes(scope["path"])
+        length = _header(scope, b"content-length")
+        if length is not None and not (length.isascii() and length.isdigit()):
+            await ApiError(400, "Content-Length is not a number").response()(scope, receive, send)
+        elif length is not None and (len(length) > 18 or int(length) > limit):
+            await _too_large(limit).response()(scope, receive, send)
+        else:
+            await self.app(scope, _counted(receive, limit), send)
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
@@ -147,18 +155,6 @@ def _counted(receive: Receive, limit: int) -> Receive:
 def _too_large(limit: int) -> ApiError:
     close = {"connection": "close"}  # what is left of the body is not read
     return ApiError(413, f"the body is larger than {limit} bytes", code="too_large", headers=close)
-
-
-def _cors_headers(origin: str) -> list[tuple[bytes, bytes]]:
-    """Without credentials: a page must hold a key of its own, never a cookie."""
-    return [
-        (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
-        (b"access-control-allow-headers", b"authorization, content-type"),
-        (b"access-control-max-age", b"600"),
-        (b"cross-origin-resource-policy", b"cross-origin"),
-        (b"vary", b"origin"),
-    ]
 
 
 def _is_allowed(name: str, hosts: Collection[str] | None) -> bool:

@@ -20,8 +20,15 @@ DONE = b"data: [DONE]\n\n"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+LINE_ENDS = {character.encode(): f"\\u{ord(character):04x}".encode() for character in "\u0085\u2028\u2029"}
+"""Those that JSON lets stand: an event stream ends lines at none of them, but many a small reader of one does."""
+
+
 def event(data: Mapping[str, object]) -> bytes:
-    return b"data: " + pydantic_core.to_json(data) + b"\n\n"
+    text = pydantic_core.to_json(data)
+    for character, escaped in LINE_ENDS.items():
+        text = text.replace(character, escaped)
+    return b"data: " + text + b"\n\n"
 
 
 def typed_event(data: Mapping[str, object]) -> bytes:

@@ -44,8 +44,9 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     messages = conversation(call, request, model)
     prefix = prefix_of(messages)
     processors = await constraints(request, model, prefix)
-    if request.min_tokens and processors:
-        raise ApiError(400, "min_tokens does not go with tools or a response_format", param="min_tokens")
+    for name in ("min_tokens", "ignore_eos"):
+        if processors and getattr(request, name):
+            raise ApiError(400, f"{name} does not go with tools or a response_format", param=name)
     params = request.sampling(
         model.default_sampling,
         prediction=_prediction(request, model),

@@ -11,17 +11,21 @@ from tramontane.engine.sampling import SamplingParams
 from tramontane.server.schema.base import ApiModel
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MAX_ANSWERS = 128
+SYNONYMS = (("random_seed", "seed"), ("max_tokens", "max_completion_tokens"), ("repetition_penalty", "repeat_penalty"))
+"""Mistral's name of a field, or Hugging Face's, and OpenAI's or llama.cpp's."""
 
 
 class SamplingFields(ApiModel):
-    """`seed` and `max_completion_tokens` are OpenAI's names for `random_seed` and `max_tokens`."""
+    """Mistral's fields, OpenAI's, and those that other engines' clients send for what this one can do too."""
 
     model: str
     stream: bool | None = False
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=None, ge=-1)  # 0 and -1: no limit
+    min_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=0)
     max_completion_tokens: int | None = Field(default=None, ge=0)
     min_tokens: int | None = Field(default=None, ge=0)
@@ -30,7 +34,10 @@ class SamplingFields(ApiModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    ignore_eos: bool | None = None
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    repeat_penalty: float | None = Field(default=None, ge=0.01, le=100)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
     metadata: dict[str, Any] | None = None
@@ -39,7 +46,7 @@ class SamplingFields(ApiModel):
 
     @model_validator(mode="after")
     def _has_one_value_for_each(self) -> SamplingFields:
-        for ours, theirs in (("random_seed", "seed"), ("max_tokens", "max_completion_tokens")):
+        for ours, theirs in SYNONYMS:
             first, second = getattr(self, ours), getattr(self, theirs)
             if first is not None and second is not None and first != second:
                 raise ValueError(f"{ours} and {theirs} mean the same and differ; give one of them")
@@ -62,9 +69,11 @@ class SamplingFields(ApiModel):
         given: dict[str, Any] = {
             "min_tokens": self.min_tokens,
             "temperature": self.temperature,
-            "top_k": self.top_k,
             "top_p": self.top_p,
-            "repetition_penalty": self.repetition_penalty,
+            "min_p": self.min_p,
+            "stop_token_ids": None if self.stop_token_ids is None else tuple(self.stop_token_ids),
+            "ignore_eos": self.ignore_eos,
+            "repetition_penalty": self.repeat_penalty if self.repetition_penalty is None else self.repetition_penalty,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "seed": self.random_seed if self.seed is None else self.seed % 2**63,
@@ -73,6 +82,7 @@ class SamplingFields(ApiModel):
         return dataclasses.replace(
             default,
             max_tokens=self.limit,
+            top_k=default.top_k if self.top_k is None else self.top_k if self.top_k > 0 else None,
             stop=stop,
             logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
             **{name: value for name, value in given.items() if value is not None},
