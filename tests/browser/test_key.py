@@ -81,3 +81,41 @@ def test_without_a_key_the_page_says_so_and_asks_again_on_request(open_app: Open
     expect(app.page.get_by_role("alert")).to_contain_text("Without a key")
     app.page.get_by_role("button", name="Enter key").click()
     expect(app.page.get_by_role("dialog", name="This server asks for an API key")).to_be_visible()
+
+
+def test_a_key_can_be_forgotten_in_every_tab_and_another_taken(open_app: Open) -> None:
+    app = open_app()
+    key_button = app.page.get_by_role("button", name="API key")
+    expect(key_button).to_have_count(0)  # there is none to forget
+    guard(app, "right")
+    app.page.reload()
+    asks = app.page.get_by_role("dialog", name="This server asks for an API key")
+    asks.get_by_label("Key", exact=True).fill("right")
+    asks.get_by_label("Remember on this device").check()
+    asks.get_by_role("button", name="Use key").click()
+    expect(app.page.get_by_text("Connected")).to_be_visible()
+    other = app.page.context.new_page()
+    other.goto(app.url)
+    expect(other.get_by_text("Connected")).to_be_visible()
+
+    key_button.click()
+    dialog = app.page.get_by_role("dialog", name="API key", exact=True)
+    expect(dialog).to_contain_text("on this device, until it is forgotten")
+    dialog.get_by_role("button", name="Forget this key").click()
+    expect(asks).to_be_visible()
+    expect(other.get_by_role("dialog", name="This server asks for an API key")).to_be_visible()
+    assert app.page.evaluate("[localStorage, sessionStorage].map((all) => all.getItem('tramontane.key'))") == [None, None]
+    app.page.reload()
+    asks.get_by_label("Key", exact=True).fill("right")
+    asks.get_by_role("button", name="Use key").click()
+    expect(app.page.get_by_text("Connected")).to_be_visible()
+
+    key_button.click()
+    expect(dialog).to_contain_text("for this tab")
+    dialog.get_by_role("button", name="Use another key").click()
+    asks.get_by_label("Key", exact=True).fill("right ")
+    with app.page.expect_event("load"):
+        asks.get_by_role("button", name="Use key").click()
+    expect(app.page.get_by_text("Connected")).to_be_visible()
+    app.send("say: in")
+    expect(app.answers.locator(".prose")).to_have_text("in")

@@ -2,10 +2,14 @@
 
 import { openDialog } from "./dialog.js";
 import { h } from "./element.js";
+import { iconButton } from "./icon_button.js";
 
 const NAME = "tramontane.key";
 let key = read(sessionStorage) ?? read(localStorage);
 let asking = null;
+
+/** Shown while there is a key: says where it is kept, changes or forgets it. */
+export const keyButton = iconButton("key", "API key", () => showKey(), { hidden: key === null });
 
 export function currentKey() {
   return key;
@@ -51,6 +55,7 @@ async function ask(wasRefused) {
   });
   if (answer !== "yes" || !field.value.trim()) return false;
   key = field.value.trim();
+  keyButton.hidden = false;
   forgetStored();
   try {
     (keep.checked ? localStorage : sessionStorage).setItem(NAME, key);
@@ -60,14 +65,49 @@ async function ask(wasRefused) {
   return true;
 }
 
-export function forgetKey() {
+async function showKey() {
+  const place =
+    read(localStorage) === key ? "on this device, until it is forgotten" : "for this tab, until it is closed";
+  const content = [
+    h("p", {}, `This page sends an API key with all it asks. The key is kept ${place}.`),
+    h("p", { class: "hint" }, "Conversations stay in this browser, with or without a key; the sidebar deletes them."),
+  ];
+  const answer = await openDialog("API key", content, {
+    buttons: [
+      { label: "Forget this key", value: "forget", kind: "danger" },
+      { label: "Use another key", value: "another" },
+    ],
+    className: "narrow",
+  });
+  if (answer === "forget") forgetKey();
+  if (answer === "forget" || (answer === "another" && (await askForKey(false)))) beginAnew();
+}
+
+/** What was read with the old key is to be seen no more, whoever sits here next. */
+function beginAnew() {
+  document.body.inert = true; // what is written while the page goes would be lost
+  location.reload();
+}
+
+function forgetKey() {
   key = null;
   forgetStored();
 }
 
 function forgetStored() {
-  for (const storage of [sessionStorage, localStorage]) storage.removeItem(NAME);
+  for (const storage of [sessionStorage, localStorage]) {
+    try {
+      storage.removeItem(NAME);
+    } catch {
+      // forbidden: nothing was stored either
+    }
+  }
 }
+
+// forgotten in another tab
+addEventListener("storage", ({ key: name, oldValue, newValue }) => {
+  if (name === NAME && newValue === null && oldValue === key) beginAnew();
+});
 
 function read(storage) {
   try {

@@ -5,7 +5,7 @@ import { ChatPage } from "./chat.js";
 import { Connection } from "./connection.js";
 import { h } from "./element.js";
 import { iconButton } from "./icon_button.js";
-import { askForKey, currentKey } from "./key.js";
+import { askForKey, currentKey, keyButton } from "./key.js";
 import { library } from "./library.js";
 import { closeMenu } from "./menu.js";
 import { loadModels } from "./model.js";
@@ -29,7 +29,7 @@ let current = null;
 
 const connection = new Connection(() => connect());
 const help = iconButton("keyboard", "Keyboard shortcuts", showHelp, { key: "?" });
-const sidebar = new Sidebar(PAGES, [connection.element, h("span", { class: "spring" }), help, themeButton]);
+const sidebar = new Sidebar(PAGES, [connection.element, h("span", { class: "spring" }), keyButton, help, themeButton]);
 const head = h("header", { class: "page-head" });
 const content = h("main", { id: "content", tabindex: "-1" });
 const openSidebar = iconButton("menu", "Open navigation", () => sidebar.open(), {
@@ -56,23 +56,27 @@ function mark() {
   sidebar.mark(name || "chat", id);
 }
 
+let withdraw = () => {}; // what was said of the last try to connect
+
 async function connect() {
+  withdraw();
   try {
     await loadModels();
     connection.ready();
   } catch (error) {
     if (error.status === 401 || error.status === 0) return; // each has its own way of asking and retrying
-    notify(error.message, { kind: "error", action: { label: "Try again", run: connect } });
+    withdraw = notify(error.message, { kind: "error", action: { label: "Try again", run: connect } });
   }
 }
 
 document.addEventListener("key-needed", async () => {
   connection.refused();
-  if (!(await askForKey(currentKey() !== null)))
-    return notify("Without a key this server answers nothing.", {
-      kind: "error",
-      action: { label: "Enter key", run: connect },
-    });
+  if (!(await askForKey(currentKey() !== null))) {
+    const action = { label: "Enter key", run: connect };
+    withdraw();
+    withdraw = notify("Without a key this server answers nothing.", { kind: "error", action });
+    return;
+  }
   await connect();
   current.retryRefused?.();
 });
