@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -77,6 +79,22 @@ def test_a_full_queue_is_refused_for_now() -> None:
     small.step()
     small.add(PROMPT, SamplingParams(max_tokens=1))
     run(small)
+
+
+def test_a_default_length_holds_where_none_is_given_and_never_refuses() -> None:
+    advised: dict[str, Any] = {"default_max_tokens": 7, "ignore_eos": True}
+    for num_prompt_tokens, params, num_answered in (
+        (10, SamplingParams(**advised), 7),
+        (508, SamplingParams(**advised), 4),  # the context ends before it
+        (10, SamplingParams(**advised, max_tokens=9), 9),
+        (10, SamplingParams(**advised, min_tokens=8), 8),
+    ):
+        alone = engine()
+        answer = alone.add([1] * num_prompt_tokens, params)
+        found = run(alone).of(answer)
+        assert (len(found.token_ids), found.finish_reason) == (num_answered, "length")
+    with pytest.raises(RequestError, match="default_max_tokens=0 must be at least 1"):
+        SamplingParams(default_max_tokens=0)
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ class Engine:
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_token_ids=frozenset((*eos, *params.stop_token_ids)),
-            max_total_tokens=self._max_total_tokens(len(prompt), params.max_tokens),
+            max_total_tokens=self._max_total_tokens(len(prompt), params),
             priority=priority,
             salt=salt,
             first_index=first_index,
@@ -299,8 +299,8 @@ class Engine:
             if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise RequestError(f"{name} holds {token_id!r}, which is no token id (0 to {vocab_size - 1})")
 
-    def _max_total_tokens(self, num_prompt_tokens: int, max_tokens: int | None) -> int:
-        limit = self.max_seq_len
+    def _max_total_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+        limit, max_tokens = self.max_seq_len, params.max_tokens
         if num_prompt_tokens == 0:
             raise RequestError("the prompt is empty; give at least one token")
         wanted = num_prompt_tokens + (1 if max_tokens is None else max_tokens)
@@ -312,6 +312,8 @@ class Engine:
             else:
                 need += "; shorten it" if max_tokens == 0 else ", which leaves no room for an answer; shorten it"
             raise ContextLengthError(f"This model's maximum context length is {limit} tokens{place}, but {need}")
+        if max_tokens is None and params.default_max_tokens is not None:
+            return min(limit, num_prompt_tokens + max(params.default_max_tokens, params.min_tokens))
         return limit if max_tokens is None else wanted
 
     def _commit(self, plan: StepPlan, samples: SequenceOf[SequenceOf[Sample]]) -> None:

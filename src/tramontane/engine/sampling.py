@@ -30,7 +30,8 @@ class SamplingParams:
     distribution (before processors, penalties and temperature). Raises RequestError for an impossible value.
     """
 
-    max_tokens: int | None = None  # None: until a stop token or the end of the context
+    max_tokens: int | None = None  # None: until a stop token, default_max_tokens or the end of the context
+    default_max_tokens: int | None = None  # where max_tokens is None; the context may end before it
     min_tokens: int = 0
     temperature: float = 0.0
     top_k: int | None = None
@@ -62,6 +63,8 @@ class SamplingParams:
             return isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
 
         require(self.max_tokens is None or whole(self.max_tokens, 0), "max_tokens", "must be at least 0")
+        default = self.default_max_tokens
+        require(default is None or whole(default, 1), "default_max_tokens", "must be at least 1")
         require(whole(self.min_tokens, 0), "min_tokens", "must be at least 0")
         require(
             self.max_tokens is None or self.min_tokens <= self.max_tokens,
