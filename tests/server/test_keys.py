@@ -311,7 +311,10 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert made["key"] not in shown
     assert run(["keys", "revoke", made["id"], *state]) == 0
     assert run(["keys", "list", *state]) == 0
-    assert "revoked" in capsys.readouterr().out
+    _, heads, shown = capsys.readouterr().out.splitlines()  # the first is of revoke
+    assert heads.split() == ["id", "state", "owner", "scopes", "name"]
+    assert shown.split() == [made["id"], "revoked", made["id"], "inference", "wind"]
+    assert shown.index("revoked") == heads.index("state")
     assert run(["keys", "revoke", "none", *state]) == 2
     assert run(["keys", "create", *state]) == 2
     assert run(["serve", "none", "--host", "0.0.0.0", "--state-dir", str(tmp_path / "new")]) == 2

@@ -49,7 +49,7 @@ def test_cost_is_the_price_of_busy_time_shared_out_by_tokens(address: str) -> No
         {"duration_s": 100.0, "ended_at": 1100.0},  # 1000 to 1100
         {"duration_s": 20.0, "ended_at": 1050.0, "owner": "b", "key_id": "b"},  # within the first
         {"duration_s": 100.0, "ended_at": 1150.0, "model": "coder", "status": 500},  # 50 s more
-        {"duration_s": 30.0, "ended_at": DAY_S + 3630.0, "first_token_s": None},  # the next day
+        {"duration_s": 30.0, "ended_at": DAY_S + 3630.0, "first_token_s": None, "status": 422},  # the next day
     ]
     database = filled(address, rows)
     try:
@@ -59,6 +59,11 @@ def test_cost_is_the_price_of_busy_time_shared_out_by_tokens(address: str) -> No
         assert (by_model["totals"]["requests"], by_model["totals"]["first_token_s"]) == (4, pytest.approx(1))
         assert by_model["totals"]["tokens_per_second"] == pytest.approx(30 / (99 + 19 + 99))
         chat, coder = by_model["data"]
+        assert [(line["refusals"], line["failures"]) for line in (chat, coder, by_model["totals"])] == [
+            (1, 0),
+            (0, 1),
+            (1, 1),
+        ]
         assert (chat["model"], chat["requests"], chat["failures"], chat["prompt_tokens"]) == ("chat", 3, 0, 300)
         assert (coder["model"], coder["requests"], coder["failures"], coder["cached_tokens"]) == ("coder", 1, 1, 40)
         assert coder["cost"] == pytest.approx(180 / 4)

@@ -43,7 +43,7 @@ def keys(
 
     A new key is shown once and kept as a hash. Servers that are running learn of changes within a second.
     """
-    from tramontane.cli.terminal import print_json
+    from tramontane.cli.terminal import print_json, print_table, printable
     from tramontane.server.keys import SCOPES, KeyOptions, create_key, list_keys, revoke_key
     from tramontane.server.settings import ServerSettings
     from tramontane.server.store.database import open_database
@@ -60,8 +60,11 @@ def keys(
             rows = [describe(key) for key in list_keys(database)]
             if as_json:
                 print_json({"keys": rows})
-            for row in () if as_json else rows:
-                print(f"{row['id']}  {row['state']:8} {row['owner']:16} {','.join(row['scopes'])}  {row['name']}")
+            else:
+                heads = ("id", "state", "owner", "scopes", "name")
+                cells = [[row[name] for name in heads] for row in rows]
+                shown = [[printable(",".join(c) if isinstance(c, list) else str(c)) for c in row] for row in cells]
+                print_table([heads, *shown], num_texts=len(heads))
         elif action == "revoke":
             key = revoke_key(database, name or "")
             print_json(describe(key)) if as_json else print(f"{key.id} is revoked")

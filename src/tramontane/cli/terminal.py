@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,17 @@ def print_json(value: Any) -> None:
 def printable(text: str) -> str:
     """Model output fit for a terminal: control characters, which could move the cursor or worse, are left out."""
     return "".join(c for c in text if c in "\n\t" or c.isprintable())
+
+
+def print_table(rows: Sequence[Sequence[str]], *, num_texts: int) -> None:
+    """The first row has the headings. The first `num_texts` columns hold texts, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if place < num_texts else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())
 
 
 def amount(value: float, unit: str = "") -> str:

@@ -29,7 +29,7 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Sum up the requests of the server: tokens, speed and cost, by model, key, day or hour."""
-    from tramontane.cli.terminal import print_json
+    from tramontane.cli.terminal import print_json, print_table
     from tramontane.server.settings import ServerSettings
     from tramontane.server.store.database import open_database
     from tramontane.server.usage.report import usage_report
@@ -45,24 +45,24 @@ def usage(
         print_json(report)
         return
     lines = [*report["data"], {by: "all", **report["totals"]}]
-    table = [HEAD if by == "model" else (by, *HEAD[1:]), *(row_of(line, by) for line in lines)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
-    for first, *rest in table:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        print("  ".join((first.ljust(widths[0]), *cells)))
+    print_table([(by, *HEAD), *(row_of(line, by) for line in lines)], num_texts=1)
 
 
 HEAD = (
-    *("model", "requests", "failed", "prompt", "cached", "completion"),
+    *("requests", "refused", "failed", "prompt", "cached", "completion"),
     *("first token s", "tokens/s", "cost", "per million"),
 )
 
 
+NO_MODEL = "(none served)"
+"""Requests that named none of the served models, or were refused before that was looked at."""
+
+
 def row_of(line: dict[str, Any], by: str) -> tuple[str, ...]:
-    counts = ("requests", "failures", "prompt_tokens", "cached_tokens", "completion_tokens")
+    counts = ("requests", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens")
     measures = (("first_token_s", 3), ("tokens_per_second", 1), ("cost", 4), ("cost_per_million_tokens", 4))
     shown = ("-" if line.get(name) is None else f"{line[name]:.{digits}f}" for name, digits in measures)
-    return (str(line[by]) or "-", *(str(line[name]) for name in counts), *shown)
+    return (str(line[by]) or NO_MODEL, *(str(line[name]) for name in counts), *shown)
 
 
 def moment(text: str) -> float:

@@ -69,6 +69,7 @@ def usage_report(
 _IS_DECODING = (Usage.first_token_s.is_not(None)) & (Usage.completion_tokens > 1)
 SUMS: dict[str, ColumnElement[Any]] = {
     "requests": func.count(),
+    "refusals": cast(func.sum(case((Usage.status.between(400, 498), 1), else_=0)), Integer),  # 499: the client went
     "failures": cast(func.sum(case((Usage.status >= 500, 1), else_=0)), Integer),
     "prompt_tokens": cast(func.sum(Usage.prompt_tokens), Usage.prompt_tokens.type),
     "cached_tokens": cast(func.sum(Usage.cached_tokens), Usage.cached_tokens.type),
