@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tramontane import durable
-from tramontane.cli.options import Json
+from tramontane.cli.options import Base, Json
 from tramontane.cli.pretrain import Changes, MaxSeconds, Resume, run_training
 from tramontane.cli.terminal import amount, print_json, printable
 from tramontane.errors import ConfigError
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    model: Annotated[str, typer.Argument(help="A folder or a pulled hub id; the base to start from.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder or a pulled hub id to start from; a LoRA adapter is gone on with.")
+    ],
     data: Annotated[
         list[str],
         typer.Argument(
@@ -41,7 +43,10 @@ def finetune(
     loss: Annotated[Literal["dpo", "ipo", "simpo", "orpo"], typer.Option(help="Loss on preferences.")] = "dpo",
     epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
-    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the adapter (default: 16, or that of the one gone on with).")
+    ] = None,
+    base: Base = None,
     weight_format: Annotated[
         str | None,
         typer.Option(help="Hold the frozen base of an adapter as auto (as stored), q8_0, q4_0, q4_k or another."),
@@ -67,10 +72,11 @@ def finetune(
 
     JSON Lines, JSON, CSV or parquet, in any common shape: messages, ShareGPT, Alpaca, prompt and completion, plain
     text, preferences, labels. Every line is checked before anything starts. RUN/model is then an adapter in PEFT's
-    format, or with --method full a whole checkpoint. RUN/recipe.toml holds everything that was chosen.
+    format, or with --method full a whole checkpoint. Where MODEL is an adapter, training goes on from its weights, with
+    --method full from the model it makes of its base. RUN/recipe.toml holds everything that was chosen.
     """
     from tramontane.data.sample_files import UnsoundFileError
-    from tramontane.hub import resolve_model
+    from tramontane.loading.named_model import find_model
     from tramontane.training.finetune import FinetuneOptions, finetune_recipe
     from tramontane.training.recipe import read_recipe, write_recipe
 
@@ -78,8 +84,10 @@ def finetune(
     if not (resume and saved.exists()):
         if (run / "checkpoints").exists() and any((run / "checkpoints").iterdir()):
             raise ConfigError(f"{run} already holds checkpoints; --resume goes on, another --run begins anew")
+        named = find_model(model, base)
         options = FinetuneOptions(
-            model=Path(resolve_model(model)),
+            model=named.path,
+            adapter=named.adapter,
             data=tuple(data),
             run=run,
             valid=valid,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -103,14 +104,28 @@ def merge_lora(model: nn.Module) -> int:
     return num_merged
 
 
+def frozen_lora(model: nn.Module) -> dict[Linear, nn.Module]:
+    """The model's adapters as they are now: copies that learn nothing and drop nothing, for `replaced_lora`."""
+    return {
+        module: copy.deepcopy(module.lora).requires_grad_(False).eval()
+        for module in model.modules()
+        if isinstance(module, Linear) and module.lora is not None
+    }
+
+
 @contextmanager
-def without_lora(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model computes as its base alone; the adapters come back at the end."""
-    adapters = {module: module.lora for module in model.modules() if isinstance(module, Linear) and module.lora}
+def replaced_lora(adapters: Mapping[Linear, nn.Module | None]) -> Iterator[None]:
+    """Inside the block these linears have these adapters, or none; their own come back at the end."""
+    kept = {module: module.lora for module in adapters}
     try:
-        for module in adapters:
-            module.lora = None
-        yield
-    finally:
         for module, lora in adapters.items():
             module.lora = lora
+        yield
+    finally:
+        for module, lora in kept.items():
+            module.lora = lora
+
+
+def without_lora(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside the block the model computes as its base alone; the adapters come back at the end."""
+    return replaced_lora({module: None for module in model.modules() if isinstance(module, Linear) and module.lora})

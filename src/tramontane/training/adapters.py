@@ -18,10 +18,13 @@ def adapter_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_adapter(model: Transformer, folder: Path) -> AdapterConfig:
-    """Attach the adapter in `folder` to `model`, everything else frozen. Raises CheckpointError if it does not fit."""
+def load_adapter(model: Transformer, folder: Path, *, dropout: float | None = None) -> AdapterConfig:
+    """Attach the adapter in `folder` to `model`, everything else frozen. `dropout` None: as it was trained with.
+
+    Raises CheckpointError if it does not fit.
+    """
     config, tensors = read_adapter(folder, model.config)
-    attach_shapes(model, config.shapes, config.dropout)
+    attach_shapes(model, config.shapes, config.dropout if dropout is None else dropout)
     places = adapter_tensors(model)
     for name, tensor in tensors.items():
         places[name].copy_(tensor)

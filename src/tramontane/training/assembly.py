@@ -10,12 +10,14 @@ import torch
 from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError, DataError
 from tramontane.loading import Checkpoint, load_model, open_checkpoint, resolve_weight_format
-from tramontane.loading.adapter_files import AdapterConfig
+from tramontane.loading.adapter_files import AdapterConfig, adapter_digest
+from tramontane.loading.classifier_files import HEAD, open_classifier
 from tramontane.loading.named_model import portable_name
-from tramontane.model.lora import attach_lora
+from tramontane.model.lora import attach_lora, merge_lora
 from tramontane.model.transformer import Transformer
 from tramontane.ops.training_ops import TrainingOps
 from tramontane.runtime import training_dtype
+from tramontane.training.adapters import load_adapter
 from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
@@ -143,12 +145,29 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
             device=str(machine.device),
             ops=TrainingOps(compiled=machine.is_compiled),
         )
+    start = None if recipe.model.adapter is None else _start(recipe, model)
     if recipe.lora is None:
         return model, None
     lora = recipe.lora
-    shapes = attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    shapes = (
+        start.shapes
+        if start is not None
+        else attach_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    )
     base = portable_name(Path(recipe.model.checkpoint)) if recipe.model.checkpoint else None
     return model, AdapterConfig(shapes=shapes, base=base, dropout=lora.dropout)
+
+
+def _start(recipe: Recipe, model: Transformer) -> AdapterConfig:
+    """The adapter that the run goes on from, attached, or merged where all weights are trained."""
+    folder = Path(recipe.model.adapter or "")
+    if recipe.model.adapter_digest not in (None, adapter_digest(folder)):
+        raise ConfigError(f"{folder} has changed since the run began; put it back, or begin anew with another --run")
+    start = load_adapter(model, folder, dropout=0.0 if recipe.lora is None else recipe.lora.dropout)
+    if recipe.lora is None:
+        merge_lora(model)
+        model.requires_grad_(True)
+    return start
 
 
 def _packed_format(recipe: Recipe, checkpoint: Checkpoint, machine: Machine) -> str | None:
@@ -170,10 +189,22 @@ def _require_vocabulary(vocab_size: int, train: ShardSet) -> None:
 
 
 def _task(recipe: Recipe, model: Transformer, targets: Targets | None, machine: Machine) -> Task:
+    is_classifier = recipe.model.adapter is not None and (Path(recipe.model.adapter) / HEAD).exists()
+    if is_classifier and targets is None:
+        raise ConfigError(f"{recipe.model.adapter} is a classifier's adapter; go on with labels (--task classify)")
     if targets is not None:
-        return ClassifierTask(targets, model.config.dim)
+        task = ClassifierTask(targets, model.config.dim)
+        if is_classifier:
+            task.head.go_on(open_classifier(Path(recipe.model.adapter or ""), model.config.dim), targets)
+        return task
     if recipe.task.kind == "preference":
-        return PreferenceTask(recipe.task, model, compute_dtype=machine.dtype, compiled=machine.is_compiled)
+        return PreferenceTask(
+            recipe.task,
+            model,
+            compute_dtype=machine.dtype,
+            compiled=machine.is_compiled,
+            goes_on=recipe.model.adapter is not None,
+        )
     if model.config.moe is not None:
         keep_router_logits(model)
     return TextTask(recipe.loss, compiled=machine.is_compiled)

@@ -43,6 +43,7 @@ def card_facts(
         "name": run.resolve().name,
         "version": tramontane.__version__,
         "base": recipe.model.checkpoint or recipe.model.grown_from,
+        "adapter": recipe.model.adapter,
         "method": "LoRA adapter" if recipe.lora is not None else "all weights",
         "task": recipe.task.kind if recipe.task.kind != "preference" else recipe.task.loss,
         "model": _model_facts(config),
@@ -82,8 +83,10 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
     ]
     if facts["base"]:
+        with_adapter = f" with the adapter `{facts['adapter']}`" if facts["adapter"] else ""
         lines += [
-            f"It starts from `{facts['base']}`; trained were: {facts['method']}, on the task {facts['task']}.",
+            f"It starts from `{facts['base']}`{with_adapter}; trained were: {facts['method']}, on the task "
+            f"{facts['task']}.",
             "",
         ]
     lines += ["## Data", "", "| source | tokens | epochs | where it is from | licence |", "|---|--:|--:|---|---|"]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tramontane.errors import ConfigError
+from tramontane.loading.classifier_files import Classifier
 from tramontane.model.transformer import Transformer
 from tramontane.training.microbatch import Microbatch
 from tramontane.training.sample_stream import Targets
@@ -22,6 +24,22 @@ class ClassifierHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_columns, dim))
         self.bias = nn.Parameter(torch.zeros(num_columns))
+
+    @torch.no_grad()
+    def go_on(self, start: Classifier, targets: Targets) -> None:
+        """Begin where `start` ended, label by label; what it did not know stays zero. Raises ConfigError for a target
+        that took one label then and takes several now, or the other way round."""
+        known = [(target, label) for target, labels in start.labels.items() for label in labels]
+        for target, labels in targets.labels.items():
+            if target in start.labels and (target in start.single) != (target in targets.single):
+                raise ConfigError(
+                    f"target {target!r} takes one label in one of adapter and samples, several in the other"
+                )
+            for column, label in zip(range(*targets.columns[target].indices(targets.num_columns)), labels, strict=True):
+                if (target, label) in known:
+                    row = known.index((target, label))
+                    self.weight[column].copy_(start.weight_CD[row])
+                    self.bias[column].copy_(start.bias_C[row])
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         return F.linear(hidden_ND.float(), self.weight, self.bias)

@@ -14,6 +14,8 @@ from tramontane.data.sample_shapes import SampleKind
 from tramontane.data.sample_shards import HeldOut, write_sample_shards
 from tramontane.data.shards import Manifest, read_manifest
 from tramontane.errors import ConfigError
+from tramontane.loading import open_checkpoint
+from tramontane.loading.adapter_files import adapter_digest, read_adapter
 from tramontane.training.recipe import (
     CheckpointRecipe,
     DataPaths,
@@ -35,6 +37,7 @@ KINDS: dict[TaskKind, SampleKind] = {"chat": "chat", "preference": "preference",
 UPDATES_PER_EPOCH = 16
 BATCH_LEN = 16384
 LEN_MULTIPLE = 128
+DEFAULT_RANK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +48,14 @@ class FinetuneOptions:
     model: Path
     data: Path | Sequence[str | Path]
     run: Path
+    adapter: Path | None = None  # of the model, to go on from
     valid: Path | str | None = None
     task: TaskKind = "chat"
     method: Method = "lora"
     loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
     epochs: float = 3.0
     lr: float | None = None
-    rank: int = 16
+    rank: int | None = None
     alpha: float | None = None
     dropout: float = 0.0
     max_len: int = 2048
@@ -97,17 +101,40 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
             microbatch_len=microbatch_len,
             policy="whole",
         ),
-        model=ModelRecipe(checkpoint=str(options.model), weight_format=options.weight_format),
+        model=_model(options),
         task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss),
-        lora=None
-        if options.method == "full"
-        else LoraRecipe(rank=options.rank, alpha=options.alpha or 2.0 * options.rank, dropout=options.dropout),
+        lora=None if options.method == "full" else _lora(options),
         optimizer=OptimizerRecipe(kind="adamw", lr=options.lr or default_lr, betas=(0.9, 0.99), weight_decay=0.01),
         schedule=Schedule(num_steps=num_steps, kind="cosine", warmup_steps=min(num_steps // 10, 50), final=0.1),
         machine=MachineRecipe(device=options.device),
         checkpoint=CheckpointRecipe(every_seconds=300.0),
         metrics=MetricsRecipe(every_steps=1, valid_every_steps=max(1, num_steps // 5)),
     )
+
+
+def _model(options: FinetuneOptions) -> ModelRecipe:
+    adapter = options.adapter
+    return ModelRecipe(
+        checkpoint=str(options.model),
+        adapter=None if adapter is None else str(adapter.resolve()),
+        adapter_digest=None if adapter is None else adapter_digest(adapter),
+        weight_format=options.weight_format,
+    )
+
+
+def _lora(options: FinetuneOptions) -> LoraRecipe:
+    """A fresh adapter, or the one gone on from. Raises ConfigError where that is another than what is asked for."""
+    if options.adapter is None:
+        rank = DEFAULT_RANK if options.rank is None else options.rank
+        return LoraRecipe(rank=rank, alpha=options.alpha or 2.0 * rank, dropout=options.dropout)
+    start, _ = read_adapter(options.adapter, open_checkpoint(options.model).config)
+    rank, scale = start.ranks[-1], start.scales[-1]
+    instead = f"leave it out to go on from {options.adapter}, or merge that first and train a new one: tramontane merge"
+    if options.rank is not None and (options.rank,) != start.ranks:
+        raise ConfigError(f"rank={options.rank} is not the adapter's, {', '.join(map(str, start.ranks))}; {instead}")
+    if options.alpha is not None and (options.alpha / rank,) != start.scales:
+        raise ConfigError(f"alpha={options.alpha} is not the adapter's, {scale * rank:g}; {instead}")
+    return LoraRecipe(rank=rank, alpha=scale * rank, dropout=options.dropout, targets=start.targets)
 
 
 def _folder(options: FinetuneOptions, split: str) -> Path:

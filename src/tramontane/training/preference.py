@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tramontane.errors import DataError
-from tramontane.model.lora import without_lora
+from tramontane.model.lora import frozen_lora, replaced_lora, without_lora
 from tramontane.model.transformer import Transformer
 from tramontane.training.microbatch import Microbatch
 from tramontane.training.model_setup import prepare
@@ -55,11 +55,20 @@ def _log1mexp(x: Tensor) -> Tensor:
 class PreferenceTask:
     """Documents 2n and 2n + 1 of a microbatch are the chosen and the rejected answer to one prompt.
 
-    DPO and IPO compare with a reference: the model as it was. With adapters that is the model without them, at no
-    memory; else a frozen copy is kept, in the compute dtype. `model` is not prepared yet, and will be alike.
+    DPO and IPO compare with a reference: the model as it was. With fresh adapters that is the model without them, at no
+    memory; with adapters that `goes_on`, the model with a frozen copy of these; else a frozen copy of all is kept, in
+    the compute dtype. `model` is not prepared yet, and will be alike.
     """
 
-    def __init__(self, recipe: TaskRecipe, model: Transformer, *, compute_dtype: torch.dtype, compiled: bool) -> None:
+    def __init__(
+        self,
+        recipe: TaskRecipe,
+        model: Transformer,
+        *,
+        compute_dtype: torch.dtype,
+        compiled: bool,
+        goes_on: bool = False,
+    ) -> None:
         self.recipe = recipe
         self._copy: Transformer | None = None
         self._base: Callable[[Transformer], AbstractContextManager[None]] = without_lora
@@ -68,6 +77,9 @@ class PreferenceTask:
             self._copy = copy.deepcopy(model).requires_grad_(False).to(compute_dtype)
             prepare(self._copy, compute_dtype=compute_dtype, compiled=compiled, checkpointing=False)
             self._base = lambda _: nullcontext()
+        elif goes_on:
+            start = frozen_lora(model)
+            self._base = lambda _: replaced_lora(start)
 
     def objective(self, model: Transformer, microbatch: Microbatch) -> Objective:
         """Summed over pairs. Raises DataError for an odd number of documents."""

@@ -18,6 +18,9 @@ from tramontane.data.strict_toml import read_table
 from tramontane.errors import ConfigError, DataError
 from tramontane.training.schedule import Schedule
 
+BESIDE_CHECKPOINT = ("checkpoint", "adapter", "adapter_digest", "weight_format")
+"""What of [model] has a meaning where that starts from a checkpoint."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
@@ -27,9 +30,13 @@ class ModelRecipe:
     `full_attention_every` = n leaves every n-th layer without a window. `vocab_size` None: that of the data.
     `weight_format`: the frozen base of adapters is held packed, as q4_0 or another format of the CPU kernels, or `auto`
     as it is stored (QLoRA, arXiv:2305.14314).
+    `adapter`: the folder of an adapter of `checkpoint`, whose digest it must have. With [lora] it is gone on with, and
+    its ranks, scales and targets hold; without, it is merged, and all weights go on from there.
     """
 
     checkpoint: str | None = None
+    adapter: str | None = None
+    adapter_digest: str | None = None
     weight_format: str | None = None
     grown_from: str | None = None
     dim: int = 384
@@ -227,6 +234,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.model.weight_format is not None and (self.lora is None or self.model.checkpoint is None):
             raise ConfigError("model.weight_format packs the base of adapters; it needs model.checkpoint and [lora]")
+        if self.model.adapter is not None and self.model.checkpoint is None:
+            raise ConfigError("model.adapter is an adapter of model.checkpoint; name that too")
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -243,7 +252,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(table, change)
     model = table.get("model")
-    extra = next((key for key in model or () if key not in ("checkpoint", "weight_format")), None)
+    extra = next((key for key in model or () if key not in BESIDE_CHECKPOINT), None)
     if isinstance(model, dict) and "checkpoint" in model and extra is not None:
         raise DataError(f"{path}: model.{extra} has no effect beside model.checkpoint; remove one of them")
     try:
@@ -272,7 +281,7 @@ def write_recipe(recipe: Recipe) -> str:
     """The recipe as TOML, every default written out; `read_recipe` reads it back to an equal object."""
     table = dataclasses.asdict(recipe)
     if recipe.model.checkpoint is not None:
-        table["model"] = {"checkpoint": recipe.model.checkpoint, "weight_format": recipe.model.weight_format}
+        table["model"] = {name: getattr(recipe.model, name) for name in BESIDE_CHECKPOINT}
     return "\n".join(_lines(table, "")) + "\n"
 
 
