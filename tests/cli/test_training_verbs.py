@@ -90,7 +90,7 @@ def test_merge_writes_a_model_that_needs_no_adapter(tramontane: Any, tmp_path: P
         torch.testing.assert_close(merged, adapted.logits(token_ids), rtol=tolerance, atol=tolerance)
     code, err = tramontane("merge", base, tmp_path / "other")
     assert code == 2
-    assert "holds no adapter_config.json" in err
+    assert "is a whole model, no LoRA adapter" in err
 
 
 def test_average_writes_the_mean_of_weights(tramontane: Any, tmp_path: Path) -> None:
