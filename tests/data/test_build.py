@@ -133,7 +133,13 @@ def test_long_text_is_cut_and_closed_only_at_its_end(recipe: DataRecipe, places:
 
 def test_conversations_keep_their_masks_and_long_ones_go(recipe: DataRecipe, places: BuildPlaces) -> None:
     (talk,) = build_set(recipe, "chat", places)
-    assert dropped(talk) == {"nothing to render": 2, "too long": 1, "exact duplicate": 1}
+    assert dropped(talk) == {
+        "invalid: messages must be a list with at least one message": 1,
+        "invalid: a conversation to learn from must end with a whole message of the assistant": 1,
+        "too long": 1,
+        "exact duplicate": 1,
+    }
+    assert talk.notes == {"key passed over: text": talk.train.num_documents + talk.valid.num_documents}
     loader = Loader(ShardSet([places.out / "chat" / "train"]), batch_len=256, policy="whole")
     tokenizer = load_tokenizer(tokenizer_folder())
     batch = next(loader)
@@ -215,3 +221,73 @@ def test_fill_in_the_middle_at_a_rate(recipe: DataRecipe, places: BuildPlaces) -
     texts = documents_of(places.out / "text" / "train", "notes")
     turned = sum(text.startswith("<s>[SUFFIX]") for text in texts)
     assert 0.35 < turned / len(texts) < 0.65
+
+
+CODE = "def f(x):\n    if x:\n\n\n        return 1"
+CHAT_RECIPE = """
+name = "tiny"
+[set.chat]
+kind = "chat"
+max_document_len = 512
+valid_fraction = 0.0
+[[set.chat.source]]
+name = "talk"
+paths = ["*.jsonl"]
+render = "messages"
+[set.text]
+kind = "text"
+valid_fraction = 0.0
+[[set.text.source]]
+name = "code"
+paths = ["*.jsonl"]
+"""
+
+
+def built(tmp_path: Path, name: str, *rows: dict[str, Any]) -> tuple[list[SourceReport], Path]:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.toml").write_text(CHAT_RECIPE)
+    places = BuildPlaces(data, tmp_path / "recipe.toml", tokenizer_folder(), tmp_path / "out")
+    return build_set(read_data_recipe(places.recipe), name, places), places.out / name
+
+
+def test_conversations_keep_system_prompts_code_tools_calls_and_results(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "run", "parameters": {}}}]
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "run", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": "You write Python."},
+        {"role": "user", "content": "Write f."},
+        {"role": "assistant", "content": CODE},
+        {"role": "user", "content": "Run it."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": "  1\n\n\n"},
+        {"role": "assistant", "content": "It gives 1."},
+        {"role": "user", "content": "Thanks"},
+    ]
+    (report,), out = built(tmp_path, "chat", {"messages": messages, "tools": tools, "id": 7})
+    first, second = documents_of(out / "train", "talk")
+    head = "<s>[SYSTEM_PROMPT]You write Python.[/SYSTEM_PROMPT]"
+    assert first.startswith(f"{head}[AVAILABLE_TOOLS]")
+    assert first.endswith(f"[INST]Write f.[/INST]{CODE}</s>")
+    assert f"[INST]Write f.[/INST]{CODE}</s>[AVAILABLE_TOOLS]" in second
+    assert second.endswith(
+        '[INST]Run it.[/INST][TOOL_CALLS][{"name": "run", "arguments": {}, "id": "abcdefghi"}]</s>'
+        "[TOOL_RESULTS]abcdefghi[TOOL_CONTENT]  1\n\n\n[/TOOL_RESULTS]It gives 1.</s>"
+    )
+    assert report.notes == {
+        "messages after the last answer or the most that are kept, left out of a conversation": 1,
+        "key passed over: id": 1,
+    }
+    assert "key passed over: id" in (out / "report.md").read_text()
+
+
+def test_code_in_texts_keeps_its_empty_lines_and_indentation(tmp_path: Path) -> None:
+    _, out = built(tmp_path, "text", {"text": f"    {CODE}\n"})
+    assert documents_of(out / "train", "code") == [f"<s>    {CODE}</s>"]
+
+
+def test_a_build_that_keeps_nothing_fails_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set.chat: no document was kept: invalid: messages must be a list.* \(2\)"):
+        built(tmp_path, "chat", {"messages": []}, {"messages": "x"})
+    assert not list((tmp_path / "out").iterdir())

@@ -28,12 +28,16 @@ PROSE = (
         ("e\u0301te\u0301", "été"),
         ("donâ€™t, cafÃ©, â€œyesâ€\x9d", "don’t, café, “yes”"),
         ("Âge, naïve, São Paulo, È vero", "Âge, naïve, São Paulo, È vero"),  # right as it is
-        ("a  \n\n\n\n\nb\t\n", "a\n\nb"),
+        ("\n \n    def f():\n\n\n        return 1  \n", "    def f():\n\n\n        return 1"),
         ("\ufeffsoft\u00adhyphen\x00", "softhyphen"),
     ],
 )
 def test_tidy(text: str, tidied: str) -> None:
     assert tidy(text) == tidied
+
+
+def test_space_is_folded_on_demand() -> None:
+    assert tidy("  a  \n\n\n\n\nb\t\n", fold_space=True) == "a\n\nb"
 
 
 def test_straight_quotes_on_demand() -> None:

@@ -159,12 +159,25 @@ def test_stories_are_asked_for_by_what_is_in_them() -> None:
 def test_dialogues_are_made_to_alternate() -> None:
     turns = [("assistant", "Hey"), ("user", "Hi"), ("user", "there,  you"), ("assistant", "Yes?"), ("user", "Bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
-    assert chats("messages", row) == [[("user", "Hi there, you"), ("assistant", "Yes?")]]
-    prompted = {chats("messages", row, seed=seed, system="Be nice.|Be kind.")[0][0] for seed in range(9)}
+    assert chats("talk", row) == [[("user", "Hi there, you"), ("assistant", "Yes?")]]
+    prompted = {chats("talk", row, seed=seed, system="Be nice.|Be kind.")[0][0] for seed in range(9)}
     assert prompted == {("system", "Be nice."), ("system", "Be kind.")}
-    assert chats("messages", {"messages": []}) == []
+    assert chats("talk", {"messages": []}) == []
     long = {"messages": [{"role": ("user", "assistant")[n % 2], "content": str(n)} for n in range(10)]}
-    assert len(chats("messages", long, most="5")[0]) == 4
+    assert len(chats("talk", long, most="5")[0]) == 4
+
+
+def test_conversations_stay_as_they_are() -> None:
+    turns = [("assistant", "Hey"), ("user", "Hi"), ("user", "there,  you"), ("assistant", "Yes?"), ("user", "Bye")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    assert chats("messages", row) == [turns[:-1]]
+    assert chats("messages", row, system="Be nice.") == [[("system", "Be nice."), *turns[:-1]]]
+    own = {"messages": [{"role": "system", "content": "Be rude."}, *row["messages"]]}
+    assert chats("messages", own, system="Be nice.") == [[("system", "Be rude."), *turns[:-1]]]
+    assert chats("messages", own, most="1") == [[("system", "Be rude."), turns[0]]]
+    assert chats("messages", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "  b"}]}) == [
+        [("user", "a"), ("assistant", "  b")]
+    ]
 
 
 def test_personas_become_system_prompts() -> None:

@@ -218,6 +218,7 @@ class _SetBuilder:
         self.state.num_kept += 1
         if outcome.valid_line is not None:
             self.valid_lines.write(outcome.valid_line.encode("utf-8") + b"\n")
+        report.note(outcome.notes)
         writer = writers["valid" if outcome.is_valid else "train"]
         split = report.valid if outcome.is_valid else report.train
         for number, encoded in enumerate(outcome.encoded):
@@ -236,6 +237,8 @@ class _SetBuilder:
         durable.write(self.folder / "state.json", json.dumps(asdict(self.state)))
 
     def _finish(self) -> None:
+        if not any(report.train.num_documents + report.valid.num_documents for report in self.reports):
+            self._refuse_empty()
         for split in SPLITS:
             write_manifest(self.folder / split, self._manifest(split))
         notes = [
@@ -247,6 +250,17 @@ class _SetBuilder:
             (self.folder / name).unlink(missing_ok=True)
         write_report(self.folder, f"{self.recipe.name}: {self.set_name}", self.reports, notes)
         durable.publish(self.folder, self.done)
+
+    def _refuse_empty(self) -> None:
+        """Raises DataError saying why nothing was kept; nothing is left behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        reasons: dict[str, int] = {}
+        for report in self.reports:
+            for reason, tally in report.dropped.items():
+                reasons[reason] = reasons.get(reason, 0) + tally.num_documents
+        most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+        told = "; ".join(f"{reason} ({count})" for reason, count in most) or "the sources hold no records"
+        raise DataError(f"set.{self.set_name}: no document was kept: {told}")
 
     def _manifest(self, split: str) -> Manifest:
         sources = []

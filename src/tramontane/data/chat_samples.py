@@ -40,6 +40,15 @@ class ChatSample:
     tools: tuple[Tool, ...]
     is_learned: tuple[bool, ...]
 
+    def as_row(self) -> dict[str, Any]:
+        """The sample as `parse_chat` takes it."""
+        flags = iter(self.is_learned)
+        messages = [
+            message.as_dict() | ({"weight": 0} if message.role == "assistant" and not next(flags) else {})
+            for message in self.messages
+        ]
+        return {"messages": messages} | ({"tools": [tool.as_dict() for tool in self.tools]} if self.tools else {})
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:

@@ -35,16 +35,19 @@ _BOILERPLATE = re.compile(
 _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 
 
-def tidy(text: str, *, straight_quotes: bool = False) -> str:
-    """NFC, mojibake repaired, one kind of line break and space, invisible characters and trailing space gone, at most
-    one empty line in a row. `straight_quotes` also writes typographic quotes, ellipses and hyphens in ASCII."""
+def tidy(text: str, *, straight_quotes: bool = False, fold_space: bool = False) -> str:
+    """NFC, mojibake repaired, one kind of line break and space, invisible characters gone, no empty lines around and no
+    space at the end. Indentation and empty lines inside stay: they may be code. `fold_space` takes space off the ends
+    of lines, and of several empty lines in a row leaves one; `straight_quotes` writes typographic quotes, ellipses and
+    hyphens in ASCII."""
     text = _repair_mojibake(_MARKS.sub("", unicodedata.normalize("NFC", text)))
     text = _INVISIBLE.sub("", _LINE_BREAKS.sub("\n", text).translate(_SPACES))
     if straight_quotes:
         text = text.translate(_STRAIGHT)
     text = unicodedata.normalize("NFC", text)
-    text = re.sub(r"[ \t]+\n", "\n", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    if fold_space:
+        text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
+    return re.sub(r"\A(?:[ \t]*\n)+", "", text).rstrip()
 
 
 def _repair_mojibake(text: str) -> str:

@@ -9,13 +9,13 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tramontane.data.chat_samples import parse_chat
+from tramontane.data.chat_samples import ChatSample
 from tramontane.data.chat_tokens import EncodedSample, SampleEncoder
 from tramontane.data.clean import drop_boilerplate, drop_lines, mask_personal_data, quality_problem, tidy
 from tramontane.data.decontaminate import EvaluationNgrams
@@ -26,13 +26,17 @@ from tramontane.data.recipe import DataRecipe, SetRecipe, SourceRecipe
 from tramontane.data.record import Origin, Record
 from tramontane.data.render import TEXT_RENDERERS, RenderContext
 from tramontane.data.render_chat import CHAT_RENDERERS
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shapes import parse_row
 from tramontane.errors import DataError
+from tramontane.tokenizer.messages import Message, Thinking
 
 if TYPE_CHECKING:
     from tramontane.tokenizer import Tokenizer
 
 _CHARS_PER_TOKEN = 3.5  # pieces are cut by characters a little below the limit, then checked in tokens
 _EXAMPLE_CHARS = 240
+NOTHING_TOLD: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Kept:
     num_text_bytes: int
     example: str
     valid_line: str | None  # of the validation split: the document as a line of JSON
+    notes: Mapping[str, int]  # what was read otherwise than it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,31 +176,51 @@ class _Preparer:
     ) -> Iterator[Kept | Dropped]:
         encoder = SampleEncoder(self.tokenizer, self.set.max_document_len)
         for rendered in CHAT_RENDERERS[self.source.render](group, context):
-            messages = [
-                {**message, "content": self._clean(message["content"])} if message.get("content") else message
-                for message in rendered["messages"]
-            ]
-            sample = {**rendered, "messages": messages}
-            text = "\n".join(str(message.get("content") or "") for message in messages)
+            notes = SampleNotes()
+            try:
+                parsed = parse_row(rendered, "chat", notes, thinks=encoder.thinks)
+                if not isinstance(parsed, ChatSample):
+                    raise DataError("holds no conversation")
+            except DataError as error:
+                text = example_of(str(rendered))
+                yield Dropped(f"invalid: {_without_places(error)}", origin, len(text.encode("utf-8")), text)
+                continue
+            sample = replace(parsed, messages=tuple(map(self._clean_message, parsed.messages)))
+            text = "\n".join(chunk for message in sample.messages for chunk in map(_chunk_text, message.chunks))
             size = len(text.encode("utf-8"))
             if problem := self._problem(text):
                 yield Dropped(problem, origin, size, example_of(text))
                 continue
             try:
-                encoded = encoder.documents(parse_chat(sample))
+                encoded = encoder.documents(sample)
             except DataError as error:
-                reason = "too long" if "tokens long" in str(error) else f"invalid: {error}"
+                reason = "too long" if "tokens long" in str(error) else f"invalid: {_without_places(error)}"
                 yield Dropped(reason, origin, size, example_of(text))
                 continue
-            yield self._checked(sample, text, encoded, origin, is_valid)
+            told = context.notes.taken() + notes.taken()
+            yield self._checked(sample.as_row(), text, encoded, origin, is_valid, told)
+
+    def _clean_message(self, message: Message) -> Message:
+        """Results of tools are data: of them nothing is changed but what is masked."""
+        if message.role == "tool":
+            clean = mask_personal_data if self.set.clean.mask_personal_data else str
+        else:
+            clean = self._clean
+        return replace(
+            message,
+            chunks=tuple(
+                clean(chunk) if isinstance(chunk, str) else replace(chunk, text=clean(chunk.text))
+                for chunk in message.chunks
+            ),
+        )
 
     def _clean(self, text: str) -> str:
         clean = self.set.clean
-        text = tidy(text, straight_quotes=clean.straight_quotes)
+        text = tidy(text, straight_quotes=clean.straight_quotes, fold_space=clean.fold_space)
         if self.dropped_lines:
-            text = drop_lines(text, self.dropped_lines).strip()
+            text = drop_lines(text, self.dropped_lines).strip("\n")
         if self.source.quality == "web":
-            text = drop_boilerplate(text).strip()
+            text = drop_boilerplate(text).strip("\n")
         return mask_personal_data(text) if clean.mask_personal_data else text
 
     def _problem(self, text: str) -> str | None:
@@ -205,7 +230,13 @@ class _Preparer:
         return problem
 
     def _checked(
-        self, sample: Mapping[str, Any], text: str, encoded: Sequence[EncodedSample], origin: Origin, is_valid: bool
+        self,
+        sample: Mapping[str, Any],
+        text: str,
+        encoded: Sequence[EncodedSample],
+        origin: Origin,
+        is_valid: bool,
+        notes: Mapping[str, int] = NOTHING_TOLD,
     ) -> Kept | Dropped:
         words, size = words_of(text), len(text.encode("utf-8"))
         match = self.ngrams.first_match(words) if self.ngrams else None
@@ -213,7 +244,16 @@ class _Preparer:
             return Dropped("shares an n-gram with an evaluation item", origin, size, match)
         marks = fingerprint(words, self.set.dedupe, near=self.source.near_dedupe)
         line = json.dumps({"source": self.source.name, **sample}, ensure_ascii=False) if is_valid else None
-        return Kept(tuple(encoded), marks, origin, is_valid, size, example_of(text), line)
+        return Kept(tuple(encoded), marks, origin, is_valid, size, example_of(text), line, notes)
+
+
+def _chunk_text(chunk: str | Thinking) -> str:
+    return chunk if isinstance(chunk, str) else chunk.text
+
+
+def _without_places(error: DataError) -> str:
+    """What is wrong with a sample, the same for all samples that it is wrong with."""
+    return re.sub(r"\[\d+\]", "[...]", str(error))
 
 
 def cut(text: str, max_chars: int) -> list[str]:
@@ -226,7 +266,7 @@ def cut(text: str, max_chars: int) -> list[str]:
         end = next((at for mark in _MARKS if (at := _nearest(text, mark, goal, reach, start + max_chars))), goal)
         pieces.append(text[start:end])
         start = end
-    stripped = (piece.strip() for piece in [*pieces, text[start:]])
+    stripped = (piece.strip("\n").rstrip() for piece in [*pieces, text[start:]])  # a first line may be indented
     return [piece for piece in stripped if piece]
 
 

@@ -23,6 +23,7 @@ class CleanRecipe:
     """How text is cleaned (see `clean`). `language` is a two-letter code to keep, or None for all."""
 
     straight_quotes: bool = False
+    fold_space: bool = False  # for prose; in code, indentation and empty lines mean something
     language: str | None = None
     mask_personal_data: bool = False
     drop_lines: tuple[str, ...] = ()  # regular expressions, case-insensitive; a line that matches is removed

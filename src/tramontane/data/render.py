@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tramontane.data.record import Record
+from tramontane.data.sample_notes import SampleNotes
 from tramontane.errors import DataError
 
 
@@ -23,6 +24,8 @@ class RenderContext:
     rng: random.Random
     options: Mapping[str, str]
     persona: Mapping[str, str]
+    notes: SampleNotes = field(default_factory=SampleNotes)
+    """Where a renderer tells what it leaves out of a record."""
 
 
 TextRenderer = Callable[[Sequence[Record], RenderContext], Iterator[str]]

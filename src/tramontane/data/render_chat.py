@@ -1,6 +1,6 @@
 """Records of the raw sets as conversations for chat tuning. A recipe names these functions in `render`.
 
-Like `render`, but what is yielded are samples `{"messages": [...]}` for `chat_samples.parse_chat`.
+Like `render`, but what is yielded are samples `{"messages": [...]}` for `sample_shapes.parse_row`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from tramontane.data.render import (
     storybook_parts,
     text_field,
 )
+from tramontane.data.sample_shapes import conversation_row
 from tramontane.data.story_words import characters, memorable_words
+from tramontane.errors import DataError
 
 Sample = dict[str, Any]
 ChatRenderer = Callable[[Sequence[Record], RenderContext], Iterator[Sample]]
@@ -173,8 +175,38 @@ def simplify(records: Sequence[Record], context: RenderContext) -> Iterator[Samp
 
 
 def messages(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
-    """`messages` of two speakers, made to alternate from user to assistant. Options: `system` puts a system prompt
-    before (several, separated by "|", are drawn from); `most` keeps only the first so many messages."""
+    """Conversations of any shape that `sample_shapes` knows, as they are: system prompts, tools, calls and results
+    included. Options: `system` puts a system prompt before those that have none (several, separated by "|", are drawn
+    from); `most` keeps only the first so many messages."""
+    prompts = [each.strip() for each in context.options.get("system", "").split("|")]
+    for record in records:
+        try:
+            row = conversation_row(record.fields, context.notes)
+        except DataError:
+            yield dict(record.fields)  # told, with the reason, by whoever reads the sample
+            continue
+        if row is not None:
+            prompt = context.rng.choice(prompts)
+            said = list(row["messages"])
+            if prompt and not (isinstance(said[0], Mapping) and said[0].get("role") in ("system", "developer")):
+                said.insert(0, {"role": "system", "content": prompt})
+            yield {**row, "messages": _answered(said, context)}
+
+
+def _answered(said: list[Any], context: RenderContext) -> list[Any]:
+    """`said` up to the last answer within the option `most`."""
+    num_system = sum(isinstance(each, Mapping) and each.get("role") in ("system", "developer") for each in said)
+    kept = said[: num_system + int(context.options.get("most", len(said)))]
+    while kept and not (isinstance(kept[-1], Mapping) and kept[-1].get("role") == "assistant"):
+        kept.pop()
+    if len(kept) < len(said) and kept:
+        context.notes.tell("messages after the last answer or the most that are kept, left out of a conversation")
+    return kept or said
+
+
+def talk(records: Sequence[Record], context: RenderContext) -> Iterator[Sample]:
+    """`messages` of two people talking, made to alternate from user to assistant; neighbours of one role are joined and
+    spaces folded, as transcripts of speech ask for. Options as for `messages`."""
     for record in records:
         turns = alternate(record.fields.get("messages") or ())
         turns = turns[: int(context.options.get("most", len(turns)))]
@@ -243,16 +275,17 @@ def message_trees(records: Sequence[Record], context: RenderContext) -> Iterator
     """Open Assistant trees (`text`, `role`, `rank`, `replies`): the path of best-ranked replies."""
     for record in records:
         node: Mapping[str, Any] | None = record.fields
-        turns = []
+        turns: list[dict[str, Any]] = []
         while node is not None:
             role = {"prompter": "user", "assistant": "assistant"}.get(str(node.get("role")))
-            turns.append({"role": role, "content": node.get("text")})
+            turns.append({"role": role, "content": str(node.get("text") or "").strip()})
             replies = [reply for reply in node.get("replies") or () if not reply.get("deleted")]
             replies.sort(key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
             node = replies[0] if replies else None
-        contents = alternate(turns)
-        if contents:
-            yield conversation(*contents)
+        while turns and turns[-1]["role"] != "assistant":
+            turns.pop()
+        if turns:
+            yield {"messages": turns}
 
 
 CHAT_RENDERERS: Mapping[str, ChatRenderer] = {
@@ -264,6 +297,7 @@ CHAT_RENDERERS: Mapping[str, ChatRenderer] = {
     "story": story_chat,
     "simplify": simplify,
     "messages": messages,
+    "talk": talk,
     "persona": persona_chat,
     "message_trees": message_trees,
     "identity": identity,

@@ -55,6 +55,12 @@ class SourceReport:
     valid: SplitTally = field(default_factory=SplitTally)
     dropped: dict[str, DropTally] = field(default_factory=dict)
     examples: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    """Of documents that were kept: what was read otherwise than it stands, and how often."""
+
+    def note(self, notes: Mapping[str, int]) -> None:
+        for what, count in notes.items():
+            self.notes[what] = self.notes.get(what, 0) + count
 
     def drop(self, reason: str, origin: object, num_bytes: int, example: str) -> None:
         tally = self.dropped.setdefault(reason, DropTally())
@@ -83,6 +89,7 @@ class SourceReport:
                 for reason, each in data["dropped"].items()
             },
             examples=[tuple(pair) for pair in data["examples"]],
+            notes=dict(data.get("notes", {})),
         )
 
 
@@ -108,6 +115,10 @@ def markdown(title: str, sources: Sequence[SourceReport], notes: Sequence[str] =
     for source in sources:
         for reason, tally in sorted(source.dropped.items(), key=lambda item: -item[1].num_documents):
             lines.append(f"| {source.name} | {_cell(reason)} | {tally.num_documents:,} | {tally.num_bytes:,} |")
+    if any(source.notes for source in sources):
+        lines += ["", "## Read otherwise than it stands", "", "| source | what | times |", "|---|---|--:|"]
+        for source in sources:
+            lines += [f"| {source.name} | {_cell(what)} | {count:,} |" for what, count in source.notes.items()]
     lines += ["", "## Examples", ""]
     for source in sources:
         lines += [f"### {source.name}", ""]

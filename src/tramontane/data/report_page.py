@@ -27,6 +27,7 @@ def report_page(title: str, sources: Sequence[SourceReport], notes: Sequence[str
     for source in sources:
         for reason, tally in source.dropped.items():
             reasons[reason] = reasons.get(reason, 0) + tally.num_documents
+    told = [(f"{source.name}: {what}", count) for source in sources for what, count in source.notes.items()]
     densities = [
         (source.name, source.train.num_text_bytes / source.train.num_token_ids)
         for source in sources
@@ -38,6 +39,7 @@ def report_page(title: str, sources: Sequence[SourceReport], notes: Sequence[str
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>",
         "<h2>Tokens to learn from</h2>" + bars(tokens),
         "<h2>Documents left out, by reason</h2>" + bars(sorted(reasons.items(), key=lambda item: -item[1])),
+        "<h2>Read otherwise than it stands</h2>" + bars(told),
         "<h2>Bytes per token</h2>" + bars(densities, "{:.2f}"),
         "<h2>Sources</h2>" + _table(sources),
         "<h2>Examples</h2>" + "".join(map(_examples, sources)),

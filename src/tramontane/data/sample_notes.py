@@ -21,6 +21,13 @@ class SampleNotes:
     def tell(self, what: str) -> None:
         self._told[what] += 1
 
+    def taken(self) -> Counter[str]:
+        """How often there is what to say, keys one by one; from here on counted anew."""
+        counts = self._told + Counter({f"key passed over: {key}": count for key, count in self._ignored.items()})
+        self._told.clear()
+        self._ignored.clear()
+        return counts
+
     def lines(self) -> tuple[str, ...]:
         """One line for each thing there is to say, how often after a colon."""
         lines = [f"{what}: {count}" for what, count in self._told.items()]

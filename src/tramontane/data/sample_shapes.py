@@ -83,6 +83,18 @@ def parse_row(row: Row, kind: SampleKind | None, notes: SampleNotes, *, thinks: 
     return parse_chat(turned, notes, thinks=thinks) if "messages" in turned else parse_text(turned, notes)
 
 
+def conversation_row(row: Row, notes: SampleNotes) -> Row | None:
+    """A row of any shape of conversation with its `messages` in the form of the chat API; None for one to be left out.
+    Raises DataError for another row."""
+    shape = shape_of(row, "chat")
+    turned = shape.turn(row, notes)
+    if turned is not None and not (isinstance(turned.get("messages"), list) and turned["messages"]):
+        raise DataError("holds no conversation")
+    if turned is not None and shape.name:
+        notes.tell(f"read as {shape.name}")
+    return turned
+
+
 def shape_of(row: Row, kind: SampleKind | None = None) -> Shape:
     """Raises DataError for a row of no shape that is known for `kind`."""
     fitting = [shape for shape in SHAPES if shape.fits(row)]

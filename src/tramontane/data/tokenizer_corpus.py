@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tramontane.data.build import BuildPlaces, check_renderers, grouped
+from tramontane.data.chat_samples import ChatSample
 from tramontane.data.clean import tidy
 from tramontane.data.prepare import is_held_out, seed_of
 from tramontane.data.recipe import DataRecipe, SetRecipe, SourceRecipe
 from tramontane.data.render import TEXT_RENDERERS, RenderContext
 from tramontane.data.render_chat import CHAT_RENDERERS
+from tramontane.data.sample_notes import SampleNotes
+from tramontane.data.sample_shapes import parse_row
 from tramontane.data.sources import expand
+from tramontane.errors import DataError
 
 
 def corpus_texts(recipe: DataRecipe, places: BuildPlaces) -> Iterator[str]:
@@ -46,9 +51,20 @@ def _source_texts(
             texts = list(TEXT_RENDERERS[source.render](group, context))
         else:
             samples = CHAT_RENDERERS[source.render](group, context)
-            texts = [str(message.get("content") or "") for each in samples for message in each["messages"]]
+            texts = [text for each in samples for text in texts_of(each)]
+        clean = set_recipe.clean
         for text in texts:
-            yield tidy(text, straight_quotes=set_recipe.clean.straight_quotes)
+            yield tidy(text, straight_quotes=clean.straight_quotes, fold_space=clean.fold_space)
+
+
+def texts_of(row: Mapping[str, Any]) -> list[str]:
+    """What is said in a rendered conversation; nothing for one that is no sample, which the build tells."""
+    try:
+        sample = parse_row(row, "chat", SampleNotes())
+    except DataError:
+        return []
+    messages = sample.messages if isinstance(sample, ChatSample) else ()
+    return [chunk if isinstance(chunk, str) else chunk.text for message in messages for chunk in message.chunks]
 
 
 def _size_bytes(source: SourceRecipe, places: BuildPlaces) -> int:

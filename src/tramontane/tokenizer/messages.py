@@ -116,6 +116,21 @@ class Message:
     def has_content(self) -> bool:
         return any(not isinstance(chunk, str) or chunk for chunk in self.chunks)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The message as `read_messages` takes it."""
+        chunks = [
+            {"type": "text", "text": chunk}
+            if isinstance(chunk, str)
+            else {"type": "thinking", "thinking": chunk.text, "closed": chunk.closed}
+            for chunk in self.chunks
+        ]
+        is_text = len(self.chunks) <= 1 and all(isinstance(chunk, str) for chunk in self.chunks)
+        message: dict[str, Any] = {"role": self.role, "content": "".join(map(str, self.chunks)) if is_text else chunks}
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_dict() for call in self.tool_calls]
+        given = {"tool_call_id": self.tool_call_id, "name": self.name, "prefix": self.prefix or None}
+        return message | {key: item for key, item in given.items() if item is not None}
+
 
 Messages = Sequence[Mapping[str, Any] | Message]
 Tools = Sequence[Mapping[str, Any] | Tool]
