@@ -87,10 +87,8 @@ def test_no_window_and_no_experts_may_be_said_with_zero() -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "another architecture": ({"general.architecture": "qwen2"}, "general.architecture='qwen2' is not supported"),
-    "mistral3": ({"general.architecture": "mistral3"}, "general.architecture='mistral3' scales queries"),
     "no architecture": ({"general.architecture": None}, "general.architecture is missing"),
     "adapter": ({"general.type": "adapter"}, "general.type='adapter' is not a model"),
-    "foreign key": ({"clip.has_vision_encoder": True}, "clip.has_vision_encoder=True is a setting"),
     "unknown key": ({"llama.residual_scale": 2.0}, "llama.residual_scale=2.0 is a setting"),
     "missing": ({"llama.embedding_length": None}, "llama.embedding_length is missing"),
     "no heads": ({"llama.attention.head_count": None}, "llama.attention.head_count=None is missing"),
@@ -152,3 +150,32 @@ def test_refuses_a_file_without_a_vocabulary() -> None:
 def test_refuses_to_write_what_llama_cpp_would_compute_otherwise(config: ModelConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         to_gguf_metadata(config)
+
+
+FOREIGN = {
+    "mradermacher.quantized_by": "somebody",
+    "clip.has_vision_encoder": False,
+    "mistral3.attention.temperature_scale": 0.1,  # of an architecture that this file is not
+    "quantize.imatrix.entries_count": 224,
+    "note": "by hand",
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_keys_of_other_namespaces_change_nothing(key: str) -> None:
+    assert read({key: FOREIGN[key]}) == read({})
+
+
+def as_mistral3(**changes: Any) -> dict[str, Any]:
+    own = {key.replace("llama.", "mistral3.", 1): value for key, value in MISTRAL.items()}
+    return own | {"general.architecture": "mistral3"} | {f"mistral3.{k}": v for k, v in changes.items()}
+
+
+def test_mistral3_is_the_same_model_until_it_scales_queries() -> None:
+    assert read_gguf_config(as_mistral3(), vocab_size=32000) == read({})
+    scaled = as_mistral3(**{"attention.temperature_scale": 0.0, "attention.temperature_length": 8192})
+    assert read_gguf_config(scaled, vocab_size=32000) == read({})
+    with pytest.raises(ConfigError, match=r"mistral3.attention.temperature_scale=0.1 scales queries by position"):
+        read_gguf_config(as_mistral3(**{"attention.temperature_scale": 0.1}), vocab_size=32000)
+    with pytest.raises(ConfigError, match=r"mistral3.residual_scale=2.0 is a setting"):
+        read_gguf_config(as_mistral3(residual_scale=2.0), vocab_size=32000)

@@ -92,8 +92,8 @@ PARITY: dict[str, tuple[Any, ModelConfig]] = {
     ),
     "ministral, window by default": (MinistralConfig(**ODD), odd_config(sliding_windows=(4096,) * 3)),
     "mistral3": (
-        Mistral3Config(text_config=MistralConfig(**ODD, sliding_window=7).to_dict()),
-        odd_config(),
+        Mistral3Config(text_config=MistralConfig(**ODD, sliding_window=7).to_dict()),  # whose own default is to tie
+        odd_config(tied_embeddings=True),
     ),
 }
 
@@ -115,7 +115,8 @@ def test_transformers_reads_what_we_write(case: tuple[Any, ModelConfig], tmp_pat
     text = theirs.get_text_config()
     for key in (*ODD, "rope_parameters", "tie_word_embeddings", "num_local_experts", "num_experts_per_tok"):
         if key != "head_dim":  # which MixtralConfig leaves null
-            assert getattr(again, key, None) == getattr(text, key, None), key
+            source = theirs if key == "tie_word_embeddings" else text
+            assert getattr(again, key, None) == getattr(source, key, None), key
 
 
 YARN: dict[str, dict[str, Any]] = {
@@ -298,3 +299,61 @@ def test_refuses_in_a_wrapper(mistake: tuple[dict[str, Any], str]) -> None:
 def test_refuses_to_write_what_transformers_has_no_class_for(config: ModelConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         to_hf_config(config)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "text", "stores_output", "tied"),
+    [
+        (True, False, False, True),
+        (False, True, True, False),
+        (None, True, True, False),
+        (None, False, False, True),
+        (None, True, None, True),
+        (None, None, None, False),
+    ],
+)
+def test_a_wrapper_says_whether_embeddings_are_tied(
+    wrapper: bool | None, text: bool | None, stores_output: bool | None, tied: bool
+) -> None:
+    data = {
+        "model_type": "mistral3",
+        "tie_word_embeddings": wrapper,
+        "text_config": {"model_type": "mistral", "tie_word_embeddings": text},
+    }
+    assert read_hf_config(data, stores_output=stores_output).tied_embeddings is tied
+
+
+# as found in published Mistral- and Llama-family configurations
+BOOKKEEPING: dict[str, Any] = {
+    "_name_or_path": "somebody/something",
+    "architectures": ["LLaMAForCausalLM"],
+    "attn_implementation": "flash_attention_2",
+    "auto_map": None,
+    "dtype": "bfloat16",
+    "eos_token_id": [2, 7],
+    "gradient_checkpointing": False,
+    "is_llama_config": True,
+    "kv_lora_rank": None,
+    "max_sequence_length": 2048,
+    "model_max_length": 4096,
+    "pretraining_tp": 1,
+    "quantization_config": None,
+    "tokenizer_padding_side": "right",
+    "torch_dtype": "float16",
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    "unsloth_fixed": True,
+    "unsloth_version": "2024.12.4",
+    "use_cache": False,
+}
+
+
+@pytest.mark.parametrize("key", BOOKKEEPING)
+def test_keys_that_say_nothing_about_the_computation_change_nothing(key: str) -> None:
+    data = LlamaConfig().to_dict()
+    assert read_hf_config(data | {key: BOOKKEEPING[key]}) == read_hf_config(data)
+
+
+@pytest.mark.parametrize("key", ["residual_multiplier", "attention_multiplier", "logit_scale", "no_rope_layers"])
+def test_keys_that_would_change_it_stay_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}=.* is a setting this version does not know"):
+        read_hf_config(LlamaConfig().to_dict() | {key: 2})

@@ -79,7 +79,7 @@ def test_wrong_values_are_config_errors(model: str, read: Reader) -> None:
                 num_refused += 1
                 assert outcome.isprintable()
                 assert len(outcome) < 500
-    assert num_refused > num_read > 10
+    assert min(num_refused, num_read) > 10
 
 
 def attempt(read: Reader, data: Mapping[str, Any]) -> ModelConfig | str:

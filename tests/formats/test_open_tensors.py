@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -42,17 +43,37 @@ def test_the_order_of_preference(tmp_path: Path) -> None:
     """Files added from the least to the most preferred: each takes over from the one before."""
     torch.save(tensors(1), tmp_path / "consolidated.00.pth")
     assert mark_of(tmp_path) == 1
-    save_file(tensors(2), tmp_path / "consolidated-00001-of-00001.safetensors")
-    assert mark_of(tmp_path) == 2
-    save_file(tensors(3), tmp_path / "consolidated.safetensors")
-    assert mark_of(tmp_path) == 3
-    save_file(tensors(4), tmp_path / "model.safetensors")
-    assert mark_of(tmp_path) == 4
-    save_file(tensors(5), tmp_path / "model-00001-of-00001.safetensors")
+    save_file(tensors(4), tmp_path / "model-00001-of-00001.safetensors")
     (tmp_path / HF_INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert mark_of(tmp_path) == 4
+    save_file(tensors(5), tmp_path / "model.safetensors")
     assert mark_of(tmp_path) == 5
     assert mark_of(tmp_path / "consolidated.00.pth") == 1
-    assert mark_of(tmp_path / "consolidated.safetensors") == 3
+
+
+NEWER = {
+    "consolidated.safetensors": save_file,
+    "consolidated-00001-of-00001.safetensors": save_file,
+    "consolidated.00.pth": torch.save,
+    "consolidated.00.pt": torch.save,
+}
+
+
+@pytest.mark.parametrize(("one", "other"), combinations(NEWER, 2))
+def test_two_sets_of_consolidated_files_are_both_named(one: str, other: str, tmp_path: Path) -> None:
+    NEWER[one](tensors(1), tmp_path / one)
+    assert mark_of(tmp_path) == 1
+    NEWER[other](tensors(2), tmp_path / other)
+    with pytest.raises(CheckpointError, match=f"holds two sets of weights, {one} and {other}; remove the older"):
+        open_tensors(tmp_path)
+
+
+def test_an_index_whose_shards_are_gone_gives_way_to_a_whole_file_only(tmp_path: Path) -> None:
+    (tmp_path / HF_INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00001.safetensors is missing, but .* lists it"):
+        open_tensors(tmp_path)
+    save_file(tensors(3), tmp_path / "model.safetensors")
+    assert mark_of(tmp_path) == 3
 
 
 def test_nothing_to_open(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Fields:
-    """Reads keys of `data` with their types; `finish` raises for every key that no reader asked for.
+    """Reads keys of `data` with their types; `finish` raises for every key with a value that no reader asked for.
 
     `source` names the file in messages, `prefix` the section inside it. A key whose value is null counts as absent,
     as in the files themselves. Every method raises ConfigError naming key and value.
@@ -115,9 +115,13 @@ class Fields:
         """Accept `keys` with any value: they say nothing about what the text model computes."""
         self._unread.difference_update(keys)
 
+    def ignore_namespaces(self, *prefixes: str) -> None:
+        """Accept every key that opens with one of `prefixes`: notes that other programs keep for themselves."""
+        self._unread = {key for key in self._unread if not key.startswith(prefixes)}
+
     def finish(self) -> None:
-        """Raise ConfigError naming the first key that was never read."""
-        for key in sorted(self._unread):
+        """Raise ConfigError naming the first key with a value that was never read."""
+        for key in sorted(key for key in self._unread if self.has(key)):
             self.refuse(key, "is a setting this version does not know; use a supported model, or remove an unused key")
 
     def _take(self, key: str) -> Any:

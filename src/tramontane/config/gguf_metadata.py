@@ -1,4 +1,5 @@
-"""Metadata of GGUF files, architecture `llama`: what llama.cpp's converters write for Llama, Mistral and Mixtral.
+"""Metadata of GGUF files, architectures `llama` and `mistral3`: what llama.cpp's converters write for Llama, Mistral
+and Mixtral, and for the text part of Mistral3ForConditionalGeneration (Small 3.1 and later).
 
 Key names: the GGUF specification (ggml/docs/gguf.md) and llama.cpp's src/llama-arch.cpp.
 """
@@ -16,7 +17,7 @@ from tramontane.errors import ConfigError
 
 SOURCE = "GGUF metadata"
 
-_OTHER_NAMESPACES = ("general.", "tokenizer.", "split.", "quantize.")  # provenance, vocabulary, file layout
+_ARCHITECTURES = ("llama", "mistral3")
 
 
 def read_gguf_config(
@@ -30,16 +31,12 @@ def read_gguf_config(
     """
     top = Fields(metadata, SOURCE)
     architecture = top.text("general.architecture")
-    if architecture == "mistral3":
-        top.refuse("general.architecture", "scales queries by position, which is not supported; use another model")
-    if architecture != "llama":
-        top.refuse("general.architecture", "is not supported; only llama is (Llama, Mistral and Mixtral files)")
+    if architecture not in _ARCHITECTURES:
+        top.refuse("general.architecture", "is not supported; llama and mistral3 are (Llama, Mistral, Mixtral)")
     top.expect("general.type", "model", reason="is not a model by itself; name the model's own .gguf file")
-    own = {key: value for key, value in metadata.items() if key.startswith("llama.")}
-    top.ignore(*own, *(key for key in metadata if key.startswith(_OTHER_NAMESPACES)))
-    top.finish()
-
-    fields = Fields({key.removeprefix("llama."): value for key, value in own.items()}, SOURCE, "llama.")
+    # Only keys of the architecture's own namespace say what is computed; others tell where the file comes from.
+    own = f"{architecture}."
+    fields = Fields({k.removeprefix(own): v for k, v in metadata.items() if k.startswith(own)}, SOURCE, own)
     _check_architecture(fields)
     dim, n_layers = fields.integer("embedding_length"), fields.integer("block_count")
     if not 1 <= n_layers <= 4096:
@@ -109,6 +106,8 @@ def to_gguf_metadata(config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_architecture(fields: Fields) -> None:
+    fields.expect("attention.temperature_scale", 0, reason="scales queries by position, which is not supported")
+    fields.ignore("attention.temperature_length")  # of that scale
     fields.expect("attention.causal", True, reason="is not supported; only causal models are")
     fields.expect("attention.scale", 0, reason="replaces the scale of attention, which is not supported")
     fields.expect("attention.clamp_kqv", 0, reason="is not supported")
@@ -172,12 +171,12 @@ def _read_moe(fields: Fields) -> MoeConfig | None:
 
 
 def _read_rope_scaling(fields: Fields) -> RopeScaling | None:
-    """As llama.cpp computes it for this architecture: yarn betas are 32 and 1, whatever the file says."""
+    """As llama.cpp computes it: for architecture llama, yarn betas are 32 and 1, whatever the file says."""
     fields.ignore("rope.scaling.finetuned")
     fields.expect("rope.scaling.alpha", 0, reason="is a scaling that is not supported")
     fields.expect("rope.scaling.yarn_ext_factor", -1, 1, reason="is not supported; yarn mixes with weight 1")
     fields.expect("rope.scaling.yarn_attn_factor", 1, reason="is not supported; use rope.scaling.attn_factor")
-    fields.expect("rope.scaling.yarn_log_multiplier", 0, reason="is not supported for architecture llama")
+    fields.expect("rope.scaling.yarn_log_multiplier", 0, reason="is not supported")
     fields.expect("rope.scaling.yarn_beta_fast", 32, reason="is not applied by llama.cpp to architecture llama")
     fields.expect("rope.scaling.yarn_beta_slow", 1, reason="is not applied by llama.cpp to architecture llama")
     legacy_factor = fields.optional_number("rope.scale_linear")

@@ -21,6 +21,7 @@ _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral3": "Mistral3ForConditionalGeneration",
 }
+_OLD_SPELLINGS = {"LLaMAForCausalLM": "LlamaForCausalLM"}  # of the first conversions of Llama 1
 _DEFAULT_ROPE_THETA = {"mistral": 1e4, "ministral": 1e4, "mixtral": 1e6, "llama": 1e4}
 # transformers leaves out of a nested text_config what equals its MistralConfig defaults
 _NESTED_DEFAULTS = {
@@ -37,28 +38,35 @@ _NESTED_DEFAULTS = {
 
 # Keys that say nothing about what the text model computes: bookkeeping, training, defaults of text generation.
 _INERT = """
-    _attn_implementation _attn_implementation_autoset _name_or_path attn_implementation bad_words_ids
-    begin_suppress_tokens bos_token_id cache_implementation decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id id2label initializer_range is_composition label2id length_penalty
-    max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_router_logits output_scores pad_token_id prefix pretraining_tp problem_type
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate router_aux_loss_coef
-    router_jitter_noise sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
-    top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_version
-    use_bfloat16 use_cache
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+    _flash_attn_2_enabled _from_auto _name_or_path attn_implementation bad_words_ids begin_suppress_tokens
+    bos_token_id cache_implementation cls_token_id decoder_start_token_id diversity_penalty do_sample dtype
+    early_stopping encoder_no_repeat_ngram_size end_token_id eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_decoder_ids forced_eos_token_id gradient_checkpointing guidance_scale
+    id2label initializer_range is_composition is_llama_config label2id length_penalty license mask_token_id max_length
+    max_new_tokens max_seq_len max_seq_length max_sequence_length min_length min_new_tokens model_max_length
+    no_repeat_ngram_size num_beam_groups num_beams num_logits_to_keep num_return_sequences output_attentions
+    output_hidden_states output_router_logits output_scores pad_token_id padding_side penalty_alpha prefix
+    pretraining_tp problem_type remove_invalid_values renormalize_logits repetition_penalty return_dict
+    return_dict_in_generate router_aux_loss_coef router_jitter_noise sep_token_id suppress_tokens task_specific_params
+    temperature tf_legacy_loss tokenizer_class tokenizer_model_max_length tokenizer_padding_side top_k top_p
+    torch_dtype torchscript transformers_version transformers_weights typical_p unk_token_id use_bfloat16 use_cache
+    use_flash_attention use_flash_attention_2 use_flash_attn
 """.split()  # noqa: SIM905
+_INERT_NAMESPACES = ("transformers.js_", "unsloth_", "axolotl_", "mergekit_")  # other programs' own notes
 _INERT_IN_WRAPPER = """
     image_token_id image_token_index multimodal_projector_bias projector_hidden_act spatial_merge_size
-    tie_word_embeddings vision_config vision_feature_layer
+    vision_config vision_feature_layer
 """.split()  # noqa: SIM905
 
 
-def read_hf_config(data: Mapping[str, Any]) -> ModelConfig:
+def read_hf_config(data: Mapping[str, Any], *, stores_output: bool | None = None) -> ModelConfig:
     """The model that `data`, a parsed `config.json`, describes.
 
     Model types mistral, ministral, mixtral, llama, and mistral3, of which the text part is taken. Defaults are those
-    of transformers. Raises ConfigError for an architecture, a key or a value that cannot be honoured.
+    of transformers; a wrapper that does not say whether embeddings are tied leaves it to whether an output matrix is
+    stored (`stores_output`), or to its text part where that is not known. Raises ConfigError for an architecture, a key
+    or a value that cannot be honoured.
     """
     fields = Fields(data, SOURCE)
     refuse_code(fields)
@@ -74,8 +82,14 @@ def read_hf_config(data: Mapping[str, Any]) -> ModelConfig:
     _check_architecture(fields, model_type)
     _skip_inert(fields)
     fields.ignore(*_INERT_IN_WRAPPER)
+    nested = {**_NESTED_DEFAULTS, **data["text_config"]}
+    if fields.has("tie_word_embeddings"):  # transformers asks the wrapper, never the text part
+        nested["tie_word_embeddings"] = fields.flag("tie_word_embeddings")
+    elif stores_output is not None:
+        nested["tie_word_embeddings"] = not stores_output
+    fields.ignore("tie_word_embeddings")
     fields.finish()
-    text_config = Fields({**_NESTED_DEFAULTS, **data["text_config"]}, SOURCE, "text_config.")
+    text_config = Fields(nested, SOURCE, "text_config.")
     refuse_code(text_config)
     model_type = text_config.text("model_type")
     if model_type not in ("mistral", "ministral"):
@@ -236,7 +250,8 @@ def _read_moe(fields: Fields) -> MoeConfig:
 
 def _check_architecture(fields: Fields, model_type: str) -> None:
     architectures = fields.optional_list("architectures")
-    if architectures is not None and architectures != [_ARCHITECTURES[model_type]]:
+    spelled = [_OLD_SPELLINGS.get(name, name) if isinstance(name, str) else name for name in architectures or ()]
+    if architectures is not None and spelled != [_ARCHITECTURES[model_type]]:
         fields.refuse("architectures", f"is not supported for {model_type}; only {_ARCHITECTURES[model_type]} is")
 
 
@@ -252,3 +267,4 @@ def _skip_inert(fields: Fields) -> None:
     for key in ("chunk_size_feed_forward", "cross_attention_hidden_size", "pruned_heads", "per_layer_config"):
         fields.expect(key, 0, {}, [], reason="changes the architecture in a way that is not supported")
     fields.ignore(*_INERT)
+    fields.ignore_namespaces(*_INERT_NAMESPACES)

@@ -14,7 +14,7 @@ SOURCE = "params.json"
 
 # How the training run was laid out, and the vision encoder, whose tensors are not loaded.
 # `lora` says how mistral-finetune trained; adapters that are not merged lie in tensors of their own
-_INERT = ("max_batch_size", "model_parallel", "vision_encoder", "lora")
+_INERT = ("dtype", "max_batch_size", "model_parallel", "torch_dtype", "vision_encoder", "lora")
 _DEFAULT_MAX_SEQ_LEN = 32768  # of every Mistral model whose params.json does not say
 
 

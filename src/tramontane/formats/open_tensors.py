@@ -1,8 +1,10 @@
 """open_tensors: find the weight files of a checkpoint and open them as one TensorSource.
 
-In a folder the first of these decides: `model.safetensors.index.json` and its shards, `model.safetensors`,
-`consolidated.safetensors`, `consolidated-*-of-*.safetensors`, `consolidated.*.pth` (or `.pt`), the only `.gguf` file.
-Where Hugging Face and consolidated files lie side by side, Hugging Face's are read.
+In a folder the first of these decides: `model.safetensors`, `model.safetensors.index.json` and its shards (in the order
+of transformers, so that a save in one piece replaces an older one in several), the one kind of consolidated files
+(`consolidated.safetensors`, `consolidated-*-of-*.safetensors`, `consolidated.*.pth` or `.pt`), the only `.gguf` file.
+Where Hugging Face and consolidated files lie side by side, Hugging Face's are read. Of two sets of consolidated files
+nothing says which is the older: they are refused.
 """
 
 from __future__ import annotations
@@ -45,18 +47,16 @@ def open_tensors(path: Path | str) -> TensorSource:
 
 
 def _open_folder(folder: Path) -> TensorSource:
+    if (folder / "model.safetensors").exists():
+        return SafetensorsSource(folder / "model.safetensors")
     if (folder / HF_INDEX).exists():
         return _open_indexed(folder, folder / HF_INDEX)
-    for name in ("model.safetensors", "consolidated.safetensors"):
-        if (folder / name).exists():
-            return SafetensorsSource(folder / name)
-    for pattern in ("consolidated-*-of-*.safetensors", "model-*-of-*.safetensors"):
-        if shards := sorted(folder.glob(pattern)):
-            _require_complete(folder, [shard.name for shard in shards])
-            return _open_all(shards, lambda sources: ShardedSource(folder, sources))
-    for pattern in ("consolidated.*.pth", "consolidated.*.pt"):
-        if ranks := sorted(folder.glob(pattern)):
-            return _open_ranks(folder, ranks)
+    if shards := sorted(folder.glob("model-*-of-*.safetensors")):
+        return _open_shards(folder, shards)
+    if consolidated := _consolidated(folder):
+        if consolidated[0].suffix == ".safetensors":
+            return SafetensorsSource(consolidated[0]) if len(consolidated) == 1 else _open_shards(folder, consolidated)
+        return _open_ranks(folder, consolidated)
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return GgufSource(ggufs[0])
@@ -70,6 +70,22 @@ def _open_folder(folder: Path) -> TensorSource:
         f"{folder} holds no weights: neither model.safetensors, consolidated.safetensors, "
         "consolidated.00.pth nor a .gguf file"
     )
+
+
+def _consolidated(folder: Path) -> list[Path]:
+    """The files of the only set of consolidated weights, none if there is none."""
+    names = ("consolidated.safetensors", "consolidated-*-of-*.safetensors", "consolidated.*.pth", "consolidated.*.pt")
+    sets = [files for name in names if (files := sorted(folder.glob(name)))]
+    if len(sets) > 1:
+        raise CheckpointError(
+            f"{folder} holds two sets of weights, {sets[0][0].name} and {sets[1][0].name}; remove the older one"
+        )
+    return sets[0] if sets else []
+
+
+def _open_shards(folder: Path, shards: list[Path]) -> TensorSource:
+    _require_complete(folder, [shard.name for shard in shards])
+    return _open_all(shards, lambda sources: ShardedSource(folder, sources))
 
 
 def _open_all(paths: Sequence[Path], join: Callable[[list[TensorSource]], TensorSource]) -> TensorSource:

@@ -35,7 +35,8 @@ def select_files(files: Collection[str], wanted: str | None, repository: str) ->
     for pattern in _WEIGHTS:
         weights = {name for name in files if re.fullmatch(pattern, name)}
         if any(not name.endswith(".json") for name in weights):
-            return sorted(weights | {name for name in files if _BESIDE.fullmatch(name)})
+            whole = weights & {"model.safetensors", "consolidated.safetensors"}  # comes before parts beside it
+            return sorted((whole or weights) | {name for name in files if _BESIDE.fullmatch(name)})
     if len(ggufs) == 1:
         return ggufs
     if ggufs:

@@ -91,7 +91,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         with _named(folder):
             refuse_code(folder)
             config = (
-                read_hf_config(read_json(folder / "config.json")) if layout == "hf" else _read_params(folder, source)
+                read_hf_config(read_json(folder / "config.json"), stores_output=stores_output(source.names()))
+                if layout == "hf"
+                else _read_params(folder, source)
             )
         return _describe(folder, path, layout, config, source, None)
 
