@@ -96,6 +96,17 @@ def test_chat_answers_stdin(tramontane: Any, tiny_checkpoint: Path, monkeypatch:
     assert without_system["prompt_tokens"] < answer["prompt_tokens"]
 
 
+@pytest.mark.parametrize("output", [(), ("--json",)])
+def test_chat_prints_statistics_from_a_pipe_too(
+    output: tuple[str, ...], tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in(monkeypatch, b"Hello")
+    assert main.run(["chat", "-m", str(tiny_checkpoint), "--max-tokens", "6", "--stats", *output]) == 0
+    captured = capsys.readouterr()
+    assert "tokens/s" in captured.err
+    assert "tokens/s" not in captured.out
+
+
 def test_fim_fills_the_mark_or_before_the_suffix(
     tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import MistralConfig
 
+from tests.config.released import RELEASED
 from tests.hub.fake_hub import FakeHub, serve
 
 TOKEN = "hf_canaryTokenThatMustStayAtHome"
+
+
+def config_json(num_layers: int = 32) -> bytes:
+    """Of a model that is supported."""
+    return json.dumps(MistralConfig(num_hidden_layers=num_layers).to_dict()).encode()
 
 
 @pytest.fixture
@@ -26,8 +34,8 @@ def files() -> dict[str, bytes]:
     """A repository in both layouts, with pickles and pictures beside them."""
     noise = random.Random(0)
     return {
-        "config.json": b'{"model_type": "mistral"}',
-        "params.json": b'{"dim": 8}',
+        "config.json": config_json(),
+        "params.json": json.dumps(RELEASED["mixtral-8x7b-v0.1 consolidated"].data).encode(),
         "tokenizer.json": noise.randbytes(5000),
         "tokenizer.model.v3": noise.randbytes(300),
         "generation_config.json": b"{}",

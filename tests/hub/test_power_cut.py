@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.conftest import config_json
 from tests.hub.fake_hub import REPOSITORY, FakeHub
 from tests.hub.pulling import fetch
 from tests.power_cut import Recorder, lasting, put, states
@@ -17,7 +18,11 @@ from tramontane.hub.store import RECORD
 
 def generation(n: int) -> dict[str, bytes]:
     """Files of the same sizes in every generation: only their bytes tell."""
-    return {"config.json": b'{"n": %d}' % n, "tokenizer.json": b"%d" % n * 40, "model.safetensors": b"%d" % n * 90}
+    return {
+        "config.json": config_json(num_layers=n),
+        "tokenizer.json": b"%d" % n * 40,
+        "model.safetensors": b"%d" % n * 90,
+    }
 
 
 def found() -> dict[str, bytes] | None:

@@ -50,7 +50,11 @@ def test_takes_consolidated_weights_where_there_are_no_others(hub: FakeHub) -> N
 
 
 def test_takes_pth_only_where_there_is_nothing_else(hub: FakeHub) -> None:
-    hub.files = {"consolidated.00.pth": b"a" * 9000, "consolidated.01.pth": b"b" * 9000, "params.json": b"{}"}
+    hub.files = {
+        "consolidated.00.pth": b"a" * 9000,
+        "consolidated.01.pth": b"b" * 9000,
+        "params.json": hub.files["params.json"],
+    }
     assert {path.name for path in fetch().iterdir()} == {*hub.files, RECORD}
 
 
@@ -91,7 +95,7 @@ def test_reports_progress_up_to_the_whole(hub: FakeHub) -> None:
 def test_a_new_commit_replaces_the_old_one_and_keeps_what_did_not_change(hub: FakeHub, home: Path) -> None:
     folder = fetch()
     hub.commit = "d" * 40
-    hub.files["config.json"] = b'{"model_type": "llama"}  '
+    hub.files["config.json"] += b"  "
     del hub.files["generation_config.json"]
     hub.requests.clear()
     assert fetch() == folder
@@ -194,3 +198,43 @@ def test_every_pulled_byte_has_the_listed_hash(hub: FakeHub) -> None:
     for name in EXPECTED:
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         assert digest == hashlib.sha256(hub.files[name]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("config.json", b'{"model_type": "qwen2"}', r"config.json: model_type='qwen2' is not supported.*not fetched"),
+        ("config.json", b"{", r"config.json is damaged"),
+        ("params.json", b'{"dim": 8, "model_type": "mamba"}', r"params.json: model_type='mamba' is not supported"),
+    ],
+)
+def test_weights_of_a_model_that_would_be_refused_are_not_fetched(
+    name: str, content: bytes, match: str, hub: FakeHub, home: Path
+) -> None:
+    hub.files[name] = content
+    if name == "params.json":
+        hub.files = {file: data for file, data in hub.files.items() if not file.startswith(("model", "config"))}
+    fails(match)
+    assert not any("safetensors" in request.path for request in hub.requests)
+    assert not list(home.glob("models/*/*/main"))
+
+
+def test_weights_without_their_configuration_are_not_fetched(hub: FakeHub) -> None:
+    del hub.files["config.json"]
+    fails("has weights but no config.json")
+    assert not any("safetensors" in request.path for request in hub.requests)
+
+
+def test_a_part_of_a_split_gguf_is_not_fetched(hub: FakeHub) -> None:
+    parts = {f"big-Q4_K_M-{number:05d}-of-00002.gguf": b"x" * 5000 for number in (1, 2)}
+    hub.files = {"README.md": b"# GGUF", **parts}
+    fails("holds split GGUF files only")
+    fails("is one part of a split model", f"{REPOSITORY}:big-Q4_K_M-00001-of-00002.gguf")
+    hub.files["small.gguf"] = b"y" * 5000
+    fails("name a whole file, of small.gguf", f"{REPOSITORY}:big-Q4_K_M-00001-of-00002.gguf")
+    assert fetch().joinpath("small.gguf").is_file()
+
+
+def test_parts_beside_a_whole_file_are_left_where_they_are(hub: FakeHub) -> None:
+    hub.files["model.safetensors"] = b"z" * 5000
+    assert {path.name for path in fetch().glob("*.safetensors*")} == {"model.safetensors"}

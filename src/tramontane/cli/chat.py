@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated
 
 import typer
 
 from tramontane.cli.conversation import Conversation
 from tramontane.cli.options import Json, ModelOptions, SamplingOptions
-from tramontane.cli.terminal import completion_json, print_json, read_text, write_stream
+from tramontane.cli.terminal import completion_json, print_json, read_text, write_stats, write_stream
 from tramontane.errors import RequestError
 
 
@@ -41,8 +42,12 @@ def chat(
     conversation.ask(message)
     llm = model.load()
     params = sampling.params(llm.checkpoint.sampling)
+    started = time.perf_counter()
     if as_json:
         completion = llm.chat(conversation.messages, params)
+        num_tokens = len(completion.token_ids)
         print_json(completion_json(completion, completion.choices[0]))
     else:
-        write_stream(llm.stream_deltas(conversation.messages, params))
+        num_tokens = write_stream(llm.stream_deltas(conversation.messages, params))
+    if stats:
+        write_stats(num_tokens, time.perf_counter() - started)

@@ -85,14 +85,22 @@ def require_sound(finish_reason: str | None) -> None:
         )
 
 
-def write_stream(deltas: Iterable[Delta]) -> None:
-    """Print an answer as it comes, and a line end. Raises CheckpointError as `require_sound` does."""
-    finish_reason = None
+def write_stream(deltas: Iterable[Delta]) -> int:
+    """Print an answer as it comes, and a line end; returns its number of tokens. Raises CheckpointError as
+    `require_sound` does."""
+    finish_reason, num_tokens = None, 0
     for delta in deltas:
         write_answer(delta.text)
         finish_reason = delta.finish_reason
+        num_tokens += len(delta.token_ids)
     write_answer("\n")
     require_sound(finish_reason)
+    return num_tokens
+
+
+def write_stats(num_tokens: int, seconds: float) -> None:
+    """Tokens and speed of an answer, on stderr."""
+    print(f"[{num_tokens} tokens in {seconds:.1f} s: {num_tokens / seconds:.1f} tokens/s]", file=sys.stderr)
 
 
 def bar(*columns: ProgressColumn) -> Progress:

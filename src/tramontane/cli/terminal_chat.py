@@ -20,7 +20,7 @@ from prompt_toolkit.styles import Style
 from tramontane import runtime
 from tramontane.cli.context_window import ContextWindow
 from tramontane.cli.conversation import COMMANDS, KEYS, Conversation
-from tramontane.cli.terminal import printable, require_sound, write_answer
+from tramontane.cli.terminal import printable, require_sound, write_answer, write_stats
 from tramontane.errors import TramontaneError
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ class TerminalChat:
         self.num_tokens += num_tokens
         print(" [stopped]" if interrupt.stopped else "")
         if self.stats:
-            seconds = time.perf_counter() - started
-            print(f"[{num_tokens} tokens in {seconds:.1f} s: {num_tokens / seconds:.1f} tokens/s]", file=sys.stderr)
+            write_stats(num_tokens, time.perf_counter() - started)
 
 
 class StopOnInterrupt:

@@ -92,10 +92,10 @@ class Engine:
             self.lookup = PromptLookup(max_draft_tokens, self.sampler.forced_token_ids)
         self.scheduler = Scheduler(config, allocator, self._drafter(draft_model))
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
-        limits = (model.config.max_seq_len, config.max_seq_len, allocator.max_tokens)
-        self.max_seq_len = min(limit for limit in limits if limit is not None)
+        wanted = config.max_seq_len or model.config.max_seq_len
+        self.max_seq_len = wanted if allocator.max_tokens is None else min(wanted, allocator.max_tokens)
+        self._is_bound_by_cache = self.max_seq_len < wanted
         self.default_adapter = default_adapter
-        self._is_bound_by_cache = self.max_seq_len == allocator.max_tokens and self.max_seq_len not in limits[:2]
         self._requests: dict[int, Request] = {}
         self._outputs: list[Output] = []  # to be returned by the next step
         self._num_requests = 0

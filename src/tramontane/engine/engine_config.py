@@ -15,7 +15,9 @@ class EngineConfig:
     max_batch_tokens: int = 1024  # tokens computed in one step, decodes and prefill chunks together
     max_sequences: int = 64  # sequences that hold pages at once
     max_waiting: int = 1024  # requests and preempted sequences waiting for pages
-    max_seq_len: int | None = None  # prompt and answer together; None: what the model and the KV cache allow
+    # prompt and answer together, above the length in the model's configuration too, which is wrong in some
+    # checkpoints; None: what the model and the KV cache allow
+    max_seq_len: int | None = None
     kv_cache_bytes: int | None = None  # None: 1 GiB on a CPU, 80 % of the free memory of a GPU
     kv_dtype: str = "auto"  # of keys and values: see resolve_kv_dtype
     num_pages: tuple[int, ...] | None = None  # per window group (ModelConfig.windows), instead of kv_cache_bytes

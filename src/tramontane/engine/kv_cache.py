@@ -108,7 +108,8 @@ def resolve_num_pages(
     First every group gets what the longest sequence needs, which for a windowed group is its window and one chunk of
     prefill; if that is too much, what the longest sequence that does fit needs. Then all groups get equally many more,
     since short sequences need as many pages in each, but none more than max_sequences of the longest would fill.
-    Raises CapacityError if the memory is too small for one page in each, ConfigError for a wrong number of groups.
+    Raises CapacityError if the memory is too small for one page in each, or for the max_seq_len that was asked for,
+    ConfigError for a wrong number of groups.
     """
     if engine_config.num_pages is not None:
         if len(engine_config.num_pages) != len(config.windows):
@@ -119,7 +120,7 @@ def resolve_num_pages(
     size = engine_config.page_size
     bytes_of_page = page_bytes(config, size, dtype)
     budget = engine_config.kv_cache_bytes or _default_bytes(device)
-    longest = min(config.max_seq_len, engine_config.max_seq_len or config.max_seq_len)
+    longest = engine_config.max_seq_len or config.max_seq_len
 
     def pages_of_one(num_pages: int) -> list[int]:
         chunk = engine_config.max_batch_tokens
@@ -136,6 +137,11 @@ def resolve_num_pages(
         raise CapacityError(
             f"a KV cache of {budget:,} bytes is too small for one page of {size} tokens in each window group "
             f"({sum(bytes_of_page):,} bytes); make kv_cache_bytes larger or page_size smaller"
+        )
+    if engine_config.max_seq_len is not None and low * size < longest:
+        raise CapacityError(
+            f"max_seq_len={longest} needs a KV cache of {total_bytes(pages_of_one(-(-longest // size))):,} bytes, but "
+            f"it has {budget:,} for {low * size} tokens; make it larger (kv_cache_gib) or max_seq_len smaller"
         )
     alone = pages_of_one(low)
     more = (budget - total_bytes(alone)) // sum(bytes_of_page)

@@ -1,5 +1,6 @@
 """pull: fetch a model from the Hugging Face hub into `TRAMONTANE_HOME`, whole and checked, or not at all.
 
+The configuration comes first: weights of a model that this version would refuse are not fetched.
 Files gather in a hidden folder beside the target, which takes the model's name only when every one of them is there
 and has the hash the hub's listing states. Nothing is unpacked, and no name from the hub becomes a path unless it
 matched a fixed pattern.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from tramontane import durable
 from tramontane.errors import CapacityError, CheckpointError
+from tramontane.hub.judge import CONFIGURATIONS, require_readable
 from tramontane.hub.listing import hub_address, hub_token, list_files
 from tramontane.hub.name import HubName, parse_hub_name
 from tramontane.hub.selection import select_files
@@ -75,7 +77,11 @@ def _fetch(
     _require_disk(staging, total_bytes - sum(present.values()) - partial_bytes)
     done_bytes = sum(present.values())
 
-    for file, remote in files.items():
+    is_judged = False
+    for file, remote in sorted(files.items(), key=lambda item: item[0] not in CONFIGURATIONS):
+        if not is_judged and file not in CONFIGURATIONS:
+            require_readable(staging, files)
+            is_judged = True
 
         def report(num_bytes: int, file: str = file) -> None:
             nonlocal done_bytes

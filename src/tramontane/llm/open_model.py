@@ -61,8 +61,8 @@ def open_model(
     draft = None if draft_model is None else load(open_checkpoint(find_checkpoint(draft_model)), None)
     sizes = EngineConfig()
     config = EngineConfig(
-        max_sequences=max_sequences or sizes.max_sequences,
-        max_waiting=max_waiting or sizes.max_waiting,
+        max_sequences=sizes.max_sequences if max_sequences is None else max_sequences,
+        max_waiting=sizes.max_waiting if max_waiting is None else max_waiting,
         max_seq_len=max_seq_len,
         kv_dtype=kv_dtype,
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
