@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_the_order_of_preference(tmp_path: Path) -> None:
     assert mark_of(tmp_path / "consolidated.00.pth") == 1
 
 
-NEWER = {
+NEWER: dict[str, Callable[[Any, Path], object]] = {
     "consolidated.safetensors": save_file,
     "consolidated-00001-of-00001.safetensors": save_file,
     "consolidated.00.pth": torch.save,
