@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 IGNORED = "x-ignored-fields"
 CHANGED = "x-changed-fields"
 MAX_NAMES = 20
-MAX_NAME_CHARS = 64
+MAX_NAME_CHARS = 160
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:$/@\[\]-]")
 
 

@@ -43,7 +43,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     request = await with_documents(call, request)
     messages = conversation(call, request, model)
     prefix = prefix_of(messages)
-    processors = await constraints(request, model, prefix)
+    processors = await constraints(request, model, prefix, call.notes)
     for name in ("min_tokens", "ignore_eos"):
         if processors and getattr(request, name):
             raise ApiError(400, f"{name} does not go with tools or a response_format", param=name)

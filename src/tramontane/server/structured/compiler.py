@@ -12,6 +12,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from tramontane.errors import TokenizerError
 from tramontane.server.errors import ApiError
+from tramontane.server.notes import Notes
+from tramontane.server.structured.json_schema import checkable
 from tramontane.server.structured.processor import GrammarProcessor
 from tramontane.tokenizer import Tokenizer
 from tramontane.tokenizer.chat import encode_infilling
@@ -67,12 +69,17 @@ class GrammarCompiler:
         return matcher.deep_copy()
 
 
-def schema_text(schema: Mapping[str, Any], *, strict: bool, place: str) -> str:
-    """A JSON schema as llguidance's `%json` takes it. With `strict`, a keyword it cannot honour is an error; without,
-    it is left out of the check. Raises ApiError 400 for one that is too large or too deep."""
+def schema_text(
+    schema: Mapping[str, Any], *, strict: bool, place: str, closed: bool | None = None, notes: Notes | None = None
+) -> str:
+    """A JSON schema as llguidance's `%json` takes it. With `strict`, what a grammar cannot hold is an error; without,
+    it is left out of the check and named in `notes`. `closed` (by default what is not strict): objects that say nothing
+    of further properties take none. Raises ApiError 400 for a schema that is too large or too deep."""
     if _depth(schema) > MAX_DEPTH:
         raise ApiError(400, f"{place} is nested deeper than {MAX_DEPTH} levels", param=place)
     # between two tokens of JSON a space, or a line break and indentation: weak models fill answers with spaces if let
+    closed = not strict if closed is None else closed
+    schema = checkable(schema, strict=strict, place=place, closed=closed, notes=notes)
     options = {"whitespace_pattern": r"[ ]?|\n[ ]{0,20}", "lenient": not strict}
     text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
     if len(text) > MAX_SCHEMA_CHARS:

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from llguidance.gbnf_to_lark import any_to_lark
 
 from tramontane.engine.sampling import LogitsProcessor
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
+from tramontane.server.notes import Notes
 from tramontane.server.schema.chat import ChatRequest, NamedTool, ResponseFormat, Tool
 from tramontane.server.structured.compiler import schema_text
 from tramontane.server.structured.processor import ForbiddenTokens
 from tramontane.server.structured.tool_grammar import control, space, tool_call_rules
+from tramontane.server.waiting_llm import in_thread
 from tramontane.tokenizer import Tokenizer
 
 MAX_REGEX_CHARS = 16 * 1024
 MAX_BRACKETS = 20  # depth of brackets in a Lark grammar, whose parser is recursive
 
 
-async def constraints(request: ChatRequest, model: ServedModel, prefix: str) -> tuple[LogitsProcessor, ...]:
+async def constraints(
+    request: ChatRequest, model: ServedModel, prefix: str, notes: Notes
+) -> tuple[LogitsProcessor, ...]:
     """Forced tool calls and formats hold from the first token; calls that the model may make, from the token that
-    opens them. Raises ApiError 400 for a format that cannot be compiled."""
+    opens them. `notes` gets what of a schema is not checked. Raises ApiError 400 for a format that cannot be
+    compiled."""
     tokenizer = model.llm.tokenizer
     tools, choice = _chosen_tools(request)
     body, side = "", None
-    if request.response_format is not None:
-        body, side = _body(request.response_format, tokenizer)
+    if (wanted := request.response_format) is not None:
+        body, side = await in_thread(lambda: _body(wanted, tokenizer, notes))
     has_calls = "[TOOL_CALLS]" in tokenizer.control_names
     if not tools:
         banned = [tokenizer.control_id("[TOOL_CALLS]")] if request.tools and has_calls else []
         if not body:
             return (ForbiddenTokens(banned),) if banned else ()
         return (await model.grammars.compile(_grammar(tokenizer, "body", body, side), prefix=prefix),)
-    calls = tool_call_rules(tokenizer, tools, parallel=request.parallel_tool_calls is not False)
+    parallel = request.parallel_tool_calls is not False
+    calls = await in_thread(lambda: tool_call_rules(tokenizer, tools, parallel=parallel, notes=notes))
     if choice == "forced":
         return (await model.grammars.compile(_grammar(tokenizer, "calls", calls)),)
     if body:
@@ -45,18 +51,18 @@ async def constraints(request: ChatRequest, model: ServedModel, prefix: str) -> 
     return (await model.grammars.compile(f"%llguidance {{}}\nstart: calls\n{calls}", trigger=trigger),)
 
 
-def _chosen_tools(request: ChatRequest) -> tuple[Sequence[Tool], str]:
-    """The tools that may be called, and whether one must be."""
-    tools, choice = request.tools or [], request.tool_choice or "auto"
+def _chosen_tools(request: ChatRequest) -> tuple[Mapping[int, Tool], str]:
+    """The tools that may be called, by their place in the request, and whether one must be."""
+    tools, choice = dict(enumerate(request.tools or ())), request.tool_choice or "auto"
     if choice == "none":
-        return [], "none"
+        return {}, "none"
     if isinstance(choice, NamedTool):
-        named = [tool for tool in tools if tool.function.name == choice.function.name]
+        named = [place for place, tool in tools.items() if tool.function.name == choice.function.name]
         if not named:
             raise ApiError(
                 400, f"tool_choice names {choice.function.name!r}, which is not in tools", param="tool_choice"
             )
-        return named[:1], "forced"
+        return {named[0]: tools[named[0]]}, "forced"
     return tools, "forced" if choice in ("any", "required") else "auto"
 
 
@@ -73,16 +79,16 @@ def _grammar(tokenizer: Tokenizer, start: str, rules: str, side: str | None = No
     return json.dumps({"grammars": [{"name": "main", "lark_grammar": grammar}, {"name": "side", "lark_grammar": side}]})
 
 
-def _body(wanted: ResponseFormat, tokenizer: Tokenizer) -> tuple[str, str | None]:
+def _body(wanted: ResponseFormat, tokenizer: Tokenizer, notes: Notes) -> tuple[str, str | None]:
     """Lark rules in which `body` is the text of the answer (none for plain text), and the grammar they name `@side`."""
     start = f"body: {space(tokenizer)}"
     if wanted.json_schema is not None:
         schema, place, strict = (
             wanted.json_schema.schema_,
-            "response_format.json_schema",
+            "response_format.json_schema.schema",
             bool(wanted.json_schema.strict),
         )
-        return f"{start} content\ncontent: %json {schema_text(schema, strict=strict, place=place)}", None
+        return f"{start} content\ncontent: %json {schema_text(schema, strict=strict, place=place, notes=notes)}", None
     if wanted.regex is not None:
         return f"{start} PATTERN\nPATTERN: /{_regex(wanted.regex)}/", None
     if wanted.grammar is not None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from tramontane.server.errors import ApiError
+from tramontane.server.notes import Notes
 from tramontane.server.schema.chat import Tool
 from tramontane.server.structured.compiler import schema_text
 from tramontane.tokenizer import Tokenizer
 from tramontane.tokenizer.chat import MistralChat
 
 
-def tool_call_rules(tokenizer: Tokenizer, tools: Sequence[Tool], *, parallel: bool) -> str:
-    """Lark rules; `calls` is one call or, if `parallel`, any number of them, the opening control token included.
+def tool_call_rules(tokenizer: Tokenizer, tools: Mapping[int, Tool], *, parallel: bool, notes: Notes) -> str:
+    """Lark rules of `tools`, by their place in the request; `calls` is one call or, if `parallel`, any number of them,
+    the opening control token included.
 
-    Arguments obey their schema: of `strict` functions in full, of others as far as the grammar can check it.
+    Arguments obey their schema: of `strict` functions in full, of others as far as the grammar can check it. They have
+    no keys but those of the schema, unless it says so.
     """
     chat = tokenizer.chat
     if not isinstance(chat, MistralChat) or chat.features.tools_before is None:
@@ -23,8 +26,8 @@ def tool_call_rules(tokenizer: Tokenizer, tools: Sequence[Tool], *, parallel: bo
     form = chat.features.call_form
     opening = control(tokenizer, "[TOOL_CALLS]")
     rules = []
-    for place, tool in enumerate(tools):
-        arguments = f"%json {_arguments_schema(tool, place)}"
+    for place, tool in tools.items():
+        arguments = f"%json {_arguments_schema(tool, place, notes)}"
         name = tool.function.name
         if form in ("list", "list_with_id"):
             call_id = '(", \\"id\\": \\"" /[a-zA-Z0-9]{9}/ "\\"")?' if form == "list_with_id" else ""
@@ -37,7 +40,7 @@ def tool_call_rules(tokenizer: Tokenizer, tools: Sequence[Tool], *, parallel: bo
             middle = control(tokenizer, "[ARGS]")
             rules.append(f"call_{place}: {opening} {_text(tokenizer, name)} {middle} arguments_{place}")
         rules.append(f"arguments_{place}: {arguments}")
-    rules.append("call: " + " | ".join(f"call_{place}" for place in range(len(tools))))
+    rules.append("call: " + " | ".join(f"call_{place}" for place in tools))
     if form in ("list", "list_with_id"):
         more = '(", " call)*' if parallel else ""
         rules.append(f'calls: {opening} {space(tokenizer)} "[" call {more} "]"')
@@ -60,8 +63,9 @@ def _text(tokenizer: Tokenizer, text: str) -> str:
     return f"{space(tokenizer)} {json.dumps(text)}"
 
 
-def _arguments_schema(tool: Tool, place: int) -> str:
-    schema = dict(tool.function.parameters or {})
+def _arguments_schema(tool: Tool, place: int, notes: Notes) -> str:
+    schema = dict(tool.function.parameters or {"properties": {}})  # none given: a function without arguments
     if schema.setdefault("type", "object") != "object":
         raise ApiError(400, f"tools[{place}].function.parameters must describe an object", param="tools")
-    return schema_text(schema, strict=bool(tool.function.strict), place=f"tools[{place}].function.parameters")
+    source = f"tools[{place}].function.parameters"
+    return schema_text(schema, strict=bool(tool.function.strict), place=source, closed=True, notes=notes)

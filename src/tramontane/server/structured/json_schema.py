@@ -1,0 +1,245 @@
+"""JSON schemas as a grammar can hold them: what it cannot hold is left out and named, what would never end gets an end.
+
+A grammar writes an answer from left to right, so it can say more than a check afterwards and less: it knows no
+look-around, no word boundaries and no back-references, and llguidance reads numbers as doubles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache, lru_cache
+from typing import Any
+
+from llguidance import LLMatcher, LLTokenizer
+
+from tramontane.server.errors import ApiError
+from tramontane.server.notes import Notes
+
+MAX_EXACT = 2**53
+"""Integers beyond it that a double holds are kept, others left out: they would be rounded."""
+
+DIGIT_BOUND = 9 * 10**18
+"""Numbers without a bound get it on both sides: it holds nearly every 64-bit integer. The largest that llguidance
+takes, which also is a double."""
+
+STEP = 1e-9
+"""Numbers without `multipleOf` get it, so that their digits end."""
+
+MAX_STEP = 10_000  # digits of a multipleOf; the work per token grows with it
+MAX_LENGTH = 2**16  # of a string or array
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+LENGTHS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+UNCHECKED = (
+    *("not", "if", "then", "else", "uniqueItems", "propertyNames", "contains", "minContains", "maxContains"),
+    *("dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems", "contentMediaType"),
+)
+_NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTED_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_SCHEMAS = ("items", "additionalItems", "additionalProperties")
+_COMBINING = ("allOf", "anyOf", "oneOf", "$ref")
+
+
+def checkable(
+    schema: Mapping[str, Any], *, strict: bool, place: str, closed: bool, notes: Notes | None
+) -> dict[str, Any]:
+    """`schema` without what a grammar cannot hold, which `notes` names by its place, and with bounds where answers
+    would not end. With `closed`, objects that list their properties and say nothing of others take no others. Raises
+    ApiError 400 naming the place of what a `strict` schema cannot be held to."""
+    work = _Work(strict, notes, closed, frozenset(_parts_of_wholes(schema)))
+    return work.copy(schema, place, may_close=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    strict: bool
+    notes: Notes | None
+    closed: bool
+    parts: frozenset[str] = field(default_factory=frozenset)  # references to objects that others add properties to
+
+    def copy(self, schema: Mapping[str, Any], place: str, *, may_close: bool) -> dict[str, Any]:
+        kept = dict(schema)
+        for name in _left_out(schema):
+            self.leave_out(f"{place}.{name}")
+            del kept[name]
+        self._copy_patterns(kept, place)
+        values = _number_values(schema)
+        if values and "const" not in kept and "enum" not in kept and "type" not in kept:
+            kept["type"] = "integer" if all(isinstance(value, int) for value in values) else "number"
+        _bound_numbers(kept, schema)
+        # branches share the properties of what they stand in: none of them knows all
+        alone = "properties" not in schema and "$ref" not in schema
+        for name in _NAMED_SCHEMAS:
+            if isinstance(kept.get(name), Mapping):
+                kept[name] = {
+                    key: self.inside(value, f"{place}.{name}.{key}", may_close=f"#/{name}/{key}" not in self.parts)
+                    for key, value in kept[name].items()
+                }
+        for name in _LISTED_SCHEMAS:
+            if isinstance(kept.get(name), list):
+                own = alone and not (name == "allOf" and len(kept[name]) > 1) and may_close
+                kept[name] = [
+                    self.inside(value, f"{place}.{name}.{number}", may_close=own or name in ("prefixItems", "items"))
+                    for number, value in enumerate(kept[name])
+                ]
+        for name in _SCHEMAS:
+            if isinstance(kept.get(name), Mapping):
+                kept[name] = self.inside(kept[name], f"{place}.{name}", may_close=True)
+        if self.closed and may_close and _is_closable(kept):
+            kept["additionalProperties"] = False
+        return kept
+
+    def inside(self, schema: Any, place: str, *, may_close: bool) -> Any:
+        return self.copy(schema, place, may_close=may_close) if isinstance(schema, Mapping) else schema
+
+    def leave_out(self, name: str) -> None:
+        if self.strict:
+            raise ApiError(400, f"{name} cannot be held to by a grammar; leave it out, or strict", param=name)
+        if self.notes is not None:
+            self.notes.ignored.add(name)
+
+    def _copy_patterns(self, kept: dict[str, Any], place: str) -> None:
+        patterns = kept.get("patternProperties")
+        if not isinstance(patterns, Mapping):
+            return
+        unknown = [pattern for pattern in patterns if not is_held("pattern", pattern)]
+        for pattern in unknown:
+            self.leave_out(f"{place}.patternProperties.{pattern}")
+        if unknown:
+            kept["patternProperties"] = {key: value for key, value in patterns.items() if key not in unknown}
+            if kept.get("additionalProperties") is False:  # would now forbid what the pattern allows
+                del kept["additionalProperties"]
+
+
+def _left_out(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Keywords that a grammar cannot hold."""
+    for name, value in schema.items():
+        match name:
+            case "pattern":
+                is_kept = not isinstance(value, str) or is_held("pattern", value)
+            case "format":
+                is_kept = not isinstance(value, str) or not _takes(schema, "string") or is_held("format", value)
+            case "const":
+                is_kept = _is_exact(value)
+            case "enum":
+                is_kept = not isinstance(value, list) or all(map(_is_exact, value))
+            case "multipleOf":
+                is_kept = not _is_number(value) or _is_small_step(value)
+            case _ if name in BOUNDS:
+                is_kept = not _is_number(value) or (abs(value) <= DIGIT_BOUND and _is_double(value))
+            case _ if name in LENGTHS:
+                is_kept = not _is_number(value) or value <= MAX_LENGTH
+            case _:
+                is_kept = name not in UNCHECKED or value in (False, None)
+        if not is_kept:
+            yield name
+
+
+@lru_cache(4096)
+def is_held(keyword: str, value: str) -> bool:
+    """Whether a grammar can hold a string to `pattern` or `format`."""
+    schema = json.dumps({"type": "string", keyword: value})
+    return not LLMatcher.validate_grammar(f"%llguidance {{}}\nstart: content\ncontent: %json {schema}", _bytes())
+
+
+@cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def _takes(schema: Mapping[str, Any], kind: str) -> bool:
+    given = schema.get("type", kind)
+    return given == kind or (isinstance(given, list) and kind in given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_double(value: int | float) -> bool:
+    return isinstance(value, float) or abs(value) <= MAX_EXACT or int(float(value)) == value
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether every integer in a constant comes out as it went in."""
+    if isinstance(value, Mapping):
+        return all(map(_is_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_exact, value))
+    return not isinstance(value, int) or abs(value) <= MAX_EXACT
+
+
+def _is_small_step(value: int | float) -> bool:
+    step = Decimal(str(value)).normalize()
+    exponent = step.as_tuple().exponent
+    return step > 0 and isinstance(exponent, int) and exponent >= -9 and int(step.scaleb(max(0, -exponent))) <= MAX_STEP
+
+
+def _number_values(schema: Mapping[str, Any]) -> list[int | float]:
+    """The values of `enum` or `const`, where all are numbers."""
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return values if isinstance(values, list) and all(map(_is_number, values)) else []
+
+
+def _bound_numbers(kept: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Numbers end: they get the bounds and the step that they lack."""
+    kinds = kept.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if (
+        not {"integer", "number"} & {kind for kind in kinds if isinstance(kind, str)}
+        or "enum" in kept
+        or "const" in kept
+    ):
+        return
+    bounds = [given[name] for name in BOUNDS if _is_number(given.get(name))]
+    if any(abs(bound) > DIGIT_BOUND for bound in bounds):
+        lower = [given[n] for n in ("minimum", "exclusiveMinimum") if _is_number(given.get(n))]
+        upper = [given[n] for n in ("maximum", "exclusiveMaximum") if _is_number(given.get(n))]
+        if max(lower, default=0) > DIGIT_BOUND or min(upper, default=0) < -DIGIT_BOUND:
+            return  # everything asked for lies beyond
+    if "minimum" not in kept and "exclusiveMinimum" not in kept:
+        kept["minimum"] = -DIGIT_BOUND
+    if "maximum" not in kept and "exclusiveMaximum" not in kept:
+        kept["maximum"] = DIGIT_BOUND
+    is_fine = any(0 < abs(bound) < 1000 * STEP for bound in bounds) or _is_narrow(bounds)
+    if "number" in kinds and "multipleOf" not in given and not is_fine:
+        kept["multipleOf"] = STEP
+
+
+def _is_narrow(bounds: list[int | float]) -> bool:
+    return len(bounds) > 1 and max(bounds) - min(bounds) < 1000 * STEP
+
+
+def _is_closable(schema: Mapping[str, Any]) -> bool:
+    """An object that lists its properties, all it requires among them, and is put together from nothing else."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping) or "additionalProperties" in schema or "patternProperties" in schema:
+        return False
+    if any(name in schema for name in _COMBINING):
+        return False
+    required = schema.get("required")
+    least = schema.get("minProperties")
+    has_all = (
+        all(name in properties for name in required if isinstance(name, str)) if isinstance(required, list) else True
+    )
+    return has_all and not (isinstance(least, int) and least > len(properties))
+
+
+def _parts_of_wholes(schema: Any) -> Iterator[str]:
+    """References to schemas whose objects take properties from elsewhere too."""
+    if isinstance(schema, list):
+        for entry in schema:
+            yield from _parts_of_wholes(entry)
+    elif isinstance(schema, Mapping):
+        every = schema.get("allOf")
+        is_whole = "properties" in schema or (isinstance(every, list) and len(every) > 1)
+        for name in ("allOf", "anyOf", "oneOf"):
+            branches = schema.get(name)
+            if is_whole and isinstance(branches, list):
+                yield from (b["$ref"] for b in branches if isinstance(b, Mapping) and isinstance(b.get("$ref"), str))
+        if "properties" in schema and isinstance(schema.get("$ref"), str):
+            yield schema["$ref"]
+        for value in schema.values():
+            yield from _parts_of_wholes(value)
