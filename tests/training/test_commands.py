@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.batches import recipe_text, write_learnable_set
 from tramontane.cli.main import run
+from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError
 from tramontane.loading import load_model, open_checkpoint
 from tramontane.training.__main__ import main
@@ -55,7 +56,7 @@ def test_an_adapter_learns_from_conversations_and_resumes(
     losses = train_losses(tmp_path / "run")
     assert losses[-1] < 0.5 * losses[0]
     held_out = [row["loss"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "held_out"]
-    assert held_out[-1] < 0.85 * held_out[0]
+    assert held_out[-1] < 0.9 * held_out[0]
     model = load_model(open_checkpoint(chat_checkpoint), device="cpu")
     config = load_adapter(model, tmp_path / "run" / "model")
     assert (config.ranks, config.base) == ((4,), str(chat_checkpoint))
@@ -107,14 +108,72 @@ def test_a_file_is_checked_and_its_training_estimated_before_it_begins(
     command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--epochs", "2"]
     assert run([*command, "--check", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
-    assert expected["train_tokens"] == expected["num_steps"] * expected["train_tokens_per_step"]
-    assert expected["epochs"] == pytest.approx(expected["train_tokens"] / expected["data_tokens"])
+    assert expected["train_tokens"] == 2 * expected["data_tokens"]
+    assert expected["train_tokens_per_step"] == round(expected["train_tokens"] / expected["num_steps"])
+    assert expected["epochs"] == 2.0
     assert 0 < expected["expected_seconds"] < 600
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert run([*command, "--check"]) == 0
     assert "on this machine. --resume begins." in capsys.readouterr().out
     assert run([*command, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == expected["num_steps"]
+
+
+def rows_of(task: str, count: int) -> list[dict[str, Any]]:
+    """Samples of very different lengths."""
+    words = [" ".join(["word"] * (1 + n * n % 97)) for n in range(count)]
+    if task == "preference":
+        question = [{"role": "user", "content": "Q"}]
+        return [{"messages": question, "chosen": f"yes {each}", "rejected": f"no {each}"} for each in words]
+    if task == "classify":
+        return [{"text": each, "labels": {"size": "long" if len(each) > 200 else "short"}} for each in words]
+    return [{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": each}]} for each in words]
+
+
+@pytest.mark.parametrize("task", ["chat", "preference", "classify"])
+def test_a_run_trains_on_all_samples_as_often_as_its_epochs_say(
+    task: str, tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", rows_of(task, 41))
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--task", task]
+    command += ["--epochs", "2", "--rank", "2", "--json"]
+    assert run([*command, "--check"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert run([*command, "--resume"]) == 0
+    last = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"][-1]
+    shards = ShardSet([tmp_path / "run" / "data" / "train"])
+    data_tokens = sum(source.info.num_token_ids for source in shards.sources.values())
+    assert last["tokens"] == expected["train_tokens"] == 2 * expected["data_tokens"] == 2 * data_tokens
+    assert last["step"] == expected["num_steps"]
+    assert expected["padding_share"] < 0.06
+
+
+def test_updates_may_be_given_in_place_of_epochs(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 8)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--steps", "7", "--json"]
+    assert run([*command, "--check"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert run([*command, "--resume"]) == 0
+    last = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"][-1]
+    assert (last["step"], last["tokens"]) == (7, expected["train_tokens"])
+    assert expected["epochs"] == pytest.approx(expected["train_tokens"] / expected["data_tokens"], rel=0.1)
+
+
+def test_other_batches_take_another_number_of_updates(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", rows_of("chat", 41))
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--json", "--check"]
+    assert run(command) == 0
+    usual = json.loads(capsys.readouterr().out)
+    assert run([*command, "--set", "data.batch_len=1024", "--set", "data.microbatch_len=512"]) == 0
+    fewer = json.loads(capsys.readouterr().out)
+    assert fewer["num_steps"] < usual["num_steps"]
+    assert fewer["train_tokens"] == usual["train_tokens"]
+    assert run([*command, "--set", "schedule.num_steps=5"]) == 2
+    assert "data.epochs=3 take" in capsys.readouterr().err
 
 
 def test_a_check_gives_programs_every_problem(

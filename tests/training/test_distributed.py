@@ -13,9 +13,13 @@ import torch
 
 from tests.training.batches import recipe_text, write_learnable_set
 from tests.training.test_run import final_state, losses
+from tramontane.data.shards import ShardSet, read_manifest
 from tramontane.training.checkpointer import Checkpointer
+from tramontane.training.metrics import read_rows
 from tramontane.training.recipe import read_recipe
 from tramontane.training.run import train
+from tramontane.training.sample_stream import Samples
+from tramontane.training.streams import steps_of_epochs
 
 
 def run_two(recipe: Path, changes: Sequence[str]) -> None:
@@ -49,3 +53,22 @@ def test_two_processes_equal_one_also_after_resuming(tmp_path: Path, options: Se
     for name, tensor in one.items():
         if name.startswith(("weights/", "ema/")):
             torch.testing.assert_close(two_states[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_see_all_samples_as_one_does_and_end_together(tmp_path: Path) -> None:
+    write_learnable_set(tmp_path / "train", num_documents=53)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe_text(tmp_path, num_steps=25), "utf-8")
+    common = ["machine.dtype=float32", "data.epochs=2", "data.policy=whole", "optimizer.kind=adamw"]
+    common += ["data.batch_len=128", "data.microbatch_len=64"]
+    read = read_recipe(recipe, [*common, f"run='{tmp_path / 'one'}'"])
+    num_steps = steps_of_epochs(read.data, ShardSet([tmp_path / "train"]), read.seed)
+    num_batches = Samples(ShardSet([tmp_path / "train"])).count(64, 2, read.seed).num_batches
+    assert num_batches % 2 == 1  # one process has nothing but padding in the last update
+    common.append(f"schedule.num_steps={num_steps}")
+    train(read_recipe(recipe, [*common, f"run='{tmp_path / 'one'}'"]))
+    run_two(recipe, [*common, f"run='{tmp_path / 'two'}'"])
+    tokens = [[row["tokens"] for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
+    assert tokens[0] == tokens[1]
+    assert tokens[0][-1] == 2 * read_manifest(tmp_path / "train").sources[0].num_token_ids
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def pairs_of(batch: Batch | LabelledBatch) -> list[tuple[list[int], list[int]]]:
 
 def test_pairs_stay_together_and_come_once_an_epoch(tmp_path: Path) -> None:
     shards = ShardSet([write_pairs(tmp_path / "pairs")])
-    stream = SampleStream(shards, batch_len=64, num_token_ids=None, seed=0)
+    stream = SampleStream(shards, batch_len=64, epochs=1, seed=0)
     batches = list(stream)
     seen = [pair for batch in batches for pair in pairs_of(batch)]
     assert len(seen) == 30
@@ -103,43 +104,103 @@ def test_pairs_stay_together_and_come_once_an_epoch(tmp_path: Path) -> None:
         assert torch.equal(learned, batch.token_ids[1:][batch.loss_mask[:-1]])
 
 
+def random_set(folder: Path, kind: str, generator: np.random.Generator) -> tuple[ShardSet, list[list[int]]]:
+    """Samples of any lengths, each with a token of its own in front, and all of their token ids."""
+    num_samples = int(generator.integers(1, 60))
+    lens = np.clip(generator.lognormal(generator.uniform(0.5, 3), generator.uniform(0, 1.2), (num_samples, 2)), 2, 90)
+    samples = [[[n, *[99] * (int(each) - 1)] for each in row] for n, row in enumerate(lens)]
+    if kind == "preference":
+        sources = {"chosen": [row[0] for row in samples], "rejected": [row[1] for row in samples]}
+        return ShardSet([write_samples(folder, sources, kind)]), [row[0] + row[1] for row in samples]
+    if kind == "two sources":
+        half = num_samples // 2 or 1
+        documents = [row[0] for row in samples]
+        sources = {"a": documents[:half], "b": documents[half:]}
+        sources = {name: each for name, each in sources.items() if each}
+        return ShardSet([write_samples(folder, sources, "chat")]), documents
+    return ShardSet([write_samples(folder, {"samples": [row[0] for row in samples]}, kind)]), [r[0] for r in samples]
+
+
+@pytest.mark.parametrize("kind", ["chat", "two sources", "preference", "classifier"])
+def test_every_sample_is_given_exactly_as_often_as_asked(kind: str, tmp_path: Path) -> None:
+    for case in range(25):
+        generator = np.random.default_rng(case)
+        shards, samples = random_set(tmp_path / str(case), kind, generator)
+        longest = max(map(len, samples))
+        batch_len = int(generator.integers(longest, 4 * longest + 1))
+        epochs, world_size = int(generator.integers(1, 6)), int(generator.integers(1, 4))
+        seen: Counter[int] = Counter()
+        num_rounds = set()
+        for rank in range(world_size):
+            stream = SampleStream(
+                shards, batch_len=batch_len, epochs=epochs, seed=case, rank=rank, world_size=world_size
+            )
+            batches = list(stream)
+            num_rounds.add(len(batches))
+            for batch in batches:
+                assert isinstance(batch, Batch)
+                documents = [part.tolist() for part in torch.split(batch.token_ids, list(batch.document_lens))]
+                documents = documents[: len(batch.document_sources)]
+                step = 2 if kind == "preference" else 1
+                for place in range(0, len(documents), step):
+                    sample = documents[place][0]
+                    seen[sample] += 1
+                    assert list(chain(*documents[place : place + step])) == samples[sample]
+            assert stream.state_dict()["num_token_ids"] == epochs * sum(map(len, samples))
+        assert seen == dict.fromkeys(range(len(samples)), epochs)
+        assert len(num_rounds) == 1  # all processes stop at the same time
+
+
+def test_a_part_of_an_epoch_is_so_many_samples(tmp_path: Path) -> None:
+    shards = ShardSet([write_pairs(tmp_path / "pairs")])
+    seen = [pair for batch in SampleStream(shards, batch_len=64, epochs=2.5, seed=0) for pair in pairs_of(batch)]
+    assert len(seen) == 75
+
+
 def test_each_epoch_has_its_own_order_and_any_state_goes_on_exactly(tmp_path: Path) -> None:
     shards = ShardSet([write_pairs(tmp_path / "pairs")])
 
     def stream(seed: int = 0) -> SampleStream:
-        return SampleStream(shards, batch_len=64, num_token_ids=64 * 20, seed=seed)
+        return SampleStream(shards, batch_len=64, epochs=4, seed=seed)
 
     whole = [pairs_of(batch) for batch in stream()]
-    assert len(whole) == 20
-    counts = Counter(pair[0][0] for batch in whole for pair in batch)
-    assert max(counts.values()) > 1
-    first = stream()
-    iterator = iter(first)
-    for _ in range(7):
-        next(iterator)
-    state = json.loads(json.dumps(first.state_dict()))
-    resumed = stream()
-    resumed.load_state_dict(state)
-    assert [pairs_of(batch) for batch in resumed] == whole[7:]
+    given = [pair for batch in whole for pair in batch]
+    assert given[:30] != given[30:60]
+    for stop in (0, 1, 7, len(whole)):
+        first = stream()
+        iterator = iter(first)
+        for _ in range(stop):
+            next(iterator)
+        state = json.loads(json.dumps(first.state_dict()))
+        resumed = stream()
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        assert [pairs_of(batch) for batch in resumed] == whole[stop:]
     with pytest.raises(DataError, match="other data"):
         stream(seed=1).load_state_dict(state)
 
 
+def test_without_epochs_the_samples_begin_anew(tmp_path: Path) -> None:
+    shards = ShardSet([write_pairs(tmp_path / "pairs")])
+    stream = SampleStream(shards, batch_len=64, epochs=None, seed=0)
+    seen = [pair for batch in islice(stream, 40) for pair in pairs_of(batch)]
+    assert len(seen) > 90
+
+
 def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     shards = ShardSet([write_pairs(tmp_path / "pairs")])
-    options = {"batch_len": 64, "num_token_ids": 64 * 8, "seed": 0}
-    alone = [pairs_of(batch) for batch in SampleStream(shards, **options)]  # type: ignore[arg-type]
+    alone = [pairs_of(batch) for batch in SampleStream(shards, batch_len=64, epochs=3, seed=0)]
     parts = [
-        [pairs_of(b) for b in SampleStream(shards, **options, rank=rank, world_size=2)]  # type: ignore[arg-type]
+        [pairs_of(b) for b in SampleStream(shards, batch_len=64, epochs=3, seed=0, rank=rank, world_size=2)]
         for rank in (0, 1)
     ]
-    assert [pair for both in zip(*parts, strict=True) for pair in both] == alone
+    assert [batch for both in zip(*parts, strict=True) for batch in both if batch] == alone
 
 
 def test_samples_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     shards = ShardSet([write_pairs(tmp_path / "pairs")])
     with pytest.raises(DataError, match="cannot hold the longest sample"):
-        SampleStream(shards, batch_len=10, num_token_ids=None, seed=0)
+        SampleStream(shards, batch_len=10, epochs=1, seed=0)
 
 
 def test_labels_are_rows_of_all_targets(tmp_path: Path) -> None:

@@ -93,3 +93,16 @@ def test_batches_are_long_enough_tensors(tmp_path: Path) -> None:
     write_set(tmp_path, LENS)
     for batch in stream(tmp_path, 400):
         assert batch.token_ids.shape == batch.targets.shape == batch.loss_mask.shape == torch.Size([40])
+
+
+def test_phases_are_over_at_the_end_of_the_run_however_much_of_it_is_padding(tmp_path: Path) -> None:
+    """Documents of 25 in batches of 40: more than a third of each is padding."""
+    phases = (PhaseInfo(name="one", epochs={"a": 1.0}), PhaseInfo(name="two", epochs={"b": 1.0}))
+    write_set(tmp_path, {"a": [25] * 40, "b": [25] * 40}, phases=phases)
+    whole = TokenStream(ShardSet([tmp_path]), batch_len=40, policy="whole", num_token_ids=40 * 60, seed=3)
+    batches = list(whole)
+    assert len(batches) == 60
+    sources = [batch.document_sources[0] for batch in batches]
+    assert sources == ["a"] * 30 + ["b"] * 30
+    assert whole.fill_share == 25 / 40
+    assert whole.state_dict()["num_token_ids"] == 60 * 25

@@ -42,6 +42,7 @@ def finetune(
     ] = "lora",
     loss: Annotated[Literal["dpo", "ipo", "simpo", "orpo"], typer.Option(help="Loss on preferences.")] = "dpo",
     epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(help="Instead of --epochs: this many updates.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapter (default: 16, or that of the one gone on with).")
@@ -77,7 +78,7 @@ def finetune(
     """
     from tramontane.data.sample_files import UnsoundFileError
     from tramontane.loading.named_model import find_model
-    from tramontane.training.finetune import FinetuneOptions, finetune_recipe
+    from tramontane.training.finetune import FinetuneOptions, finetune_recipe, with_steps_of_epochs
     from tramontane.training.recipe import read_recipe, write_recipe
 
     saved = run / "recipe.toml"
@@ -95,6 +96,7 @@ def finetune(
             method=method,
             loss=loss,
             epochs=epochs,
+            steps=steps,
             lr=lr,
             rank=rank,
             max_len=max_len,
@@ -105,20 +107,24 @@ def finetune(
             weight_format=weight_format,
         )
         try:
-            text = write_recipe(finetune_recipe(options))
+            recipe = finetune_recipe(options)
         except UnsoundFileError as error:
             if check and as_json:
                 print_json(problems_of(error))
             raise
         durable.make_folder(run)
-        durable.write(saved, text)
+        durable.write(saved, write_recipe(recipe))
         if not check and not as_json:
-            for note in notes_of(read_recipe(saved)):
+            for note in notes_of(recipe):
                 print(printable(note))
+    recipe = read_recipe(saved, changes or ())
+    if not any(change.startswith("schedule.num_steps=") for change in changes or ()):
+        recipe = with_steps_of_epochs(recipe)
     if check:
-        say_estimate(read_recipe(saved, changes or ()), as_json=as_json)
+        say_estimate(recipe, as_json=as_json)
+        durable.write(saved, write_recipe(recipe))
         return
-    run_training(read_recipe(saved, changes or ()), resume=resume, max_seconds=max_seconds, as_json=as_json)
+    run_training(recipe, resume=resume, max_seconds=max_seconds, as_json=as_json)
 
 
 def problems_of(error: UnsoundFileError) -> dict[str, Any]:

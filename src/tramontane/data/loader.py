@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,7 +48,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
+class Segment:
     """Tokens `start:end` of one document."""
 
     source: str
@@ -90,11 +91,12 @@ class Loader:
                 "raise it, or use policy 'cut'"
             )
         self.num_batches_taken = 0  # by all processes together
+        self.num_token_ids_taken = 0  # likewise, padding not counted
         self._phase = 0
         self._cursors = dict.fromkeys(shards.sources, 0)  # documents drawn from each source since the start
         self._drawn_len = dict.fromkeys(shards.sources, 0)  # tokens drawn from each source in this phase
         self._budget = self._documents_of_phase(0)  # documents each source still gives in this phase
-        self._waiting: deque[_Segment] = deque()
+        self._waiting: deque[Segment] = deque()
         self._permutations: dict[str, tuple[int, Permutation]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -107,7 +109,8 @@ class Loader:
         if not plans[0]:
             raise StopIteration
         self.num_batches_taken += self._world_size
-        return self._assemble(plans[self._rank])
+        self.num_token_ids_taken += sum(segment.end - segment.start for plan in plans for segment in plan)
+        return assemble(plans[self._rank], self._shards, self.batch_len)
 
     @property
     def phase(self) -> PhaseInfo | None:
@@ -123,11 +126,20 @@ class Loader:
             for name, epochs in phase.epochs.items()
         )
 
+    def fill_share(self, num_batches: int) -> float:
+        """Share of the next `num_batches` that is not padding, the last one left out, which the end of the data cuts
+        short. Uses the loader up."""
+        plans = islice(iter(self._plan, []), num_batches)
+        lens = [sum(segment.end - segment.start for segment in plan) for plan in plans]
+        whole = lens[:-1] or lens
+        return sum(whole) / (len(whole) * self.batch_len) if whole else 1.0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly here, as plain JSON types."""
         return {
             "fingerprint": self._fingerprint(),
             "num_batches_taken": self.num_batches_taken,
+            "num_token_ids_taken": self.num_token_ids_taken,
             "phase": self._phase,
             "cursors": dict(self._cursors),
             "drawn_len": dict(self._drawn_len),
@@ -142,10 +154,12 @@ class Loader:
                 "the loader state belongs to other data, phases, seed, policy or batch_len; resume with those"
             )
         self.num_batches_taken = int(state["num_batches_taken"])
+        # states of version 0.1.0 did not hold it
+        self.num_token_ids_taken = int(state.get("num_token_ids_taken", self.num_batches_taken * self.batch_len))
         self._phase = int(state["phase"])
         self._cursors, self._drawn_len = dict(state["cursors"]), dict(state["drawn_len"])
         self._budget = dict(state["budget"])
-        self._waiting = deque(_Segment(*each) for each in state["waiting"])
+        self._waiting = deque(Segment(*each) for each in state["waiting"])
 
     def _fingerprint(self) -> str:
         described = [
@@ -162,7 +176,7 @@ class Loader:
         counts = {name: round(epochs[name] * self._shards.sources[name].info.num_documents) for name in epochs}
         return {name: count for name, count in counts.items() if count}
 
-    def _draw(self) -> _Segment | None:
+    def _draw(self) -> Segment | None:
         """The next document, whole; None at the end of the last phase."""
         while not self._budget:
             if self._phase >= len(self.phases):
@@ -184,7 +198,7 @@ class Loader:
         self._budget[name] -= 1
         if not self._budget[name]:
             del self._budget[name]
-        return _Segment(name, document, 0, document_len)
+        return Segment(name, document, 0, document_len)
 
     def _permutation(self, name: str, epoch: int) -> Permutation:
         known = self._permutations.get(name)
@@ -194,11 +208,11 @@ class Loader:
             self._permutations[name] = known = (epoch, permutation)
         return known[1]
 
-    def _plan(self) -> list[_Segment]:
+    def _plan(self) -> list[Segment]:
         return self._plan_cut() if self._policy == "cut" else self._plan_whole()
 
-    def _plan_cut(self) -> list[_Segment]:
-        plan: list[_Segment] = []
+    def _plan_cut(self) -> list[Segment]:
+        plan: list[Segment] = []
         free = self.batch_len
         while free:
             segment = self._waiting.popleft() if self._waiting else self._draw()
@@ -206,16 +220,16 @@ class Loader:
                 break
             taken = min(free, segment.end - segment.start)
             if taken < segment.end - segment.start:
-                rest = _Segment(segment.source, segment.document, segment.start + taken, segment.end)
+                rest = Segment(segment.source, segment.document, segment.start + taken, segment.end)
                 self._waiting.appendleft(rest)
-            plan.append(_Segment(segment.source, segment.document, segment.start, segment.start + taken))
+            plan.append(Segment(segment.source, segment.document, segment.start, segment.start + taken))
             free -= taken
         return plan
 
-    def _plan_whole(self) -> list[_Segment]:
-        plan: list[_Segment] = []
+    def _plan_whole(self) -> list[Segment]:
+        plan: list[Segment] = []
         free = self.batch_len
-        passed: deque[_Segment] = deque()
+        passed: deque[Segment] = deque()
         while free and len(passed) < _LOOKAHEAD:
             segment = self._waiting.popleft() if self._waiting else self._draw()
             if segment is None:
@@ -228,30 +242,32 @@ class Loader:
         self._waiting.extendleft(reversed(passed))
         return plan
 
-    def _assemble(self, plan: Sequence[_Segment]) -> Batch:
-        token_ids = np.full(self.batch_len, self._shards.pad_id, np.int64)
-        targets = token_ids.copy()
-        loss_mask = np.zeros(self.batch_len, np.bool_)
-        place = 0
-        for segment in plan:
-            ids, mask = self._shards.sources[segment.source].read(segment.document)
-            segment_len = segment.end - segment.start
-            following = ids[segment.start + 1 : segment.end + 1]  # one short at the end of the document
-            token_ids[place : place + segment_len] = ids[segment.start : segment.end]
-            targets[place : place + len(following)] = following
-            learned = True if mask is None else mask[segment.start + 1 : segment.end + 1]
-            loss_mask[place : place + len(following)] = learned
-            place += segment_len
-        padding_len = self.batch_len - place
-        lens = (*(each.end - each.start for each in plan), *([padding_len] if padding_len else []))
-        return Batch(
-            token_ids=torch.from_numpy(token_ids),
-            targets=torch.from_numpy(targets),
-            loss_mask=torch.from_numpy(loss_mask),
-            document_lens=lens,
-            document_sources=tuple(each.source for each in plan),
-            padding_len=padding_len,
-        )
+
+def assemble(plan: Sequence[Segment], shards: ShardSet, batch_len: int) -> Batch:
+    """The batch of `batch_len` places that holds these segments in order, and padding after them."""
+    token_ids = np.full(batch_len, shards.pad_id, np.int64)
+    targets = token_ids.copy()
+    loss_mask = np.zeros(batch_len, np.bool_)
+    place = 0
+    for segment in plan:
+        ids, mask = shards.sources[segment.source].read(segment.document)
+        segment_len = segment.end - segment.start
+        following = ids[segment.start + 1 : segment.end + 1]  # one short at the end of the document
+        token_ids[place : place + segment_len] = ids[segment.start : segment.end]
+        targets[place : place + len(following)] = following
+        learned = True if mask is None else mask[segment.start + 1 : segment.end + 1]
+        loss_mask[place : place + len(following)] = learned
+        place += segment_len
+    padding_len = batch_len - place
+    lens = (*(each.end - each.start for each in plan), *([padding_len] if padding_len else []))
+    return Batch(
+        token_ids=torch.from_numpy(token_ids),
+        targets=torch.from_numpy(targets),
+        loss_mask=torch.from_numpy(loss_mask),
+        document_lens=lens,
+        document_sources=tuple(each.source for each in plan),
+        padding_len=padding_len,
+    )
 
 
 def scale_phases(phases: Sequence[PhaseInfo], shards: ShardSet, num_token_ids: int) -> tuple[PhaseInfo, ...]:

@@ -178,6 +178,10 @@ class SourceShards:
         place = document - int(self._first_document[shard])
         return shard, int(self._offsets[shard][place]), int(self._offsets[shard][place + 1])
 
+    def document_lens(self) -> NDArray[np.int64]:
+        """(num_documents,) tokens of each."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(each.astype(np.int64)) for each in self._offsets)])
+
     def document_len(self, document: int) -> int:
         _, start, end = self._locate(document)
         return end - start

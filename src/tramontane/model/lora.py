@@ -47,6 +47,19 @@ class Lora(nn.Module):
         return (self.b @ self.a) * self.scale
 
 
+def require_lora(rank: int, alpha: float, dropout: float, targets: Collection[str]) -> None:
+    """Raises ConfigError for an impossible rank, scale or dropout, or targets that no model has."""
+    if rank < 1:
+        raise ConfigError(f"LoRA rank={rank} must be at least 1")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ConfigError(f"LoRA alpha={alpha} must be a number above 0")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"LoRA dropout={dropout} must be at least 0 and below 1")
+    unknown = sorted(set(targets) - set(ALL_LINEARS))
+    if unknown or not targets:
+        raise ConfigError(f"LoRA targets {unknown or 'are empty'}; choose among {', '.join(ALL_LINEARS)}")
+
+
 def attach_lora(
     model: nn.Module,
     *,
@@ -57,14 +70,9 @@ def attach_lora(
 ) -> dict[str, LowRankShape]:
     """Give every Linear whose last name is in `targets` a fresh adapter and freeze everything else.
 
-    Returns what was attached by the linear's name. Raises ConfigError for an impossible rank or a target that
-    names nothing in the model.
+    Returns what was attached by the linear's name. Raises ConfigError as `require_lora` does.
     """
-    if rank < 1:
-        raise ConfigError(f"LoRA rank={rank} must be at least 1")
-    unknown = sorted(set(targets) - set(ALL_LINEARS))
-    if unknown or not targets:
-        raise ConfigError(f"LoRA targets {unknown or 'are empty'}; choose among {', '.join(ALL_LINEARS)}")
+    require_lora(rank, alpha, dropout, targets)
     shape = LowRankShape(rank, alpha / rank)
     shapes = {
         name: shape

@@ -23,15 +23,15 @@ from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
 from tramontane.training.gradients import Ema
 from tramontane.training.growth import grow
-from tramontane.training.microbatch import Placement, Stream
+from tramontane.training.microbatch import Placement
 from tramontane.training.model_setup import new_model, prepare
 from tramontane.training.optim import OptimizerSet
 from tramontane.training.preference import PreferenceTask
 from tramontane.training.recipe import Recipe
 from tramontane.training.release import Release, find_tokenizer_files
-from tramontane.training.sample_stream import SampleStream, Targets, read_targets
+from tramontane.training.sample_stream import Targets, read_targets
+from tramontane.training.streams import open_stream
 from tramontane.training.tasks import Task, TextTask, TrainingModule, keep_router_logits
-from tramontane.training.token_stream import TokenStream
 from tramontane.training.trainer import Trainer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -103,7 +103,7 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
         module,
         optimizers,
         recipe.schedule,
-        _stream(recipe, train, targets, world),
+        open_stream(recipe, train, targets, world),
         placement=Placement(machine.device, windows, min(longest, recipe.data.microbatch_len), machine.is_compiled),
         num_microbatches=num_microbatches,
         max_grad_norm=recipe.optimizer.max_grad_norm,
@@ -208,32 +208,6 @@ def _task(recipe: Recipe, model: Transformer, targets: Targets | None, machine: 
     if model.config.moe is not None:
         keep_router_logits(model)
     return TextTask(recipe.loss, compiled=machine.is_compiled)
-
-
-def _stream(recipe: Recipe, train: ShardSet, targets: Targets | None, world: World) -> Stream:
-    num_token_ids = recipe.schedule.num_steps * recipe.data.batch_len
-    if recipe.task.kind == "text":
-        return TokenStream(
-            train,
-            batch_len=recipe.data.microbatch_len,
-            policy=recipe.data.policy,
-            num_token_ids=num_token_ids,
-            seed=recipe.seed,
-            phases=recipe.data.phases,
-            rank=world.rank,
-            world_size=world.size,
-        )
-    if recipe.data.phases:
-        raise ConfigError(f"data.phases have no effect on task.kind={recipe.task.kind!r}; remove them")
-    return SampleStream(
-        train,
-        batch_len=recipe.data.microbatch_len,
-        num_token_ids=num_token_ids,
-        seed=recipe.seed,
-        targets=targets,
-        rank=world.rank,
-        world_size=world.size,
-    )
 
 
 def _evaluator(recipe: Recipe, valid: ShardSet | None, targets: Targets | None) -> Evaluator | None:

@@ -17,6 +17,7 @@ from tramontane.loading import open_checkpoint
 from tramontane.training.metrics import read_rows
 from tramontane.training.plan import USEFUL_EPOCHS, optimal_parameters_for_tokens
 from tramontane.training.recipe import Recipe, read_recipe
+from tramontane.training.streams import plan_stream, takes_samples
 
 UNKNOWN = "not recorded"
 
@@ -155,7 +156,10 @@ def _model_facts(config: ModelConfig) -> dict[str, Any]:
 
 def _epochs(recipe: Recipe, shards: ShardSet, num_tokens: int) -> dict[str, float]:
     """How often each source was read by the time that `num_tokens` had gone by, phase after phase."""
-    planned = recipe.schedule.num_steps * recipe.data.batch_len
+    if takes_samples(recipe, shards):
+        data_len = sum(source.info.num_token_ids for source in shards.sources.values())
+        return dict.fromkeys(shards.sources, num_tokens / data_len)
+    planned = plan_stream(recipe, shards).num_token_ids
     epochs = dict.fromkeys(shards.sources, 0.0)
     left = float(num_tokens)
     for phase in scale_phases(recipe.data.phases or shards.phases, shards, max(planned, num_tokens)):

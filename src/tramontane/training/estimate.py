@@ -11,6 +11,7 @@ from tramontane.loading import open_checkpoint
 from tramontane.runtime import resolve_device, set_threads, training_dtype
 from tramontane.training.flops import measure_matmul_rate, training_flops
 from tramontane.training.recipe import Recipe
+from tramontane.training.streams import plan_stream
 
 SHARE_OF_PEAK = 0.4
 """Of the rate of a large matrix product, what training of small models reaches (benchmarks/training.py)."""
@@ -18,11 +19,13 @@ SHARE_OF_PEAK = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`data_tokens` is one pass over the data, `train_tokens` all passes."""
+    """`data_tokens` is one pass over the data, `train_tokens` all passes. Padding is in neither: `padding_share` is its
+    share of the batches, and it takes its time."""
 
     data_tokens: int
     train_tokens_per_step: int
     train_tokens: int
+    padding_share: float
     num_steps: int
     epochs: float
     expected_seconds: float
@@ -37,19 +40,21 @@ def estimate(recipe: Recipe) -> Estimate:
         )
     set_threads(recipe.machine.threads)
     device = resolve_device(recipe.machine.device)
-    sources = ShardSet([Path(folder) for folder in recipe.data.train]).sources.values()
+    train = ShardSet([Path(folder) for folder in recipe.data.train])
+    plan = plan_stream(recipe, train)
+    sources = train.sources.values()
     data_tokens = sum(source.info.num_token_ids for source in sources)
     num_documents = sum(source.info.num_documents for source in sources)
-    train_tokens = recipe.schedule.num_steps * recipe.data.batch_len
     config = open_checkpoint(Path(recipe.model.checkpoint)).config
     mean_len = max(1, round(data_tokens / num_documents))
-    flops = training_flops(config, (mean_len,), trains_weights=recipe.lora is None) / mean_len * train_tokens
+    flops = training_flops(config, (mean_len,), trains_weights=recipe.lora is None) / mean_len * plan.num_places
     rate = measure_matmul_rate(device, training_dtype(device))
     return Estimate(
         data_tokens=data_tokens,
-        train_tokens_per_step=recipe.data.batch_len,
-        train_tokens=train_tokens,
+        train_tokens_per_step=round(plan.num_token_ids / recipe.schedule.num_steps),
+        train_tokens=plan.num_token_ids,
+        padding_share=1 - plan.num_token_ids / plan.num_places,
         num_steps=recipe.schedule.num_steps,
-        epochs=train_tokens / data_tokens,
+        epochs=plan.epochs,
         expected_seconds=flops / (SHARE_OF_PEAK * rate),
     )

@@ -79,7 +79,7 @@ class SampleEvaluator:
         self.targets = targets
 
     def evaluate(self, score: Score) -> list[HeldOut]:
-        stream = SampleStream(self.shards, batch_len=self.batch_len, num_token_ids=None, seed=0, targets=self.targets)
+        stream = SampleStream(self.shards, batch_len=self.batch_len, epochs=1, seed=0, targets=self.targets)
         name = "pairs" if self.targets is None else "samples"
         result = _mean(name, islice(stream, self.max_batches), score)
         return [] if result is None else [result]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tramontane.data.packing import least_padded
 from tramontane.data.sample_lines import TooLong
 from tramontane.data.sample_shapes import SampleKind
 from tramontane.data.sample_shards import HeldOut, write_sample_shards
-from tramontane.data.shards import Manifest, read_manifest
+from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError
 from tramontane.loading import open_checkpoint
 from tramontane.loading.adapter_files import adapter_digest, read_adapter
@@ -27,7 +28,9 @@ from tramontane.training.recipe import (
     Recipe,
     TaskRecipe,
 )
+from tramontane.training.sample_stream import Samples
 from tramontane.training.schedule import Schedule
+from tramontane.training.streams import steps_of_epochs
 
 Method = Literal["lora", "full"]
 TaskKind = Literal["chat", "preference", "classify"]
@@ -36,14 +39,16 @@ KINDS: dict[TaskKind, SampleKind] = {"chat": "chat", "preference": "preference",
 # Few samples still deserve this many updates an epoch; many are not worth more than BATCH_LEN tokens each.
 UPDATES_PER_EPOCH = 16
 BATCH_LEN = 16384
+MICROBATCH_LEN = 2048  # more where a sample needs it, or where samples fill it better
 LEN_MULTIPLE = 128
 DEFAULT_RANK = 16
+NUM_VALIDATIONS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneOptions:
     """Choices of a fine-tuning run. None: chosen from the model and the data. `valid` is a file, or a share of the
-    samples such as `5%` or `0.05`."""
+    samples such as `5%` or `0.05`. `steps` updates take the place of `epochs`, samples begun anew as needed."""
 
     model: Path
     data: Path | Sequence[str | Path]
@@ -54,6 +59,7 @@ class FinetuneOptions:
     method: Method = "lora"
     loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
     epochs: float = 3.0
+    steps: int | None = None
     lr: float | None = None
     rank: int | None = None
     alpha: float | None = None
@@ -77,38 +83,45 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         raise ConfigError(f"{options.model} is no folder of float weights; convert it with --layout hf and name that")
     if options.weight_format is not None and options.method == "full":
         raise ConfigError(f"weight_format={options.weight_format} packs a frozen base; use it with method lora")
-    if not options.epochs > 0:
-        raise ConfigError(f"epochs={options.epochs} must be above 0")
-    train, valid = _write(options)
-    longest = max(each.max_document_len for each in (train, valid) if each is not None)
-    longest *= 2 if options.task == "preference" else 1  # both answers of a pair lie in one microbatch
-    num_token_ids = sum(source.num_token_ids for source in train.sources)
-    batch_len = options.batch_len or min(BATCH_LEN, math.ceil(num_token_ids / UPDATES_PER_EPOCH))
-    microbatch_len = _rounded_up(max(longest, min(batch_len, 2048)), LEN_MULTIPLE)
-    num_microbatches = max(1, round(batch_len / microbatch_len))
-    num_steps = max(1, round(options.epochs * num_token_ids / (num_microbatches * microbatch_len)))
+    if not (options.epochs > 0 and math.isfinite(options.epochs)):
+        raise ConfigError(f"epochs={options.epochs} must be a number above 0")
+    if options.steps is not None and options.steps < 1:
+        raise ConfigError(f"steps={options.steps} must be at least 1")
     default_lr = 5e-4 if options.method == "lora" else 5e-5
     if options.task == "preference":
         default_lr /= 5  # preferences overfit an order of magnitude sooner than samples
+    lr = default_lr if options.lr is None else options.lr
+    # all that can be refused before the samples are read
+    model, lora = _model(options), None if options.method == "full" else _lora(options)
+    optimizer = OptimizerRecipe(kind="adamw", lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    train, valid = _write(options)
+    lens = Samples(train).lens
+    longest = max([*lens, *([] if valid is None else Samples(valid).lens)])
+    batch_len = options.batch_len or min(BATCH_LEN, math.ceil(sum(lens) / UPDATES_PER_EPOCH))
+    microbatch_len = _microbatch_len(lens, longest, min(batch_len, MICROBATCH_LEN))
+    num_microbatches = max(1, round(batch_len / microbatch_len))
+    data = DataPaths(
+        train=(str(_folder(options, "train")),),
+        valid=() if valid is None else (str(_folder(options, "valid")),),
+        tokenizer=str(options.model),
+        batch_len=num_microbatches * microbatch_len,
+        microbatch_len=microbatch_len,
+        policy="whole",
+        epochs=options.epochs if options.steps is None else None,
+    )
+    num_steps = options.steps or steps_of_epochs(data, train, options.seed)
     return Recipe(
         run=str(options.run),
         seed=options.seed,
-        data=DataPaths(
-            train=(str(_folder(options, "train")),),
-            valid=() if valid is None else (str(_folder(options, "valid")),),
-            tokenizer=str(options.model),
-            batch_len=num_microbatches * microbatch_len,
-            microbatch_len=microbatch_len,
-            policy="whole",
-        ),
-        model=_model(options),
+        data=data,
+        model=model,
         task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss),
-        lora=None if options.method == "full" else _lora(options),
-        optimizer=OptimizerRecipe(kind="adamw", lr=options.lr or default_lr, betas=(0.9, 0.99), weight_decay=0.01),
+        lora=lora,
+        optimizer=optimizer,
         schedule=Schedule(num_steps=num_steps, kind="cosine", warmup_steps=min(num_steps // 10, 50), final=0.1),
         machine=MachineRecipe(device=options.device),
         checkpoint=CheckpointRecipe(every_seconds=300.0),
-        metrics=MetricsRecipe(every_steps=1, valid_every_steps=max(1, num_steps // 5)),
+        metrics=MetricsRecipe(every_steps=1, valid_every_steps=math.ceil(num_steps / NUM_VALIDATIONS)),
     )
 
 
@@ -126,7 +139,9 @@ def _lora(options: FinetuneOptions) -> LoraRecipe:
     """A fresh adapter, or the one gone on from. Raises ConfigError where that is another than what is asked for."""
     if options.adapter is None:
         rank = DEFAULT_RANK if options.rank is None else options.rank
-        return LoraRecipe(rank=rank, alpha=options.alpha or 2.0 * rank, dropout=options.dropout)
+        return LoraRecipe(
+            rank=rank, alpha=2.0 * rank if options.alpha is None else options.alpha, dropout=options.dropout
+        )
     start, _ = read_adapter(options.adapter, open_checkpoint(options.model).config)
     rank, scale = start.ranks[-1], start.scales[-1]
     instead = f"leave it out to go on from {options.adapter}, or merge that first and train a new one: tramontane merge"
@@ -135,6 +150,24 @@ def _lora(options: FinetuneOptions) -> LoraRecipe:
     if options.alpha is not None and (options.alpha / rank,) != start.scales:
         raise ConfigError(f"alpha={options.alpha} is not the adapter's, {scale * rank:g}; {instead}")
     return LoraRecipe(rank=rank, alpha=scale * rank, dropout=options.dropout, targets=start.targets)
+
+
+def with_steps_of_epochs(recipe: Recipe) -> Recipe:
+    """`recipe` with as many updates as its `data.epochs` take, whatever has changed since they were counted."""
+    if recipe.data.epochs is None:
+        return recipe
+    train = ShardSet([Path(folder) for folder in recipe.data.train])
+    num_steps = steps_of_epochs(recipe.data, train, recipe.seed)
+    warmup_steps = min(recipe.schedule.warmup_steps, num_steps)
+    return replace(recipe, schedule=replace(recipe.schedule, num_steps=num_steps, warmup_steps=warmup_steps))
+
+
+def _microbatch_len(lens: Sequence[int], longest: int, wanted: int) -> int:
+    """That holds the longest sample and wastes little: up to a quarter more than `wanted` where that helps."""
+    shortest = _rounded_up(longest, LEN_MULTIPLE)
+    preferred = max(shortest, _rounded_up(wanted, LEN_MULTIPLE))
+    candidates = range(shortest, preferred * 5 // 4 + 1, LEN_MULTIPLE)
+    return least_padded(lens, candidates, preferred)
 
 
 def _folder(options: FinetuneOptions, split: str) -> Path:
@@ -155,29 +188,31 @@ def share_of(valid: Path | str | None) -> float | None:
     return share
 
 
-def _write(options: FinetuneOptions) -> tuple[Manifest, Manifest | None]:
+def _write(options: FinetuneOptions) -> tuple[ShardSet, ShardSet | None]:
     """The samples to train on and to measure with, in the run's folder."""
     share = share_of(options.valid)
     held_out = None if share is None else HeldOut(_folder(options, "valid"), share, options.seed)
     train = _write_files(options, options.data, "train", held_out)
     if held_out is not None:
-        return train, read_manifest(held_out.folder)
+        return train, ShardSet([held_out.folder])
     return train, None if options.valid is None else _write_files(options, Path(options.valid), "valid", None)
 
 
 def _write_files(
     options: FinetuneOptions, files: Path | Sequence[str | Path], split: str, held_out: HeldOut | None
-) -> Manifest:
-    return write_sample_shards(
+) -> ShardSet:
+    folder = _folder(options, split)
+    write_sample_shards(
         files,
         KINDS[options.task],
         options.model,
-        _folder(options, split),
+        folder,
         max_len=options.max_len,
         max_invalid_share=options.max_invalid_share,
         too_long=options.too_long,
         held_out=held_out,
     )
+    return ShardSet([folder])
 
 
 def _rounded_up(value: int, multiple: int) -> int:

@@ -85,7 +85,8 @@ class Placement:
         is_sparse = rows_L.numel() < SPARSE_SHARE * batch.loss_mask.numel()
         targets, weights = batch.targets, batch.loss_mask.float()
         if is_sparse:
-            num_padding = -rows_L.numel() % ROWS_MULTIPLE
+            # some rows also where nothing is learned: every process of several must come to its backward pass
+            num_padding = -rows_L.numel() % ROWS_MULTIPLE or (0 if rows_L.numel() else ROWS_MULTIPLE)
             weights = torch.cat((torch.ones(rows_L.shape), torch.zeros(num_padding)))
             rows_L = torch.cat((rows_L, rows_L.new_zeros(num_padding)))
             targets = targets[rows_L]
@@ -119,7 +120,8 @@ def visible_pairs(document_lens: tuple[int, ...], window: int | None) -> int:
 
 
 class Stream(Protocol):
-    """The batches of a run in order, and where it stands as plain JSON types."""
+    """The batches of a run in order, and where it stands as plain JSON types: `num_token_ids` of them is how many
+    tokens all processes were given so far, padding not counted."""
 
     def __iter__(self) -> Iterator[Batch | LabelledBatch]: ...
 

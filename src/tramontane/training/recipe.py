@@ -6,6 +6,7 @@ One direction only: dataclass -> TOML -> flags. Every field has its default here
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tramontane.config import ModelConfig, MoeConfig
 from tramontane.data.shards import PhaseInfo
 from tramontane.data.strict_toml import read_table
 from tramontane.errors import ConfigError, DataError
+from tramontane.model.lora import ALL_LINEARS, require_lora
 from tramontane.training.schedule import Schedule
 
 BESIDE_CHECKPOINT = ("checkpoint", "adapter", "adapter_digest", "weight_format")
@@ -88,7 +90,10 @@ class ModelRecipe:
 class DataPaths:
     """Folders of token shards. `microbatch_len` tokens run through the model at once, `batch_len` per update (a
     multiple). `phases` take the place of those the shards were built with; either are stretched to the run's length,
-    sources repeated as needed."""
+    sources repeated as needed.
+
+    `epochs`: every document (pair, sample) is seen exactly so often, and `schedule.num_steps` is what that takes.
+    """
 
     train: tuple[str, ...]
     valid: tuple[str, ...] = ()
@@ -96,11 +101,16 @@ class DataPaths:
     batch_len: int = 8192
     microbatch_len: int = 8192
     policy: Literal["cut", "whole"] = "cut"
+    epochs: float | None = None
     phases: tuple[PhaseInfo, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.train:
             raise DataError("data.train is empty; name at least one folder of shards")
+        if self.epochs is not None and not (self.epochs > 0 and math.isfinite(self.epochs)):
+            raise ConfigError(f"data.epochs={self.epochs} must be a number above 0")
+        if self.epochs is not None and (self.policy != "whole" or self.phases):
+            raise ConfigError("data.epochs counts whole documents; set data.policy='whole' and leave out data.phases")
         if self.microbatch_len < 2 or self.batch_len % self.microbatch_len:
             raise DataError(
                 f"batch_len={self.batch_len} must be a multiple of microbatch_len={self.microbatch_len} (2 or more)"
@@ -152,7 +162,10 @@ class LoraRecipe:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
+    targets: tuple[str, ...] = ALL_LINEARS
+
+    def __post_init__(self) -> None:
+        require_lora(self.rank, self.alpha, self.dropout, self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ class Run:
         saved_at, saved_step = time.monotonic(), self.trainer.step
         stopped_by: str | None = None
         with StopRequest() as stop:
-            meter = Meter()
+            meter = Meter(self.trainer.num_token_ids)
             while self.trainer.step < recipe.schedule.num_steps:
                 start = time.perf_counter()
                 update = self.trainer.update()
@@ -109,12 +109,12 @@ class Run:
                 step, is_last = self.trainer.step, self.trainer.step == recipe.schedule.num_steps
                 if step % recipe.metrics.every_steps == 0 or is_last:
                     self._write(self._row(meter))
-                    meter = Meter()
+                    meter = Meter(self.trainer.num_token_ids)
                 if self.parts.evaluator is not None and (step % recipe.metrics.valid_every_steps == 0 or is_last):
                     start = time.perf_counter()
                     self.evaluate()
                     deadline.saw("evaluation", time.perf_counter() - start)
-                    meter = Meter()
+                    meter = Meter(self.trainer.num_token_ids)
                 stopped_by = stop.reason or ("time" if deadline.is_near else None)
                 if self.world.any(stopped_by is not None):
                     stopped_by = stopped_by or "another process"
@@ -124,7 +124,7 @@ class Run:
                     self.save()
                     deadline.saw("save", time.perf_counter() - start)
                     saved_at, saved_step = time.monotonic(), step
-                    meter = Meter()
+                    meter = Meter(self.trainer.num_token_ids)
             if self.trainer.step > saved_step:
                 self.save()
             if self.trainer.step >= recipe.schedule.num_steps:
@@ -194,7 +194,7 @@ class Run:
                 self.parts.release.write(folder, weights)
 
     def _place(self) -> dict[str, int]:
-        return {"step": self.trainer.step, "tokens": self.trainer.step * self.recipe.data.batch_len}
+        return {"step": self.trainer.step, "tokens": self.trainer.num_token_ids}
 
     def _row(self, meter: Meter) -> dict[str, Any]:
         steps_left = self.recipe.schedule.num_steps - self.trainer.step
@@ -203,7 +203,7 @@ class Run:
             **self._place(),
             **meter.means(),
             "num_skipped": self.trainer.guard.num_skipped,
-            "tokens_per_second": meter.num_updates * self.recipe.data.batch_len / meter.seconds,
+            "tokens_per_second": (self.trainer.num_token_ids - meter.first_token) / meter.seconds,
             "share_of_peak": meter.flops / meter.seconds / self.matmul_rate,
             "eta_seconds": steps_left * meter.seconds / meter.num_updates,
         }
@@ -234,9 +234,10 @@ class Run:
 
 
 class Meter:
-    """Sums over the updates since the last report."""
+    """Sums over the updates since the last report, before which `first_token` tokens were trained on."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_token: int) -> None:
+        self.first_token = first_token
         self._start = time.perf_counter()
         self._sums: defaultdict[str, float] = defaultdict(float)
         self.num_updates = 0

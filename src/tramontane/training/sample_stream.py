@@ -1,10 +1,11 @@
-"""Batches of whole samples that belong together: preference pairs, and documents with their labels."""
+"""Batches of whole samples, each as often as was asked for: conversations, preference pairs, documents with labels."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tramontane.data.loader import Batch
+from tramontane.data.loader import Batch, Segment, assemble
+from tramontane.data.packing import pack
 from tramontane.data.permutation import Permutation
 from tramontane.data.sample_shards import LABELS, SOURCES, read_labels
 from tramontane.data.shards import ShardSet
@@ -88,12 +90,79 @@ class LabelledBatch:
     labels: Tensor
 
 
-class SampleStream:
-    """Samples in a new order each epoch, packed whole into batches, until `num_token_ids` have been given.
+@dataclass(frozen=True, slots=True)
+class SampleCount:
+    """What a stretch of a stream holds, of all processes together; padding is not counted."""
 
-    A sample is document n of every source of the set: (chosen, rejected) of preferences, lying side by side in the
-    batch, or one labelled document. Deterministic; the state is plain JSON. Each of `world_size` processes takes
-    every `world_size`-th batch.
+    num_batches: int
+    num_samples: int
+    num_token_ids: int
+
+
+class Samples:
+    """The samples of a set, by number: of preferences document n of `chosen` and of `rejected` together, else each
+    document of every source."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        """Raises DataError for a set that holds no documents."""
+        self.shards = shards
+        pairs = SOURCES["preference"]
+        self.is_paired = set(pairs) == set(shards.sources)
+        self._names = pairs if self.is_paired else tuple(shards.sources)
+        lens = [shards.sources[name].document_lens() for name in self._names]
+        if self.is_paired and len(lens[0]) != len(lens[1]):
+            raise DataError(f"{len(lens[0])} chosen and {len(lens[1])} rejected answers are no pairs; build them again")
+        self.lens: list[int] = (lens[0] + lens[1] if self.is_paired else np.concatenate(lens)).tolist()
+        """Tokens of each sample."""
+        self._first = np.cumsum([0, *map(len, lens)]).tolist()
+        if not self.lens:
+            raise DataError("the set holds no samples; build it again")
+
+    def __len__(self) -> int:
+        return len(self.lens)
+
+    def documents(self, sample: int) -> Iterator[Segment]:
+        """What lies side by side in a batch."""
+        if self.is_paired:
+            for name in self._names:
+                yield Segment(name, sample, 0, self.shards.sources[name].document_len(sample))
+            return
+        place = next(n for n, first in enumerate(self._first[1:]) if sample < first)
+        yield Segment(self._names[place], sample - self._first[place], 0, self.lens[sample])
+
+    def batches(self, batch_len: int, epochs: float | None, seed: int) -> Iterator[list[int]]:
+        """The samples of each batch in turn. A new order each epoch; a part of an epoch is rounded to samples.
+        `epochs` None: without end. Raises DataError for a batch that cannot hold the longest sample."""
+        longest = max(self.lens)
+        if longest > batch_len:
+            raise DataError(f"microbatch_len={batch_len} cannot hold the longest sample ({longest} tokens); raise it")
+        return pack(self._orders(epochs, seed), self.lens, batch_len)
+
+    def _orders(self, epochs: float | None, seed: int) -> Iterator[Iterator[int]]:
+        left = None if epochs is None else max(1, round(epochs * len(self)))
+        for epoch in count():
+            if left is not None and left <= 0:
+                return
+            digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
+            order = Permutation(len(self), int.from_bytes(digest, "little"))
+            drawn = len(self) if left is None else min(left, len(self))
+            yield map(order.__getitem__, range(drawn))
+            left = None if left is None else left - drawn
+
+    def count(self, batch_len: int, epochs: float | None, seed: int, num_batches: int | None = None) -> SampleCount:
+        """What `batches` hold, all of them or the first `num_batches`."""
+        found = SampleCount(0, 0, 0)
+        for batch in islice(self.batches(batch_len, epochs, seed), num_batches):
+            num_token_ids = found.num_token_ids + sum(self.lens[sample] for sample in batch)
+            found = SampleCount(found.num_batches + 1, found.num_samples + len(batch), num_token_ids)
+        return found
+
+
+class SampleStream:
+    """Every sample `epochs` times (None: without end), each epoch in a new order, packed whole into batches.
+
+    Deterministic; the state is plain JSON. Each of `world_size` processes takes every `world_size`-th batch; where the
+    samples end within a round, the others' last batch is padding alone.
     """
 
     def __init__(
@@ -101,98 +170,55 @@ class SampleStream:
         shards: ShardSet,
         *,
         batch_len: int,
-        num_token_ids: int | None,
+        epochs: float | None,
         seed: int,
         targets: Targets | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """`num_token_ids` None: one epoch. Raises DataError for a batch that cannot hold the longest sample."""
-        names = SOURCES["preference"] if "chosen" in shards.sources else SOURCES["classifier"]
-        if set(names) != set(shards.sources):
-            raise DataError(f"sources {', '.join(shards.sources)} are no preference pairs and no labelled samples")
-        self._sources = [shards.sources[name] for name in names]
-        self._num_samples = self._sources[0].info.num_documents
-        if targets is not None and len(targets.documents) != self._num_samples:
-            raise DataError(f"{LABELS} describes {len(targets.documents)} documents, the set has {self._num_samples}")
-        longest = max(self._len(sample) for sample in range(self._num_samples))
-        if longest > batch_len:
-            raise DataError(f"microbatch_len={batch_len} cannot hold the longest sample ({longest} tokens); raise it")
-        self._names, self._pad_id, self._targets = names, shards.pad_id, targets
-        self._batch_len, self._seed = batch_len, seed
+        """Raises DataError for a batch that cannot hold the longest sample, or labels of another set."""
+        self._samples = Samples(shards)
+        if targets is not None and len(targets.documents) != len(self._samples):
+            raise DataError(f"{LABELS} describes {len(targets.documents)} documents, the set has {len(self._samples)}")
+        self._targets = targets
+        self._batch_len, self._epochs, self._seed = batch_len, epochs, seed
         self._rank, self._world_size = rank, world_size
-        self._num_token_ids = num_token_ids
-        self._given_len = 0
-        self._num_drawn = 0  # samples, since the start
-        self._order: tuple[int, Permutation] | None = None
+        lens = np.array(self._samples.lens, "<i8").tobytes()
+        described = repr(["best fit", batch_len, epochs, seed]).encode("utf-8")
+        self._fingerprint = hashlib.sha256(described + lens).hexdigest()
+        self._batches = self._samples.batches(batch_len, epochs, seed)
+        self._num_batches = 0
+        self._num_token_ids = 0
 
     def __iter__(self) -> Iterator[Batch | LabelledBatch]:
-        while self._num_token_ids is None or self._given_len < self._num_token_ids:
-            plans = [self._plan() for _ in range(self._world_size)]
-            if not plans[0]:
-                return
-            self._given_len += self._batch_len * self._world_size
-            yield self._assemble(plans[self._rank])
+        while plans := self._draw(self._world_size):
+            yield self._assemble(plans[self._rank] if self._rank < len(plans) else [])
+
+    def _draw(self, num_batches: int) -> list[list[int]]:
+        plans = list(islice(self._batches, num_batches))
+        self._num_batches += len(plans)
+        self._num_token_ids += sum(self._samples.lens[sample] for plan in plans for sample in plan)
+        return plans
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as plain JSON types."""
-        return {"fingerprint": self._fingerprint(), "given_len": self._given_len, "num_drawn": self._num_drawn}
+        return {
+            "fingerprint": self._fingerprint,
+            "num_batches": self._num_batches,
+            "num_token_ids": self._num_token_ids,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly there. Raises DataError when the state belongs to other data, seed or packing."""
-        if state["fingerprint"] != self._fingerprint():
-            raise DataError("the saved state belongs to other data, seed or microbatch_len; resume with those")
-        self._given_len, self._num_drawn = int(state["given_len"]), int(state["num_drawn"])
-
-    def _fingerprint(self) -> str:
-        sizes = [[each.info.num_documents, each.info.num_token_ids] for each in self._sources]
-        return hashlib.sha256(repr([sizes, self._batch_len, self._seed]).encode("utf-8")).hexdigest()
-
-    def _len(self, sample: int) -> int:
-        return sum(source.document_len(sample) for source in self._sources)
-
-    def _sample(self, number: int) -> int:
-        epoch, place = divmod(number, self._num_samples)
-        if self._order is None or self._order[0] != epoch:
-            digest = hashlib.blake2b(f"{self._seed}/{epoch}".encode(), digest_size=8).digest()
-            self._order = (epoch, Permutation(self._num_samples, int.from_bytes(digest, "little")))
-        return self._order[1][place]
-
-    def _plan(self) -> list[int]:
-        """The next samples that fit into a batch."""
-        plan: list[int] = []
-        free = self._batch_len
-        while self._num_token_ids is not None or self._num_drawn < self._num_samples:
-            sample = self._sample(self._num_drawn)
-            if self._len(sample) > free:
-                break
-            plan.append(sample)
-            free -= self._len(sample)
-            self._num_drawn += 1
-        return plan
+        if state.get("fingerprint") != self._fingerprint:
+            raise DataError(
+                "the saved state belongs to other data, epochs, seed, microbatch_len or version; resume with those"
+            )
+        self._batches = self._samples.batches(self._batch_len, self._epochs, self._seed)
+        self._num_batches = self._num_token_ids = 0
+        self._draw(int(state["num_batches"]))
 
     def _assemble(self, plan: list[int]) -> Batch | LabelledBatch:
-        token_ids = np.full(self._batch_len, self._pad_id, np.int64)
-        targets = token_ids.copy()
-        loss_mask = np.zeros(self._batch_len, np.bool_)
-        lens: list[int] = []
-        place = 0
-        for sample in plan:
-            for source in self._sources:
-                ids, mask = source.read(sample)
-                end = place + len(ids)
-                token_ids[place:end] = ids
-                targets[place : end - 1] = ids[1:]
-                loss_mask[place : end - 1] = True if mask is None else mask[1:]
-                lens.append(len(ids))
-                place = end
-        padding_len = self._batch_len - place
-        batch = Batch(
-            token_ids=torch.from_numpy(token_ids),
-            targets=torch.from_numpy(targets),
-            loss_mask=torch.from_numpy(loss_mask),
-            document_lens=(*lens, *([padding_len] if padding_len else [])),
-            document_sources=self._names * len(plan),
-            padding_len=padding_len,
-        )
+        segments = [segment for sample in plan for segment in self._samples.documents(sample)]
+        batch = assemble(segments, self._samples.shards, self._batch_len)
         return batch if self._targets is None else LabelledBatch(batch, self._targets.rows(plan))

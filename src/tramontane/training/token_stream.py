@@ -12,6 +12,7 @@ from tramontane.errors import DataError
 
 # Phases are cut to whole documents; a little more than needed keeps the last batches in the last phase.
 SURPLUS = 1.005
+SAMPLED_BATCHES = 256  # of each phase, to know how much of `whole` batches is padding
 
 
 class TokenStream:
@@ -44,13 +45,30 @@ class TokenStream:
         }
         self._seed = seed
         self._num_token_ids = num_token_ids
-        self._given_len = 0
+        self._given_len = 0  # padding counted
+        self._before = 0  # tokens of the rounds before this one, padding not counted
         self._round = 0
+        self.fill_share = self._fill_share()
+        """About how much of the batches is not padding."""
         self._phases = self._phases_of(num_token_ids)
         self._loader = self._open()
 
     def _phases_of(self, num_token_ids: int) -> tuple[PhaseInfo, ...]:
-        return scale_phases(self._recipe_phases, self._shards, round(num_token_ids * SURPLUS))
+        return scale_phases(self._recipe_phases, self._shards, round(num_token_ids * self.fill_share * SURPLUS))
+
+    def _fill_share(self) -> float:
+        if self._options["policy"] == "cut":
+            return 1.0
+        batch_len = int(self._options["batch_len"])
+        num_token_ids = num_places = 0.0
+        for phase in self._recipe_phases:
+            phase_len = sum(n * self._shards.sources[name].info.num_token_ids for name, n in phase.epochs.items())
+            if phase_len:
+                sampled = scale_phases([phase], self._shards, SAMPLED_BATCHES * batch_len)
+                loader = Loader(self._shards, batch_len=batch_len, policy="whole", phases=sampled, seed=self._seed)
+                num_token_ids += phase_len
+                num_places += phase_len / loader.fill_share(SAMPLED_BATCHES)
+        return num_token_ids / num_places if num_places else 1.0
 
     def _open(self) -> Loader:
         return Loader(self._shards, phases=self._phases, seed=self._seed + self._round, **self._options)
@@ -67,6 +85,7 @@ class TokenStream:
             if not may_be_empty:
                 raise DataError("the shards give no batch at all; check the epochs of their phases")
             may_be_empty = False
+            self._before += self._loader.num_token_ids_taken
             self._round += 1
             # at least one document of every source: a shorter round could be empty
             self._phases = self._phases_of(max(self._num_token_ids - self._given_len, self._one_epoch_len()))
@@ -80,6 +99,7 @@ class TokenStream:
         return {
             "round": self._round,
             "given_len": self._given_len,
+            "num_token_ids": self._before + self._loader.num_token_ids_taken,
             "phases": [{"name": phase.name, "epochs": dict(phase.epochs)} for phase in self._phases],
             "loader": self._loader.state_dict(),
         }
@@ -91,3 +111,5 @@ class TokenStream:
         self._phases = tuple(PhaseInfo(**phase) for phase in state["phases"])
         self._loader = self._open()
         self._loader.load_state_dict(state["loader"])
+        # states of version 0.1.0 did not tell padding apart
+        self._before = int(state.get("num_token_ids", self._given_len)) - self._loader.num_token_ids_taken

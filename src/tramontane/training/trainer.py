@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,8 +78,16 @@ class Trainer:
     def config(self) -> ModelConfig:
         return self.module.model.config
 
+    @property
+    def num_token_ids(self) -> int:
+        """Tokens trained on so far, by all processes together; padding is not among them."""
+        return int(self._stream_state["num_token_ids"])
+
     def update(self) -> Update:
-        """One optimiser step. Raises ConfigError when the loss has not been finite for many steps in a row."""
+        """One optimiser step; the last may have fewer microbatches than the others, where the samples end.
+
+        Raises ConfigError when the loss has not been finite for many steps in a row.
+        """
         sums, weight, flops = self._gather_gradients()
         norm = average_and_clip(self.optimizers.gradients(), weight / self.world.size, self.max_grad_norm)
         means = {name: float(value) / float(weight) for name, value in sums.items()}
@@ -102,23 +111,28 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         weight = torch.zeros((), device=self.device)
         flops = 0.0
-        for _ in range(self.num_microbatches):
-            microbatch = self._next()
+        microbatches = iter(self._next, None)
+        for microbatch in islice(microbatches, self.num_microbatches):
             objective = self.module(microbatch)
             objective.total.backward()
             weight += objective.weight
             for name, value in objective.sums.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-            flops += training_flops(self.config, microbatch.document_lens, trains_weights=self._trains_weights)
+            document_lens = microbatch.document_lens[: microbatch.num_documents]
+            flops += training_flops(self.config, document_lens, trains_weights=self._trains_weights)
         names = sorted(sums)
         totals = self.world.sum(torch.stack([weight, *(sums[name].float() for name in names)])).unbind()
         return dict(zip(names, totals[1:], strict=True)), totals[0].clamp_min(1e-20), flops
 
-    def _next(self) -> Microbatch:
+    def _next(self) -> Microbatch | None:
+        """None where the stream has ended: on every process at once."""
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self.stream)
             self._batches = iter(self._prefetcher)
-        batch, self._stream_state = next(self._batches)
+        drawn = next(self._batches, None)
+        if drawn is None:
+            return None
+        batch, self._stream_state = drawn
         return self.placement.place(batch)
 
     def state(self) -> TrainerState:

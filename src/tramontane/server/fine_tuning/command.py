@@ -68,11 +68,13 @@ def train_command(job: FineTuningJob, folder: JobFolder, settings: ServerSetting
 
 def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *, warmup_steps: int) -> list[str]:
     asked = job.hyperparameters
+    steps = asked.get("training_steps")
     epochs = (asked.get("epochs") or DEFAULT_EPOCHS) / num_passes(folder.samples)
+    length = ["--epochs", repr(epochs)] if steps is None else ["--steps", str(steps)]
     command = [
         *(sys.executable, "-m", "tramontane.cli", "finetune", job.base_path, str(folder.samples)),
         *("--run", str(folder.run), "--task", job.method, "--json"),
-        *("--epochs", repr(epochs), "--max-len", str(asked.get("seq_len") or DEFAULT_MAX_LEN)),
+        *(*length, "--max-len", str(asked.get("seq_len") or DEFAULT_MAX_LEN)),
         *("--skip-invalid", repr(job.max_invalid_share), "--seed", str(job.seed), "--device", settings.device),
         *("--set", f"checkpoint.every_seconds={CHECKPOINT_S}", "--set", f"schedule.warmup_steps={warmup_steps}"),
     ]
@@ -84,7 +86,6 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
         command += ["--lr", repr(asked["learning_rate"])]
     for name, key in (
         ("weight_decay", "optimizer.weight_decay"),
-        ("training_steps", "schedule.num_steps"),
         ("beta", "task.beta"),
     ):
         if asked.get(name) is not None:
