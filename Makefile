@@ -1,8 +1,9 @@
 # The commands to learn. Every target does its own set-up in $(VENV), again only when what it depends on has changed.
-#   make chat [MODEL=…]   talk to a model              make check   style, types, layers, generated docs
-#   make serve [MODEL=…]  Mistral's API on port 8000
-#   make test             all tests                    make bench   measure this machine
-#   make install          set-up alone                 make docs    regenerate docs/cli.md and docs/api.md
+#   make chat [MODEL=…]   talk to a model              make check      style, types, layers, generated docs
+#   make serve [MODEL=…]  Mistral's API on port 8000   make bench      measure this machine
+#   make test             all tests                    make gpu-check  test and measure a CUDA GPU, 8 minutes
+#   make quick            those that take a minute     make docs       regenerate docs/cli.md and docs/api.md
+#   make install          set-up alone
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -14,30 +15,41 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help install chat serve test check bench docs clean
+.PHONY: help install chat serve test quick missing check bench gpu-check docs clean
 help:
-	@sed -n '2,5s/^#   //p' Makefile
+	@sed -n '2,6s/^#   //p' Makefile
 
 # What chat and bench need. torch comes first and alone, so that no other package pulls another build of it.
 RUN := $(VENV)/.installed
 $(RUN): pyproject.toml constraints.txt $(NATIVE)
+	@lacking=$$(.ci/missing build | xargs); test -z "$$lacking" || { echo "needed first: sudo apt-get install --no-install-recommends $$lacking"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) uninstall -qq -y tramontane  # the distribution's name until 0.1.0: two of them would each bring kernels
-	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[documents,serve]'
-	touch $@
+	@$(PIP) uninstall -qq -y tramontane  # the distribution's name until 0.1.0: two of them would each bring kernels
+	@echo "== 1 of 3: PyTorch, the largest download: some 200 MB for CPUs, gigabytes where it brings CUDA along"
+	$(PIP) install -c constraints.txt torch
+	@echo "== 2 of 3: what builds the native part"
+	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
+	@echo "== 3 of 3: Tramontane, its native part compiled (a minute or two on two cores), and what it needs to run and serve"
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[documents,serve]'
+	@touch $@
 
-# What test and check need besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source
-# on most machines: about ten minutes on two cores, once. GGML_NATIVE makes it as fast as this processor allows; but its
-# kernels for AMX, which nothing enters without that macro, end in a segmentation fault (llama-cpp-python 0.3.36). Without
-# pip's cache: what lies there may have been compiled with other settings, or for another processor.
+# What check and quick need besides.
 DEV := $(VENV)/.installed-dev
 $(DEV): $(RUN)
-	CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" $(PIP) install -q --no-cache-dir -c constraints.txt llama-cpp-python
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
-	$(PIP) install -q --no-warn-conflicts --target build/clients/mistralai-2.5.1 mistralai==2.5.1
-	touch $@
+	@echo "== what checks and tests need: some 500 MB"
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install --no-warn-conflicts --target build/clients/mistralai-2.5.1 --upgrade mistralai==2.5.1
+	@touch $@
+
+# What test needs besides. llama-cpp-python, the independent judge of our GGUF files, is compiled from source on most
+# machines. GGML_NATIVE makes it as fast as this processor allows; but its kernels for AMX, which nothing enters without
+# that macro, end in a segmentation fault (llama-cpp-python 0.3.36). Without pip's cache: what lies there may have been
+# compiled with other settings, or for another processor.
+JUDGE := $(VENV)/.installed-judge
+$(JUDGE): $(DEV)
+	@echo "== llama.cpp, compiled once: about ten minutes on two cores"
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" $(PIP) install --no-cache-dir -c constraints.txt llama-cpp-python
+	@touch $@
 
 install: $(RUN)
 
@@ -47,10 +59,20 @@ chat: $(RUN)
 serve: $(RUN)
 	@$(BIN)/tramontane serve "$(MODEL)"
 
+# Before anything takes minutes: what tests need and only root can install. Without it they are skipped, or, where CI is
+# set, fail.
+missing:
+	@lacking=$$(.ci/missing test | xargs); test -z "$$lacking" || { echo "tests will be skipped, unless you: sudo apt-get install --no-install-recommends $$lacking"; test -z "$${CI-}"; }
+
 # One thread per worker: two workers share the cores without fighting over them. A file goes to one of them whole, so that
 # what its tests share is made once. A worker that dies ends the run: a crash in native code is no test to go on after.
-test: $(DEV)
+test: missing $(JUDGE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
+
+# Neither server, browser, emulator nor llama.cpp, and nothing that takes long: a minute on two quiet cores.
+QUICK := $(wildcard tests/*.py) $(addprefix tests/,config formats hub model tokenizer documents)
+quick: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 $(QUICK)
 
 check: $(DEV)
 	$(BIN)/ruff check .
@@ -62,8 +84,11 @@ check: $(DEV)
 docs: $(DEV)
 	$(BIN)/python docs/generate.py
 
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check
+
 bench: $(RUN)
-	@for name in $$(basename -s .py benchmarks/[a-z]*.py); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@for name in $$(basename -s .py benchmarks/[a-z]*.py | grep -v gpu_check); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, s
 
 from tests.browser.app import App
 from tests.server.live import LiveServer, start_server
+from tests.system import require
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 PATIENCE_MS = 30_000  # until something is taken never to come: machines that run tests may be slow
@@ -29,9 +30,8 @@ ARGUMENTS = (
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Not for the session: while Playwright is started, an event loop runs that tests elsewhere cannot start beside."""
+    require("chromium")
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.fail("no Chromium found: apt-get install chromium (.ci/run does)")
     with sync_playwright() as playwright:
         expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))

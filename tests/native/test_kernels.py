@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system import require
 from tramontane.ops import _cpu
 
 ROOT = Path(__file__).parents[2]
@@ -24,21 +25,21 @@ AARCH64 = (
 )
 
 
-def _tool(name: str, package: str) -> str:
+def _tool(name: str) -> str:
     beside_python = Path(sys.executable).parent / name
     found = str(beside_python) if beside_python.exists() else shutil.which(name)
     if found is None:
-        pytest.fail(f"{name} is missing; install it with `apt-get install {package}`, or run .ci/run")
+        pytest.fail(f"{name} is missing; `make install` brings it")
     return found
 
 
 def _build(name: str, *options: str) -> Path:
     """kernel_check, built in build/ so that only what has changed is compiled again."""
-    folder, cmake = ROOT / "build" / f"kernel_check-{name}", _tool("cmake", "cmake")
+    folder, cmake = ROOT / "build" / f"kernel_check-{name}", _tool("cmake")
     cache = folder / "CMakeCache.txt"
     if cache.exists() and f"CMAKE_CACHEFILE_DIR:INTERNAL={folder}\n" not in cache.read_text():
         shutil.rmtree(folder)  # of a copied checkout
-    ninja = f"-DCMAKE_MAKE_PROGRAM={_tool('ninja', 'ninja-build')}"
+    ninja = f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"
     source = str(Path(__file__).parent)
     for command in (
         [cmake, "-G", "Ninja", ninja, "-S", source, "-B", str(folder), *options],
@@ -72,8 +73,9 @@ def test_kernels_of_this_processor(native_digests: dict[str, str]) -> None:
     sys.platform != "linux" or platform.machine() == "aarch64", reason="emulated on other Linux machines"
 )
 def test_neon_kernels_under_emulation(native_digests: dict[str, str]) -> None:
-    _tool("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu")
-    emulator = _tool("qemu-aarch64", "qemu-user")
+    require("g++-aarch64-linux-gnu")
+    require("qemu-user")
+    emulator = _tool("qemu-aarch64")
     program = str(_build("aarch64", *AARCH64))
     digests = _run(emulator, program)
     assert list(digests) == ["scalar", "neon", "neon_dotprod"]
