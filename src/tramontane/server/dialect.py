@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from starlette.requests import Request
+if TYPE_CHECKING:  # the command line reads `Dialect` where the extra `serve` may be missing
+    from starlette.requests import Request
 
 Dialect = Literal["mistral", "openai"]
 """OpenAI's shape is what a request gets that shows neither, because it has plain text where Mistral's has lists."""
