@@ -70,7 +70,7 @@ test: missing $(JUDGE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
 
 # Neither server, browser, emulator nor llama.cpp, and nothing that takes long: a minute on two quiet cores.
-QUICK := $(wildcard tests/*.py) $(addprefix tests/,config formats hub model tokenizer documents)
+QUICK := $(wildcard tests/*.py) $(addprefix tests/,config documents engine formats hub model tokenizer)
 quick: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 $(QUICK)
 
