@@ -261,3 +261,18 @@ def test_jobs_and_models_are_their_owners_alone(checkpoints: dict[str, Path], tm
         client.headers.update(ann)
         assert say(client, name).status_code == 400
         assert client.get("/v1/models").json()["data"][0]["id"] == "other"
+
+
+def test_samples_of_another_shape_are_converted_and_told(client: TestClient) -> None:
+    rows = [
+        {"id": n, "conversations": [{"from": "human", "value": f"Hi {n}"}, {"from": "gpt", "value": "Ahoy!"}]}
+        for n in range(8)
+    ]
+    job = make(client, training_files=[upload(client, rows)], auto_start=False)
+    job = job_until(client, job["id"], ["VALIDATED"])
+    assert job["status"] == "VALIDATED", job
+    notes = [event["data"]["message"] for event in job["events"] if event["name"] == "note"]
+    assert notes == [
+        "samples.jsonl: read as ShareGPT (conversations of from and value): 8",
+        "samples.jsonl: keys without a meaning for training, passed over: id (8)",
+    ]
