@@ -210,6 +210,14 @@ def test_labels(name: str) -> None:
     assert parse_row(row, None, SampleNotes()) == expected
 
 
+def test_a_last_question_without_an_answer_is_left_out_and_told() -> None:
+    notes = SampleNotes()
+    turns = [("human", "Wind?"), ("gpt", "12."), ("human", "And"), ("human", "now?")]
+    row = {"conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
+    assert parse_row(row, "chat", notes) == parse_chat({"messages": ASKED})
+    assert "questions at the end without an answer, left out: 1" in notes.lines()
+
+
 def test_completions_labelled_false_are_left_out_and_told() -> None:
     notes = SampleNotes()
     for label in (False, "False", 0):

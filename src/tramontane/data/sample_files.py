@@ -82,12 +82,12 @@ class UnsoundFileError(DataError):
     SHOWN = 5
 
     def __init__(self, path: Path, check: FileCheck) -> None:
-        first: dict[str, int] = {}  # the same is told once
+        first: dict[str, LineProblem] = {}  # what differs in a number only is told once
         for problem in check.problems:
-            first.setdefault(problem.message, problem.line)
-        told = "; ".join(f"line {line}: {message}" for message, line in list(first.items())[: self.SHOWN])
-        num_told = min(len(first), self.SHOWN)
-        more = f"; and {check.num_invalid - num_told} more" if check.num_invalid > num_told else ""
+            first.setdefault(re.sub(r"\d+", "", problem.message), problem)
+        shown = list(first.values())[: self.SHOWN]
+        told = "; ".join(f"line {problem.line}: {problem.message}" for problem in shown)
+        more = f"; and {check.num_invalid - len(shown)} more" if check.num_invalid > len(shown) else ""
         if check.num_lines == 0:
             told = check.problems[0].message
         elif check.num_lines > 1:

@@ -50,6 +50,7 @@ _PAIRS = (
     ("input", "output"),
     ("inputs", "targets"),
     ("problem", "solution"),
+    ("user", "assistant"),
 )
 _QUESTIONS = ("prompt", "question", "instruction", "query", "input")
 _TEXTS = ("text", "sentence", "content", "review")
@@ -158,6 +159,10 @@ def _sharegpt(row: Row, notes: SampleNotes) -> Row:
     messages = from_sharegpt(_conversations(row), with_tools=tools_of(row.get("tools")) is not None)
     if not messages:
         raise DataError("conversations is empty; write a question and an answer")
+    last = max((place for place, message in enumerate(messages) if _is_assistant(message)), default=None)
+    if last is not None and last + 1 < len(messages):  # as those that were broken off often end
+        notes.tell("questions at the end without an answer, left out")
+        messages = messages[: last + 1]
     return _with_context(_without(row, "conversations", "conversation"), messages)
 
 
