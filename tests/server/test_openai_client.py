@@ -125,6 +125,24 @@ def test_a_streamed_call_is_added_up_by_the_client(server: LiveServer) -> None:
     assert added_up[0].function.arguments == whole[0].function.arguments
 
 
+def test_a_choice_among_some_of_the_tools(client: openai.OpenAI) -> None:
+    tools = [{"type": "function", "function": {**WEATHER["function"], "name": f"tool_{n}"}} for n in range(4)]
+
+    def some(mode: str, *names: str) -> Any:
+        allowed = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
+
+    options: dict[str, Any] = {"model": "chat", "messages": HELLO, "tools": tools, "max_tokens": 200}
+    for seed in range(4):
+        answer = client.chat.completions.create(**options, tool_choice=some("required", "tool_1", "tool_3"), seed=seed)
+        calls = answer.choices[0].message.tool_calls or []
+        assert calls
+        assert {call.function.name for call in calls if call.type == "function"} <= {"tool_1", "tool_3"}
+    assert client.chat.completions.create(**options, tool_choice=some("auto", "tool_1")).choices
+    with pytest.raises(openai.BadRequestError, match="names 'tool_9', which is not in tools"):
+        client.chat.completions.create(**options, tool_choice=some("auto", "tool_9"))
+
+
 def test_parse(client: openai.OpenAI) -> None:
     answer = client.chat.completions.parse(
         model="chat", messages=HELLO, response_format=Wind, max_tokens=1500, seed=2, temperature=0.3

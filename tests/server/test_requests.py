@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -63,6 +64,53 @@ def test_a_wrong_field_is_named(app_client: TestClient, change: dict[str, Any], 
     body = refusal(app_client.post("/v1/chat/completions", json={**BODY, **change}), 422)
     assert place in [entry["loc"] for entry in body["detail"]]
     assert all({"type", "loc", "msg"} <= set(entry) for entry in body["detail"])
+
+
+ONE_TOOL = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tool_choice": "foo"}, "tool_choice: Input should be 'auto', 'none', 'any' or 'required'"),
+        ({"tool_choice": {"type": "custom"}},
+         "tool_choice: Input should be auto, none, any, required, or of type function or allowed_tools"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function: Field required"),
+        ({"tool_choice": {"function": {"name": 3}}}, "tool_choice.function.name: Input should be a valid string"),
+        ({"messages": [{"role": "wind"}]},
+         "messages.0: 'wind' is not known; use one of 'system', 'user', 'assistant', 'tool'"),
+        ({"messages": [{"role": "user", "content": 5}]},
+         "messages.0.content: Input should be a valid string or a valid list"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text: Field required"),
+        ({"messages": [{"role": "user", "content": [5]}]}, "messages.0.content.0: Input should be an object"),
+        ({"messages": [{"role": "user", "content": {"a": 1}, "user": "x", "type": "content"}]},
+         "messages.0.content: Input should be a valid string or a valid list"),
+        ({"stop": 5}, "stop: Input should be a valid string or a valid list"),
+        ({"stop": [1]}, "stop.0: Input should be a valid string"),
+        ({"response_format": "json"}, "response_format: Input should be an object"),
+        ({"messages": None}, "messages: Input should be a valid list"),
+    ],
+)  # fmt: skip
+def test_the_headline_names_what_the_client_meant(app_client: TestClient, change: dict[str, Any], message: str) -> None:
+    answer = app_client.post("/v1/chat/completions", json={**BODY, "tools": ONE_TOOL, **change})
+    assert refusal(answer, 422)["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/responses", {"input": 5}, "input: Input should be a valid string or a valid list"),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+         "input.0.content.0.text: Field required"),
+        ("/v1/embeddings", {"input": {}}, "input: Input should be a valid string or a valid list"),
+        ("/v1/embeddings", {"input": [1.5]},
+         "input.0: Input should be a valid string or a valid integer or a valid list"),
+        ("/v1/completions", {"prompt": [["a"]]}, "prompt.0.0: Input should be a valid integer"),
+        ("/v1/completions", {"prompt": None}, "prompt: Input should be a valid string or a valid list"),
+    ],
+)  # fmt: skip
+def test_the_headline_of_other_routes(app_client: TestClient, path: str, body: dict[str, Any], message: str) -> None:
+    assert refusal(app_client.post(path, json={"model": "chat", **body}), 422)["message"] == message
 
 
 @pytest.mark.parametrize(
@@ -306,6 +354,19 @@ def test_more_tokens_than_the_context_has_are_its_rest(
     assert refused["code"] == "context_length_exceeded"
     assert refused["message"].startswith("This model's maximum context length is 2048 tokens, but the prompt has ")
     assert "max_tokens asks for 32000 more" in refused["message"]
+
+
+def test_the_rest_of_the_context_is_not_what_the_model_ends_by_itself_with(app_client: TestClient) -> None:
+    model: Any = app_client.app.state.services.registry.find("chat")  # type: ignore[attr-defined]
+    before = model.default_sampling
+    model.default_sampling = dataclasses.replace(before, default_max_tokens=5)
+    try:
+        body = {"model": "chat", "prompt": [5] * 2000, "logit_bias": {"2": -100}}
+        for limit, expected in ((32_000, 48), (40, 40), (None, 5)):
+            answer = app_client.post("/v1/completions", json={**body, "max_tokens": limit})
+            assert answer.json()["usage"]["completion_tokens"] == expected
+    finally:
+        model.default_sampling = before
 
 
 def test_a_prompt_beyond_the_context_is_refused_in_the_words_that_clients_know(app_client: TestClient) -> None:

@@ -65,12 +65,12 @@ class Call:
         return model
 
     async def start(self, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Stream:
-        """Queue a prompt. A max_tokens beyond the context means its end, unless the server is strict; raises
+        """Queue a prompt. A max_tokens beyond the context means its rest, unless the server is strict; raises
         ContextLengthError for a prompt that leaves no room, and as AsyncLLM.start does."""
         room = model.llm.max_seq_len - len(prompt.token_ids)
         if params.max_tokens is not None and 0 < room < params.max_tokens and not self.services.settings.strict:
             self.notes.changed.add("max_tokens")
-            params = dataclasses.replace(params, max_tokens=None, min_tokens=min(params.min_tokens, room))
+            params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
         return await model.start(prompt, params, salt=self.caller.salt, priority=self.priority)
 
     def count(self, completion: Completion) -> None:

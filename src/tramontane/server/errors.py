@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -23,9 +22,6 @@ KINDS = {
 }
 RETRY_AFTER_S = 1
 """For a full queue: places become free within steps."""
-
-_OF_A_UNION = frozenset("[(<")
-"""In pydantic's names of the branches of a union, which are no part of the body; tags such as a role are kept."""
 
 MAX_ECHO_CHARS = 100
 """A refused value or the name of a field is repeated in the refusal up to this length: enough to recognise it, too
@@ -60,7 +56,7 @@ class ApiError(Exception):
         self.kind = kind or KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.param = param and shortened(param, MAX_MESSAGE_CHARS)
         self.code = code
-        self.detail = detail and [_shortened_entry(entry) for entry in detail[:MAX_DETAILS]]
+        self.detail = detail and [shortened_entry(entry) for entry in detail[:MAX_DETAILS]]
         self.headers = dict(headers or {})
 
     @property
@@ -86,7 +82,7 @@ def shortened(text: str, max_chars: int) -> str:
     return f"{text[: max_chars - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _shortened_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def shortened_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """One wrong field; its name and pydantic's words may repeat what was sent."""
     loc = [shortened(part, MAX_ECHO_CHARS) if isinstance(part, str) else part for part in entry["loc"]]
     return {**entry, "loc": loc, "msg": shortened(entry["msg"], MAX_MESSAGE_CHARS)}
@@ -105,8 +101,6 @@ def as_api_error(error: BaseException) -> ApiError:
     match error:
         case ApiError():
             return error
-        case RequestValidationError():
-            return validation_error(error.errors())
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case DiskFullError():
@@ -125,20 +119,3 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(500, str(error))
         case _:
             return ApiError(500, "internal error; the server's log has the details under this request's id")
-
-
-def validation_error(errors: Sequence[Mapping[str, Any]], prefix: Sequence[str] = ()) -> ApiError:
-    """422 from pydantic's errors. The message names one field and how many more are wrong."""
-    detail: list[dict[str, Any]] = []
-    for error in errors:
-        loc = [part for part in error["loc"] if not (isinstance(part, str) and _OF_A_UNION & set(part))]
-        entry = {"type": error["type"], "loc": [*prefix, *loc], "msg": error["msg"]}
-        value = error.get("input")
-        if isinstance(value, bool | int | str) and len(str(value)) <= MAX_ECHO_CHARS:
-            entry["input"] = value
-        detail.append(_shortened_entry(entry))
-    first = max(detail, key=lambda entry: len(entry["loc"]))  # of the branches of a union, the one that went furthest
-    place = ".".join(str(part) for part in first["loc"][first["loc"][:1] == ["body"] :])
-    more = f" (and {len(detail) - 1} more)" if len(detail) > 1 else ""
-    message = f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
-    return ApiError(422, message, param=place or None, code=first["type"], detail=detail)

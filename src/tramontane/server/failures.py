@@ -14,6 +14,7 @@ from tramontane.errors import TramontaneError
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.guard import REQUEST_ID
 from tramontane.server.unknown_route import unknown_route
+from tramontane.server.validation import validation_error
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ async def on_failure(request: Request, error: Exception) -> JSONResponse:
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         return unknown_route(request, error.status_code).response()
-    answer = as_api_error(error)
+    answer = validation_error(error.errors()) if isinstance(error, RequestValidationError) else as_api_error(error)
     if answer.status >= 500 and not isinstance(error, ApiError):
         trace = None if isinstance(error, TramontaneError) else error  # what is foreseen is told in one line
         name = request.scope.get(REQUEST_ID, "")

@@ -9,8 +9,9 @@ import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tramontane.server.errors import ApiError, validation_error
+from tramontane.server.errors import ApiError
 from tramontane.server.notes import Notes
+from tramontane.server.validation import validation_error
 
 Body = TypeVar("Body", bound="ApiModel")
 
@@ -27,7 +28,7 @@ def validate(kind: type[Body], data: Any, *, notes: Notes | None = None) -> Body
     try:
         body = kind.model_validate(data, extra=None if notes is None else "allow")
     except ValidationError as error:
-        raise validation_error(error.errors(include_url=False, include_context=False), prefix=("body",)) from None
+        raise validation_error(error.errors(include_url=False), data, prefix=("body",)) from None
     if notes is not None:
         notes.ignored |= set(_taken_out(body, ""))
     return body

@@ -171,7 +171,32 @@ class NamedTool(ApiModel):
     function: FunctionName
 
 
-ToolChoice = Literal["auto", "none", "any", "required"] | NamedTool
+class AllowedTools(ApiModel):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedToolsChoice(ApiModel):
+    """OpenAI's: some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _choice_kind(choice: Any) -> Any:
+    return choice.get("type", "function") if isinstance(choice, dict) else getattr(choice, "type", "mode")
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "any", "required"], Tag("mode")]
+    | Annotated[NamedTool, Tag("function")]
+    | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
+    Discriminator(
+        _choice_kind,
+        custom_error_type="tool_choice",
+        custom_error_message="Input should be auto, none, any, required, or of type function or allowed_tools",
+    ),
+]
 
 
 class JsonSchema(ApiModel):

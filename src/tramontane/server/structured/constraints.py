@@ -12,7 +12,7 @@ from tramontane.engine.sampling import LogitsProcessor
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes
-from tramontane.server.schema.chat import ChatRequest, NamedTool, ResponseFormat, Tool
+from tramontane.server.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, ResponseFormat, Tool
 from tramontane.server.structured.compiler import schema_text
 from tramontane.server.structured.processor import ForbiddenTokens
 from tramontane.server.structured.tool_grammar import control, space, tool_call_rules
@@ -56,14 +56,19 @@ def _chosen_tools(request: ChatRequest) -> tuple[Mapping[int, Tool], str]:
     tools, choice = dict(enumerate(request.tools or ())), request.tool_choice or "auto"
     if choice == "none":
         return {}, "none"
+    if isinstance(choice, AllowedToolsChoice):
+        tools = dict(_named(named, tools) for named in choice.allowed_tools.tools)
+        choice = choice.allowed_tools.mode
     if isinstance(choice, NamedTool):
-        named = [place for place, tool in tools.items() if tool.function.name == choice.function.name]
-        if not named:
-            raise ApiError(
-                400, f"tool_choice names {choice.function.name!r}, which is not in tools", param="tool_choice"
-            )
-        return {named[0]: tools[named[0]]}, "forced"
+        return dict([_named(choice, tools)]), "forced"
     return tools, "forced" if choice in ("any", "required") else "auto"
+
+
+def _named(choice: NamedTool, tools: Mapping[int, Tool]) -> tuple[int, Tool]:
+    for place, tool in tools.items():
+        if tool.function.name == choice.function.name:
+            return place, tool
+    raise ApiError(400, f"tool_choice names {choice.function.name!r}, which is not in tools", param="tool_choice")
 
 
 def _grammar(tokenizer: Tokenizer, start: str, rules: str, side: str | None = None) -> str:
