@@ -16,7 +16,7 @@ from tramontane.formats.names import Layout
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.read import plan_reads, read_part, require_equal
 from tramontane.formats.tensor_source import FLOAT_DTYPES
-from tramontane.formats.write import write_consolidated, write_hf
+from tramontane.formats.write import SHARD_BYTES, write_consolidated, write_hf
 from tramontane.loading.checkpoint import ADVICE
 from tramontane.loading.tokenizer import find_tokenizer
 from tramontane.tokenizer import TOKENIZER_FILES
@@ -41,6 +41,7 @@ def save_checkpoint(
     tokenizer: Tokenizer | None = None,
     files: Mapping[str, Path | bytes] | None = None,
     stop_ids: Collection[int] = (),
+    shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> None:
     """Write the canonical (name, tensor) pairs as a checkpoint, all or nothing.
@@ -49,6 +50,7 @@ def save_checkpoint(
     in GGUF, a quantised type, whose tensors come as blocks if they are `packed`. `files` go into the folder as they
     are; where they hold no tokenizer for the layout, that of `tokenizer` is written. `stop_ids` end an answer, beside
     those of `tokenizer`: they are stated in config.json, or in generation_config.json of the layout `consolidated`.
+    `shard_bytes` is the most that one file of the layout `hf` holds.
     Raises ConfigError for what the layout cannot express, CheckpointError for tensors that are not the model's or an
     `out` that exists, CapacityError for a full disk.
     """
@@ -88,7 +90,16 @@ def save_checkpoint(
         if stop_ids:
             ordered = [*own_stop_ids, *sorted(stop_ids - {*own_stop_ids})]
             config_json["eos_token_id"] = ordered[0] if len(ordered) == 1 else ordered
-        write_hf(out, config, tensors, config_json=config_json, dtype=dtype, files=all_files, overwrite=overwrite)
+        write_hf(
+            out,
+            config,
+            tensors,
+            config_json=config_json,
+            dtype=dtype,
+            files=all_files,
+            shard_bytes=shard_bytes,
+            overwrite=overwrite,
+        )
 
 
 def convert(

@@ -28,7 +28,7 @@ from tramontane.training.model_setup import new_model, prepare
 from tramontane.training.optim import OptimizerSet
 from tramontane.training.preference import PreferenceTask
 from tramontane.training.recipe import Recipe
-from tramontane.training.release import Release, find_tokenizer_files
+from tramontane.training.release import Release, Vocabulary, find_vocabulary
 from tramontane.training.sample_stream import Targets, read_targets
 from tramontane.training.streams import open_stream
 from tramontane.training.tasks import Task, TextTask, TrainingModule, keep_router_logits
@@ -81,7 +81,7 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
         )
     if valid is not None and valid.vocab_size != train.vocab_size:
         raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
-    tokenizer_files = find_tokenizer_files(recipe.data.tokenizer)
+    vocabulary = _vocabulary(recipe)
     targets = read_targets(Path(recipe.data.train[0])) if recipe.task.kind == "classify" else None
     torch.manual_seed(recipe.seed)  # adapters start the same on every process
     model, adapter = _model(recipe, train, machine)
@@ -113,12 +113,18 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
     release = Release(
         model.config,
         recipe.checkpoint,
-        tokenizer_files,
+        vocabulary,
         adapter,
         None if targets is None else targets.labels,
         frozenset() if targets is None else targets.single,
     )
     return Parts(trainer, _evaluator(recipe, valid, targets), release)
+
+
+def _vocabulary(recipe: Recipe) -> Vocabulary:
+    place = None if recipe.data.tokenizer is None else Path(recipe.data.tokenizer)
+    folder = recipe.model.checkpoint
+    return find_vocabulary(place, None if folder is None else open_checkpoint(Path(folder)))
 
 
 def _open(folders: tuple[str, ...]) -> ShardSet:

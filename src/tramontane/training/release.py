@@ -3,21 +3,32 @@ in PEFT's format; the tokenizer beside it; a classifier's head as `classifier.sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from tramontane.config import ModelConfig, to_hf_config, to_params_json
+from tramontane.config import ModelConfig
 from tramontane.errors import DataError
-from tramontane.formats.write import SHARD_BYTES, write_consolidated, write_hf
+from tramontane.formats.write import SHARD_BYTES
+from tramontane.loading import Checkpoint, save_checkpoint
 from tramontane.loading.adapter_files import AdapterConfig, write_adapter
+from tramontane.loading.checkpoint import ADVICE
 from tramontane.loading.classifier_files import Classifier, write_classifier
+from tramontane.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer, load_tokenizer
 from tramontane.training.recipe import CheckpointRecipe
 
-TOKENIZER_FILES = ("tekken.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+STORED = {"float32": "F32", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What stands beside the weights: `files` as they are, and what a layout wants besides is made of `tokenizer`."""
+
+    tokenizer: Tokenizer | None
+    files: Mapping[str, Path]
+    stop_ids: Collection[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class Release:
 
     config: ModelConfig
     recipe: CheckpointRecipe
-    tokenizer_files: Mapping[str, Path]
+    vocabulary: Vocabulary
     adapter: AdapterConfig | None = None
     labels: Mapping[str, tuple[str, ...]] | None = None
     single: frozenset[str] = frozenset()
@@ -45,32 +56,40 @@ class Release:
             write_classifier(folder, Classifier(self.labels, self.single, weight, bias))
 
     def _write_model(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.recipe.dtype]
-        files = dict(self.tokenizer_files)
-        if self.recipe.layout == "consolidated":
-            params_json = to_params_json(self.config)
-            write_consolidated(folder, self.config, weights.items(), params_json=params_json, dtype=dtype, files=files)
-            return
         max_shard_mib = self.recipe.max_shard_mib
-        write_hf(
+        save_checkpoint(
             folder,
             self.config,
             weights.items(),
-            config_json=to_hf_config(self.config, self.recipe.dtype),
-            dtype=dtype,
-            files=files,
+            layout=self.recipe.layout,
+            stored=STORED[self.recipe.dtype],
+            tokenizer=self.vocabulary.tokenizer,
+            files=self.vocabulary.files,
+            stop_ids=self.vocabulary.stop_ids,
             shard_bytes=SHARD_BYTES if max_shard_mib is None else int(max_shard_mib * 2**20),
         )
 
 
-def find_tokenizer_files(path: str | None) -> dict[str, Path]:
-    """The files of the tokenizer at `path`: one file, or a folder's. Raises DataError if there is none."""
-    if path is None:
-        return {}
-    place = Path(path)
+def find_vocabulary(place: Path | None, checkpoint: Checkpoint | None) -> Vocabulary:
+    """The tokenizer at `place`, a file or a folder; None: that of `checkpoint`, whose stop ids and advice on sampling
+    belong to the model in any case. Raises DataError if there is none at `place`."""
+    files: dict[str, Path] = {}
+    if checkpoint is not None:
+        files = {path.name: path for path in checkpoint.path.glob(ADVICE)}
+    stop_ids = () if checkpoint is None else checkpoint.stop_ids
+    if place is None:
+        if checkpoint is None or not has_tokenizer(checkpoint.path):
+            return Vocabulary(None, files, stop_ids)
+        place = checkpoint.path
     if place.is_file():
-        return {place.name: place}
-    found = {file.name: file for name in (*TOKENIZER_FILES, "tokenizer.model*") for file in sorted(place.glob(name))}
-    if not found:
-        raise DataError(f"data.tokenizer={path!r} is neither a tokenizer file nor a folder that holds one")
-    return found
+        files[place.name] = place
+    else:
+        found = {path.name: path for pattern in TOKENIZER_FILES for path in sorted(place.glob(pattern))}
+        if not found:
+            raise DataError(f"data.tokenizer={str(place)!r} is neither a tokenizer file nor a folder that holds one")
+        files |= found
+    try:
+        tokenizer = load_tokenizer(place)
+    except ModuleNotFoundError:  # a machine with nothing but torch: the files go along, no others are made of them
+        tokenizer = None
+    return Vocabulary(tokenizer, files, stop_ids)
