@@ -54,13 +54,12 @@ class Tokenizer(ABC):
         *,
         bos_id: int,
         eos_id: int,
-        stop_ids: Iterable[int] = (),
         adds_space: bool,
     ) -> None:
         self.vocab_size = len(pieces)
         self.bos_id = bos_id
         self.eos_id = eos_id
-        self.stop_ids = frozenset((eos_id, *stop_ids))
+        self.stop_ids = frozenset((eos_id,))
         self.adds_space = adds_space
         self.prefix_ids: tuple[int, ...] = (bos_id,)
         self.suffix_ids: tuple[int, ...] = ()

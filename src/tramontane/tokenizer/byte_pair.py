@@ -123,7 +123,6 @@ class BytePairTokenizer(Tokenizer):
         *,
         bos_id: int,
         eos_id: int,
-        stop_ids: Sequence[int] = (),
         files: Sequence[Path] = (),
     ) -> None:
         super().__init__(
@@ -131,10 +130,9 @@ class BytePairTokenizer(Tokenizer):
             vocabulary.control,
             bos_id=bos_id,
             eos_id=eos_id,
-            stop_ids=stop_ids,
             adds_space=vocabulary.adds_space,
         )
-        for role, token_id in (("bos", bos_id), ("eos", eos_id), *(("stop", token_id) for token_id in stop_ids)):
+        for role, token_id in (("bos", bos_id), ("eos", eos_id)):
             if token_id not in vocabulary.control:
                 raise TokenizerError(f"{role} token {token_id} is not a control token of the vocabulary")
         self.vocabulary = vocabulary

@@ -6,6 +6,7 @@ file's chat template is searched for known features and never rendered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,11 +84,16 @@ def _without_padding(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
     pieces = _list(metadata, "tokens", str)
     scores = _list(metadata, "scores", float)
-    vocabulary = SentencePieceVocabulary(
-        tuple(pieces), tuple(scores), tuple(_types(metadata, len(pieces))), _flag(metadata, "add_space_prefix", True)
-    )
+    types = _types(metadata, len(pieces))
     bos_id, eos_id, stop_ids = _special_ids(metadata, len(pieces))
-    return SentencePieceTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id, stop_ids=stop_ids)
+    for token_id in _marks(stop_ids, pieces):
+        types[token_id] = PieceType.CONTROL
+    vocabulary = SentencePieceVocabulary(
+        tuple(pieces), tuple(scores), tuple(types), _flag(metadata, "add_space_prefix", True)
+    )
+    tokenizer = SentencePieceTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id)
+    tokenizer.stop_ids |= frozenset(stop_ids)
+    return tokenizer
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -100,7 +106,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
     pieces = _list(metadata, "tokens", str)
     types = _types(metadata, len(pieces))
     bos_id, eos_id, stop_ids = _special_ids(metadata, len(pieces))
-    special = {bos_id, eos_id, *stop_ids}
+    special = {bos_id, eos_id, *_marks(stop_ids, pieces)}
     tokens: dict[str, int] = {}
     control: dict[int, str] = {}
     literal: dict[int, dict[str, Any]] = {}
@@ -128,7 +134,14 @@ def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
         normalizer=None,
         pre_tokenizer=TEKKEN_SPLIT,
     )
-    return BytePairTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id, stop_ids=stop_ids)
+    tokenizer = BytePairTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id)
+    tokenizer.stop_ids |= frozenset(stop_ids)
+    return tokenizer
+
+
+def _marks(stop_ids: Sequence[int], pieces: Sequence[str]) -> list[int]:
+    """Those spelled like a control token (`<|im_end|>`), whatever type the file gives them; others may be words."""
+    return [token_id for token_id in stop_ids if re.fullmatch(r"<.+>|\[.+\]", pieces[token_id])]
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

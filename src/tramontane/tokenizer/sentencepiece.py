@@ -152,14 +152,12 @@ def piece_type(value: object, token_id: int) -> PieceType:
 class SentencePieceTokenizer(Tokenizer):
     """A sentencepiece BPE vocabulary. Control pieces, and pieces known to be control tokens, never come from text."""
 
-    def __init__(
-        self, vocabulary: SentencePieceVocabulary, *, bos_id: int, eos_id: int, stop_ids: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, vocabulary: SentencePieceVocabulary, *, bos_id: int, eos_id: int) -> None:
         types = list(vocabulary.types)
         for token_id, piece in enumerate(vocabulary.pieces):
             if types[token_id] != PieceType.UNKNOWN and piece in CONTROL_NAMES:
                 types[token_id] = PieceType.CONTROL
-        for token_id in (bos_id, eos_id, *stop_ids):
+        for token_id in (bos_id, eos_id):
             if 0 <= token_id < len(types) and types[token_id] != PieceType.UNKNOWN:
                 types[token_id] = PieceType.CONTROL
         vocabulary = SentencePieceVocabulary(vocabulary.pieces, vocabulary.scores, tuple(types), vocabulary.adds_space)
@@ -169,9 +167,7 @@ class SentencePieceTokenizer(Tokenizer):
             if kind in (PieceType.CONTROL, PieceType.UNKNOWN)
         }
         pieces = [_piece_bytes(piece, kind) for piece, kind in zip(vocabulary.pieces, types, strict=True)]
-        super().__init__(
-            pieces, control, bos_id=bos_id, eos_id=eos_id, stop_ids=stop_ids, adds_space=vocabulary.adds_space
-        )
+        super().__init__(pieces, control, bos_id=bos_id, eos_id=eos_id, adds_space=vocabulary.adds_space)
         self.vocabulary = vocabulary
         self._processor = _processor(vocabulary)
 
