@@ -107,6 +107,19 @@ def test_chat_prints_statistics_from_a_pipe_too(
     assert "tokens/s" not in captured.out
 
 
+def test_info_says_what_of_the_vocabulary_is_known(
+    tramontane: Any, tiny_checkpoint: Path, tmp_path: Path, refused: Any
+) -> None:
+    assert "v7" in tramontane("info", tiny_checkpoint)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_checkpoint / name, bare)
+    assert "1024 tokens, no tokenizer: token ids only" in tramontane("info", bare)
+    assert json.loads(tramontane("info", bare, "--json"))["tokenizer_tokens"] is None
+    assert "has no tokenizer, so it takes token ids only" in refused("generate", "hi", "-m", bare)
+
+
 def test_fim_fills_the_mark_or_before_the_suffix(
     tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,4 +272,4 @@ def test_a_length_that_the_cache_cannot_hold_is_refused(endless: Path) -> None:
 @pytest.mark.parametrize("name", ["max_sequences", "max_waiting"])
 def test_no_sequences_at_all_are_refused(name: str, number: int, endless: Path) -> None:
     with pytest.raises(ConfigError, match=f"{name}={number} must be at least 1"):
-        AsyncLLM(str(endless), **{name: number})
+        AsyncLLM(str(endless), **{name: number})  # type: ignore[arg-type]  # which mypy sees as any of them

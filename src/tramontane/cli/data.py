@@ -23,7 +23,8 @@ def build(
     out: Out,
     only: Annotated[list[str] | None, typer.Option("--set", help="Build this set alone (may be repeated).")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a tokenizer (default: the recipe's own is trained).")
+        str | None,
+        typer.Option(help="Folder or hub id with a tokenizer, or 'default' (default: the recipe's own is trained)."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare text (default: one per CPU).")] = None,
     as_json: Json = False,
@@ -35,11 +36,13 @@ def build(
     """
     from tramontane.cli.terminal import counted_lines
     from tramontane.data.build_recipe import build_recipe
+    from tramontane.hub import resolve_model
 
+    folder = None if tokenizer is None else resolve_model(tokenizer)
     num_workers = workers or len(os.sched_getaffinity(0))
     with counted_lines("tokens") as progress:
         built = build_recipe(
-            recipe, data, out, tokenizer=tokenizer, sets=only or None, num_workers=num_workers, progress=progress
+            recipe, data, out, tokenizer=folder, sets=only or None, num_workers=num_workers, progress=progress
         )
     sets = {
         name: {

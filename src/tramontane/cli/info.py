@@ -68,7 +68,7 @@ def describe(
 ) -> dict[str, Any]:
     """The facts of `info`, JSON-ready. Sizes are in bytes."""
     from tramontane.engine.kv_cache import resolve_kv_dtype
-    from tramontane.loading import open_checkpoint, open_tokenizer
+    from tramontane.loading import find_tokenizer, open_checkpoint
     from tramontane.loading.memory import available_bytes
     from tramontane.loading.named_model import find_model
     from tramontane.ops.page_types import page_type_name
@@ -76,7 +76,7 @@ def describe(
 
     named = find_model(model, base)
     checkpoint = open_checkpoint(named.path)
-    config, tokenizer = checkpoint.config, open_tokenizer(checkpoint)
+    config, tokenizer = checkpoint.config, find_tokenizer(checkpoint)
     place = resolve_device(device)
     runs = how_it_runs(checkpoint, weight_format, dtype, place)
     compute = runs.pop("compute")
@@ -102,7 +102,8 @@ def describe(
         "num_experts_per_tok": config.moe.num_experts_per_tok if config.moe else None,
         "num_parameters": config.num_parameters(),
         "num_active_parameters": config.num_parameters(active=True),
-        "chat_format": tokenizer.chat.name if tokenizer.chat else None,
+        "tokenizer_tokens": None if tokenizer is None else tokenizer.vocab_size,
+        "chat_format": tokenizer.chat.name if tokenizer is not None and tokenizer.chat else None,
         "device": str(place),
         "dtype": str(compute).removeprefix("torch."),
         "threads": set_threads(threads),
@@ -194,6 +195,13 @@ def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype) -> 
     return kept * token_bytes(config, dtype)
 
 
+def vocabulary(num_rows: int, num_tokens: int | None) -> str:
+    """Rows of the embedding table, and what of them the tokenizer knows."""
+    if num_tokens is None:
+        return f"{num_rows} tokens, no tokenizer: token ids only"
+    return f"{num_tokens} tokens" + (f", padded to {num_rows}" if num_tokens < num_rows else "")
+
+
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts as lines for people."""
     active = facts["num_active_parameters"]
@@ -218,7 +226,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"({facts['n_kv_heads']} for keys) of {facts['head_dim']}, hidden {facts['hidden_dim']}{experts}",
         ),
         ("parameters", parameters),
-        ("vocabulary", f"{facts['vocab_size']} tokens"),
+        ("vocabulary", vocabulary(facts["vocab_size"], facts["tokenizer_tokens"])),
         ("context", f"{facts['max_seq_len']} tokens, {windows(facts['sliding_windows'])}"),
         ("chat", facts["chat_format"] or "no chat format: generate only"),
         ("runs on", f"{facts['device']}{cpu}, {native}, computing in {facts['dtype']}"),
