@@ -203,7 +203,7 @@ def test_an_existing_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
     write_gguf(path, MISTRAL, new.items(), metadata=ARCHITECTURE, stored="F32", overwrite=True)
     with GgufSource(path) as source:
         assert torch.equal(source.read("output.weight"), new["output.weight"])
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="is a folder; name a file in it"):
         write_gguf(tmp_path, MISTRAL, new.items(), metadata=ARCHITECTURE, stored="F32", overwrite=True)
 
 

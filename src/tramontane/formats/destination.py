@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 # what a folder must consist of before it may be replaced as a checkpoint
 _CHECKPOINT_SUFFIXES = {".safetensors", ".json", ".model", ".txt", ".md", ".jinja", ".pth", ".pt", ".v3", ".gguf"}
 
+_OVERWRITE = "--overwrite (overwrite=True in Python)"
+
 
 @contextmanager
 def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """As `durable.file`. Raises CheckpointError if `target` exists (unless `overwrite`) or cannot be written."""
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise CheckpointError(f"{target} exists already; choose another name, or overwrite it explicitly")
+    if target.is_dir():
+        raise CheckpointError(f"{target} is a folder; name a file in it")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} exists already; choose another name, or replace it: {_OVERWRITE}")
     with _reported(target), durable.file(target) as part:
         yield part
 
@@ -42,7 +46,7 @@ def _require_replaceable(target: Path, overwrite: bool) -> None:
     entries = list(target.iterdir())
     if entries and not overwrite:
         raise CheckpointError(
-            f"{target} exists already and is not empty; choose another name, or overwrite it explicitly"
+            f"{target} exists already and is not empty; choose another name, or replace it: {_OVERWRITE}"
         )
     foreign = sorted(entry.name for entry in entries if entry.is_dir() or entry.suffix not in _CHECKPOINT_SUFFIXES)
     if foreign:
