@@ -115,7 +115,10 @@ CALLED = {"role": "assistant", "content": None, "tool_calls": GOOD["messages"][2
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (call(function={"name": "other", "arguments": "{}"}), "functions that are not declared, such as 'other'"),
+        (
+            call(function={"name": "other", "arguments": "{}"}),
+            "calls of functions that are not declared; add them to tools: 1",
+        ),
         (call(function={"name": "weather", "arguments": "{"}), "whose arguments are no JSON object"),
         (call(function={"name": "weather", "arguments": "[1]"}), "whose arguments are no JSON object"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,42 @@ def test_parquet_conversations_with_columns_that_most_messages_lack(tmp_path: Pa
     assert isinstance(found[0], ChatSample)
     assert found == [parse_chat({"messages": CALLED, "tools": TOOLS}), parse_chat({"messages": ASKED})]
     assert notes.lines() == ()
+
+
+def damaged(value: Any, rng: random.Random) -> Any:
+    """`value` with something in it of another type, or gone."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice(list(value))
+        if rng.random() < 0.2:
+            return {name: item for name, item in value.items() if name != key}
+        return value | {key: damaged(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        place = rng.randrange(len(value))
+        return [*value[:place], damaged(value[place], rng), *value[place + 1 :]]
+    return rng.choice([None, 7, 1.5, True, "", "x", "[1]", '{"a": 1}', [], {}, [None], ["x"], [[]], {"role": 3}, [{}]])
+
+
+ALL_ROWS = [
+    *(row for row, _ in CHATS.values()),
+    *SHAREGPT_CALLS.values(),
+    *PAIRS.values(),
+    *(row for row, _ in LABELLED.values()),
+    {"messages": CALLED, "tools": TOOLS},
+]
+
+
+def test_no_damage_to_a_row_ends_in_anything_but_words() -> None:
+    rng = random.Random(4)
+    num_refused = 0
+    for _ in range(20_000):
+        row = rng.choice(ALL_ROWS)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            row = damaged(row, rng)
+        if not isinstance(row, dict):
+            continue
+        try:
+            parse_row(row, rng.choice((None, "chat", "preference", "classifier")), SampleNotes())
+        except DataError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            num_refused += 1
+    assert num_refused > 5_000

@@ -130,7 +130,7 @@ def test_a_share_is_held_out_by_content(tmp_path: Path) -> None:
     other = HeldOut(tmp_path / "valid", 0.1, seed=1)
     write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "train", max_len=32, held_out=other)
     assert sorted(texts(tmp_path / "valid", "samples")) != sorted(valid)
-    with pytest.raises(DataError, match="one sample cannot be parted"):
+    with pytest.raises(DataError, match="too few samples to hold some out"):
         write_sample_shards(
             written(tmp_path, rows[0]), "chat", tokenizer_folder(), tmp_path / "t", max_len=32, held_out=held_out
         )
@@ -197,3 +197,19 @@ def test_texts_are_learned_whole_and_may_be_split(tmp_path: Path) -> None:
     pieces = texts(tmp_path / "out", "samples")
     assert "".join(piece.removeprefix("<s>") for piece in pieces) == f"{text}</s>"
     assert all(piece.startswith("<s>") for piece in pieces)
+
+
+def test_every_label_that_is_measured_is_trained(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": f"rare {n}" if n % 3 == 0 else "often"} for n in range(30)]
+    held_out = HeldOut(tmp_path / "valid", 0.3)
+    path = written(tmp_path, *rows)
+    write_sample_shards(path, "classifier", tokenizer_folder(), tmp_path / "train", max_len=32, held_out=held_out)
+    assert len(texts(tmp_path / "valid", "samples")) == 9
+    assert json.loads((tmp_path / "valid" / LABELS).read_text())["targets"] == {"label": ["often"]}
+
+
+def test_a_table_that_breaks_off_is_refused_whatever_may_be_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\na,b\nc,d,e\nf,g\n")
+    with pytest.raises(DataError, match=r"a.csv: 1 of 2 lines is no sample: line 2: .*number of cells differs"):
+        write_sample_shards(path, "chat", tokenizer_folder(), tmp_path / "out", max_len=32, max_invalid_share=1.0)

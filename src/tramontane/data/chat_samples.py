@@ -297,7 +297,7 @@ def _why_not_learned(message: Message, tools: Sequence[Tool]) -> str | None:
     declared = {tool.name for tool in tools}
     for call in message.tool_calls:
         if call.name not in declared:
-            return f"calls of functions that are not declared, such as {call.name!r}; add them to tools"
+            return "calls of functions that are not declared; add them to tools"
         try:
             arguments = from_json(normal_json(call.arguments_json))
         except TokenizerError:

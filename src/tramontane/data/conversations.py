@@ -106,7 +106,13 @@ def from_transcript(text: str) -> list[dict[str, Any]] | None:
 def from_chatgpt(value: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The branch of a conversation exported from ChatGPT that was seen last. Raises DataError for one that used
     pictures or ChatGPT's own tools, whose parts an export does not hold."""
-    nodes, key = value["mapping"], value.get("current_node")
+    try:
+        return _last_branch(value["mapping"], value.get("current_node"))
+    except (AttributeError, TypeError):  # somewhere something else than an object
+        raise DataError("mapping must be a tree of messages, as ChatGPT exports it") from None
+
+
+def _last_branch(nodes: Mapping[str, Any], key: Any) -> list[dict[str, Any]]:
     if key is None:
         key = next((name for name, node in nodes.items() if not node.get("children")), None)
     messages: list[dict[str, Any]] = []
@@ -139,7 +145,7 @@ def parted(chosen: Sequence[Any], rejected: Sequence[Any]) -> tuple[list[Any], l
     same = min(same, len(chosen) - 1, len(rejected) - 1)
     while same > 0 and _role(chosen[same - 1]) == "assistant":
         same -= 1
-    if same < 1 or {_role(chosen[same]), _role(rejected[same])} != {"assistant"}:
+    if same < 1 or [_role(chosen[same]), _role(rejected[same])] != ["assistant"] * 2:
         raise DataError("chosen and rejected must share their beginning and part at an answer of the assistant")
     return list(chosen[:same]), list(chosen[same:]), list(rejected[same:])
 

@@ -59,21 +59,27 @@ class LineProblem:
     message: str
 
 
+class BrokenOffError(DataError):
+    """A file cannot be read beyond a place, so that nobody knows what else it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """The outcome of checking a file. `problems` holds the first ones only; `num_invalid` counts all."""
+    """The outcome of checking a file. `problems` holds the first ones only; `num_invalid` counts all. `is_whole`: the
+    whole file could be read."""
 
     num_valid: int
     num_invalid: int
     problems: tuple[LineProblem, ...]
+    is_whole: bool = True
 
     @property
     def num_lines(self) -> int:
         return self.num_valid + self.num_invalid
 
     def is_unsound(self, max_invalid_share: float) -> bool:
-        """Whether no line is valid, or a larger share (0 to 1) than that is not."""
-        return not self.num_valid or self.num_invalid > max_invalid_share * self.num_lines
+        """Whether no line is valid, a larger share (0 to 1) than that is not, or the file breaks off."""
+        return not self.num_valid or not self.is_whole or self.num_invalid > max_invalid_share * self.num_lines
 
 
 class UnsoundFileError(DataError):
@@ -122,17 +128,19 @@ def read_samples(path: Path, parse: Parse[T], *, skip_invalid: bool = False) -> 
 def check_file(path: Path, parse: Parse[Any], *, max_problems: int = 100) -> FileCheck:
     """Check all lines; never raises for what is in the file."""
     num_valid = num_invalid = 0
+    is_whole = True
     problems: list[LineProblem] = []
     for line, outcome in _each_sample(path, parse):
         if isinstance(outcome, DataError):
             num_invalid += 1
-            if len(problems) < max_problems:
+            is_whole = is_whole and not isinstance(outcome, BrokenOffError)
+            if len(problems) < max_problems or not is_whole:
                 problems.append(LineProblem(line, str(outcome)))
         else:
             num_valid += 1
     if not num_valid and not num_invalid:
         problems.append(LineProblem(1, "the file is empty; write one JSON object per line"))
-    return FileCheck(num_valid, num_invalid, tuple(problems))
+    return FileCheck(num_valid, num_invalid, tuple(problems), is_whole)
 
 
 def each_row(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
@@ -141,14 +149,15 @@ def each_row(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
     try:
         with decompressed_file(path, path.name) as (stream, suffix):
             if suffix not in _TABLES:
-                yield from _json_rows(stream)
+                for number, row in _json_rows(stream):
+                    yield number, row
                 return
         names = _class_names(path) if suffix == ".parquet" else {}
         for record in read_file(path, path.name, path.stem):
             number = record.origin.row
             yield number, {key: _named(item, names.get(key)) for key, item in record.fields.items()}
     except DataError as error:  # of the whole file, or of the row where a table breaks off
-        yield number + 1, error
+        yield number + 1, BrokenOffError(str(error).removeprefix(f"{path.name}: "))
 
 
 def is_json_lines(path: Path) -> bool:

@@ -172,10 +172,14 @@ def _alpaca_answer(row: Row) -> str | None:
 
 def _alpaca(row: Row, notes: SampleNotes) -> Row:
     answer = _alpaca_answer(row) or "output"
-    given = next((key for key in ("input", "context") if isinstance(row.get(key), str)), "input")
+    given = next((key for key in ("input", "context") if row.get(key)), "input")
+    if not isinstance(row.get(given) or "", str):
+        raise DataError(f"{given} must be text")
     question = "\n\n".join(part for part in (row["instruction"], row.get(given)) if part)
-    history = [message for pair in decoded(row.get("history")) or () for message in _asked(*pair)]
-    messages = [*history, *_asked(question, row[answer])]
+    history = decoded(row.get("history")) or []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise DataError("history must be a list of pairs of a question and its answer")
+    messages = [message for pair in history for message in _asked(*pair)] + _asked(question, row[answer])
     return _with_context(_without(row, "instruction", given, answer, "history"), messages)
 
 
@@ -219,7 +223,7 @@ def _openai_pair(row: Row, notes: SampleNotes) -> Row:
     rest = _without(row, "input", "preferred_output", "non_preferred_output")
     return {
         **rest,
-        **_with_context(given, given.get("messages") or []),
+        **_with_context(given, turns_in(given.get("messages")) or []),
         "chosen": row["preferred_output"],
         "rejected": row["non_preferred_output"],
     }
@@ -354,7 +358,7 @@ SHAPES: Sequence[Shape] = (
         "Alpaca (instruction, input, output)",
         "chat",
         "instruction, input, output",
-        lambda row: _has("instruction")(row) and _alpaca_answer(row) is not None,
+        lambda row: isinstance(row.get("instruction"), str) and _alpaca_answer(row) is not None,
         _alpaca,
     ),
     Shape(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,8 @@ def write_sample_shards(
             elif digest not in measured.digests:
                 measured.digests.add(digest)
                 measured.add(line)
+        if train.is_empty:
+            raise DataError(f"{samples.name}: no sample is left to train on; raise its weight")
         if measured is not None:
             measured.finish(folder_sha256(tokenizer_folder), samples.name)
         samples.tell(train.folder)
@@ -133,6 +136,7 @@ class _Samples:
         self.name = ", ".join(file.path.name for file in files)
         self._encoder = SampleEncoder(tokenizer)
         self._digests: set[int] = set()
+        self._labels: dict[int, Mapping[str, tuple[str, ...]]] = {}  # of a classifier's samples
         self._problems: list[LineProblem] = []
         self._notes: list[str] = []
 
@@ -145,7 +149,9 @@ class _Samples:
             def checked(row: Mapping[str, Any], parse: Parse[EncodedLine] = parse) -> None:
                 line = parse(row)
                 if line.samples:
-                    self._digests.add(_digest(line))
+                    self._digests.add(digest := _digest(line))
+                    if line.labels:
+                        self._labels[digest] = line.labels
 
             check = check_file(file.path, checked)
             if check.is_unsound(max_invalid_share):
@@ -157,13 +163,21 @@ class _Samples:
             raise DataError(f"{self.name}: no sample is left; {'; '.join(self._notes)}")
 
     def drawn(self, held_out: HeldOut) -> set[int]:
-        """Digests of the samples that are held out. Raises DataError where none would be left to train on."""
+        """Digests of the samples that are held out; a label's last sample is not. Raises DataError where none would be
+        left to train on."""
         if not 0 < held_out.share < 1:
             raise DataError(f"a share of {held_out.share:g} cannot be held out; it must lie between 0 and 1")
-        if len(self._digests) < 2:
-            raise DataError(f"{self.name}: one sample cannot be parted; add more, or name a file to measure with")
-        num_drawn = min(max(1, round(held_out.share * len(self._digests))), len(self._digests) - 1)
-        return set(sorted(self._digests, key=lambda digest: _drawn_number(held_out.seed, digest))[:num_drawn])
+        wanted = min(max(1, round(held_out.share * len(self._digests))), len(self._digests) - 1)
+        left = Counter(label for labels in self._labels.values() for label in _labels_of(labels))
+        drawn: set[int] = set()
+        for digest in sorted(self._digests, key=lambda digest: _drawn_number(held_out.seed, digest)):
+            labels = _labels_of(self._labels.get(digest, {}))
+            if len(drawn) < wanted and all(left[label] > 1 for label in labels):
+                drawn.add(digest)
+                left.subtract(labels)
+        if not drawn:
+            raise DataError(f"{self.name}: too few samples to hold some out; add more, or name a file to measure with")
+        return drawn
 
     def lines(self, limit: _Limit, seed: int) -> Iterator[tuple[EncodedLine, int, int]]:
         """(line, how often it is to be seen in an epoch, digest) of all files. Of a weight's fraction, as many samples
@@ -204,6 +218,10 @@ class _SetWriter:
         self._targets: dict[str, dict[str, int]] = {}
         self._rows: list[dict[str, list[int]]] = []
         self._longest = 1
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(tally.num_documents for tally in self._tallies.values())
 
     def add(self, line: EncodedLine) -> None:
         for sample in line.samples:
@@ -251,6 +269,10 @@ def _label_places(labels: Mapping[str, tuple[str, ...]], targets: dict[str, dict
         known = targets.setdefault(target, {})
         places[target] = [known.setdefault(value, len(known)) for value in values]
     return places
+
+
+def _labels_of(labels: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    return [(target, label) for target, several in labels.items() for label in several]
 
 
 def _digest(line: EncodedLine) -> int:
