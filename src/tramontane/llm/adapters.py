@@ -78,6 +78,13 @@ class AdapterStore:
             self._hold(name, _Entry(entry.folder, entry.digest, entry.num_bytes, weakref.ref(adapter), adapter))
             return adapter
 
+    def folder(self, name: str) -> Path:
+        """Where an adapter was read from. Raises RequestError if there is none of that name."""
+        with self._lock:
+            if name not in self._entries:
+                raise self._unknown(name)
+            return self._entries[name].folder
+
     @property
     def names(self) -> tuple[str, ...]:
         with self._lock:

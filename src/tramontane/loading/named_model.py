@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.hub import HubName, resolve_model
 from tramontane.hub.store import RECORD, default_model
-from tramontane.loading.adapter_files import adapter_base, is_adapter
+from tramontane.loading.adapter_files import adapter_base, is_adapter, read_adapter, write_adapter
+from tramontane.loading.checkpoint import open_checkpoint
+from tramontane.loading.classifier_files import HEAD, open_classifier, write_classifier
 from tramontane.runtime import home
 
 
@@ -47,6 +49,18 @@ def find_checkpoint(name: str) -> Path:
     if is_adapter(path):
         raise ConfigError(f"{name} is a LoRA adapter; merge it into its base first: tramontane merge {name} OUT")
     return path
+
+
+def copy_adapter(named: NamedModel, out: Path) -> None:
+    """The adapter of `named` in the folder `out`, in PEFT's format and for the base it has there, with a classifier's
+    head if it has one. Raises ConfigError or CheckpointError for one that does not fit its base."""
+    if named.adapter is None:
+        raise ValueError(f"{named.path} is no adapter")
+    model_config = open_checkpoint(named.path).config
+    config, tensors = read_adapter(named.adapter, model_config)
+    write_adapter(out, model_config, replace(config, base=portable_name(named.path)), tensors)
+    if (named.adapter / HEAD).exists():
+        write_classifier(out, open_classifier(named.adapter, model_config.dim))
 
 
 def portable_name(path: Path) -> str:

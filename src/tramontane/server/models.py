@@ -14,6 +14,7 @@ from tramontane.llm import AsyncLLM
 from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt
 from tramontane.loading.classifier_files import Classifier, open_classifier
+from tramontane.loading.named_model import NamedModel
 from tramontane.server.errors import ApiError
 from tramontane.server.structured.compiler import GrammarCompiler
 from tramontane.tokenizer.chat import MistralChat
@@ -62,6 +63,12 @@ class ServedModel:
     owner: str | None = None  # who alone sees it; None: everyone
     classifier: Classifier | None = None
 
+    @property
+    def files(self) -> NamedModel:
+        """What training would go on from."""
+        adapter = self.adapter or self.llm.default_adapter
+        return NamedModel(self.llm.checkpoint.path, None if adapter is None else self.llm.adapters.folder(adapter))
+
     def is_seen_by(self, owner: str) -> bool:
         return self.owner is None or self.owner == owner
 
@@ -95,7 +102,7 @@ def serve_model(name: str, llm: AsyncLLM, **card: Any) -> ServedModel:
         reasoning=features is not None and features.thinks,
         classification=can_chat,
         moderation=can_chat,
-        fine_tuning=can_chat and llm.checkpoint.path.is_dir() and llm.default_adapter is None,
+        fine_tuning=can_chat and llm.checkpoint.path.is_dir(),
     )
     grammars = GrammarCompiler(tokenizer, llm.checkpoint.config.vocab_size)
     advised: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, **llm.checkpoint.sampling}
@@ -106,15 +113,14 @@ def serve_adapter(base: ServedModel, name: str, folder: Path, **card: Any) -> Se
     """A fine-tuned model beside its base, in the same engine; to be added to the registry, at any time. Raises
     ConfigError or CheckpointError for an adapter that does not fit the base."""
     adapter = base.llm.adapters.load(folder, name)
-    capabilities = dataclasses.replace(base.capabilities, fine_tuning=False)
-    card = {"created": int(time.time()), "capabilities": capabilities, "description": None, **card}
+    card = {"created": int(time.time()), "description": None, **card}
     return dataclasses.replace(base, name=name, adapter=adapter, root=base.name, aliases=[], **card)
 
 
 def serve_classifier(base: ServedModel, name: str, folder: Path, **card: Any) -> ServedModel:
     """As `serve_adapter`, of one that was trained with a head: it tells labels, and does nothing else."""
     classifier = open_classifier(folder, base.llm.checkpoint.config.dim)
-    capabilities = Capabilities(classification=True)
+    capabilities = Capabilities(classification=True, fine_tuning=base.capabilities.fine_tuning)
     return serve_adapter(base, name, folder, classifier=classifier, capabilities=capabilities, **card)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tramontane.errors import ConfigError
 from tramontane.loading.adapter_files import AdapterConfig, read_adapter
+from tramontane.loading.classifier_files import HEAD
 from tramontane.model.lora import attach_shapes
 from tramontane.model.transformer import Transformer
 
@@ -15,6 +17,12 @@ from tramontane.model.transformer import Transformer
 def adapter_tensors(model: Transformer) -> dict[str, Tensor]:
     """Every adapter weight by canonical name, such as `layers.0.attention.wq.lora.a`."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if ".lora." in name}
+
+
+def require_kind(folder: Path, *, tells_labels: bool) -> None:
+    """Raise ConfigError for a classifier's adapter where no labels are to be learned."""
+    if (folder / HEAD).exists() and not tells_labels:
+        raise ConfigError(f"{folder} is a classifier's adapter; go on with samples that have labels (--task classify)")
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from tramontane.model.lora import attach_lora, merge_lora
 from tramontane.model.transformer import Transformer
 from tramontane.ops.training_ops import TrainingOps
 from tramontane.runtime import training_dtype
-from tramontane.training.adapters import load_adapter
+from tramontane.training.adapters import load_adapter, require_kind
 from tramontane.training.classifier import ClassifierTask
 from tramontane.training.distributed import World, shard
 from tramontane.training.evaluation import Evaluator, SampleEvaluator, TextEvaluator
@@ -169,6 +169,7 @@ def _start(recipe: Recipe, model: Transformer) -> AdapterConfig:
     folder = Path(recipe.model.adapter or "")
     if recipe.model.adapter_digest not in (None, adapter_digest(folder)):
         raise ConfigError(f"{folder} has changed since the run began; put it back, or begin anew with another --run")
+    require_kind(folder, tells_labels=recipe.task.kind == "classify")
     start = load_adapter(model, folder, dropout=0.0 if recipe.lora is None else recipe.lora.dropout)
     if recipe.lora is None:
         merge_lora(model)
@@ -195,13 +196,10 @@ def _require_vocabulary(vocab_size: int, train: ShardSet) -> None:
 
 
 def _task(recipe: Recipe, model: Transformer, targets: Targets | None, machine: Machine) -> Task:
-    is_classifier = recipe.model.adapter is not None and (Path(recipe.model.adapter) / HEAD).exists()
-    if is_classifier and targets is None:
-        raise ConfigError(f"{recipe.model.adapter} is a classifier's adapter; go on with labels (--task classify)")
     if targets is not None:
         task = ClassifierTask(targets, model.config.dim)
-        if is_classifier:
-            task.head.go_on(open_classifier(Path(recipe.model.adapter or ""), model.config.dim), targets)
+        if recipe.model.adapter is not None and (Path(recipe.model.adapter) / HEAD).exists():
+            task.head.go_on(open_classifier(Path(recipe.model.adapter), model.config.dim), targets)
         return task
     if recipe.task.kind == "preference":
         return PreferenceTask(

@@ -17,6 +17,7 @@ from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError
 from tramontane.loading import open_checkpoint
 from tramontane.loading.adapter_files import adapter_digest, read_adapter
+from tramontane.training.adapters import require_kind
 from tramontane.training.recipe import (
     CheckpointRecipe,
     DataPaths,
@@ -142,6 +143,7 @@ def _lora(options: FinetuneOptions) -> LoraRecipe:
         return LoraRecipe(
             rank=rank, alpha=2.0 * rank if options.alpha is None else options.alpha, dropout=options.dropout
         )
+    require_kind(options.adapter, tells_labels=options.task == "classify")
     start, _ = read_adapter(options.adapter, open_checkpoint(options.model).config)
     rank, scale = start.ranks[-1], start.scales[-1]
     instead = f"leave it out to go on from {options.adapter}, or merge that first and train a new one: tramontane merge"

@@ -74,6 +74,26 @@ def test_a_job_ends_in_a_model_that_answers(client: TestClient, trained: dict[st
     assert losses["held_out"][-1] == [12, last["valid_loss"]]
 
 
+def test_a_job_goes_on_from_what_another_has_made(client: TestClient, trained: dict[str, Any]) -> None:
+    parent = trained["fine_tuned_model"]
+    assert client.get(f"/v1/models/{parent}").json()["capabilities"]["fine_tuning"] is True
+    job = make(client, model=parent, training_files=[upload(client, greetings())])
+    done = job_until(client, job["id"])
+    assert done["status"] == "SUCCESS", done
+    assert done["fine_tuned_model"].startswith("ft:chat:")
+    assert client.get(f"/v1/models/{done['fine_tuned_model']}").json()["root"] == "chat"
+    losses = [client.get(f"/api/fine_tuning/jobs/{each['id']}/losses").json()["train"] for each in (trained, done)]
+    assert losses[1][0][1] < losses[0][0][1] / 2  # it begins with what its parent knows
+    assert say(client, done["fine_tuned_model"]).status_code == 200
+    labels = make(client, model=parent, training_files=[upload(client, moods())])
+    classifier = job_until(client, labels["id"])
+    assert classifier["status"] == "SUCCESS", classifier
+    wrong = make(client, model=classifier["fine_tuned_model"], training_files=[upload(client, greetings())])
+    refused = job_until(client, wrong["id"])
+    assert refused["status"] == "FAILED_VALIDATION"
+    assert "is a classifier's adapter" in [event["data"] for event in refused["events"]][-1]["error"]
+
+
 def test_a_model_is_renamed_archived_and_deleted(client: TestClient, trained: dict[str, Any]) -> None:
     name = trained["fine_tuned_model"]
     path = f"/v1/fine_tuning/models/{name}"

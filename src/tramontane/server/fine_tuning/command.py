@@ -28,6 +28,11 @@ class JobFolder:
     path: Path
 
     @property
+    def start(self) -> Path:
+        """The adapter that the job goes on from, if it does."""
+        return self.path / "start"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples.jsonl"
 

@@ -16,6 +16,7 @@ from tramontane import durable
 from tramontane.data.sample_files import each_row
 from tramontane.data.sample_shapes import shape_of
 from tramontane.errors import DataError
+from tramontane.loading.named_model import NamedModel, copy_adapter
 from tramontane.server.auth import Caller
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
@@ -32,11 +33,12 @@ JobType = Literal["completion", "classifier"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """What is asked for. `job_type` None: told by the first sample. `weights` by training file."""
+    """What is asked for. `model` is the base's name, `start` what training begins with. `job_type` None: told by the
+    first sample. `weights` by training file."""
 
     dialect: str
     model: str
-    base_path: Path
+    start: NamedModel
     hyperparameters: dict[str, Any]
     weights: Mapping[str, float]
     validation_files: Sequence[str] = ()
@@ -79,6 +81,8 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
             once = dict.fromkeys(new.validation_files, 1.0)
             join_files(files, caller, once, folder.held_out, new.validation_param)
         job_type = new.job_type or ("classifier" if _has_labels(folder.samples) else "completion")
+        if new.start.adapter is not None:  # which its owner may change or delete before the job has ended
+            copy_adapter(new.start, folder.start)
         now = time.time()
         job = FineTuningJob(
             id=job_id,
@@ -89,7 +93,7 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
             job_type=job_type,
             method="preference" if new.is_preference else "classify" if job_type == "classifier" else "chat",
             model=new.model,
-            base_path=str(new.base_path.resolve()),
+            base_path=str((new.start.path if new.start.adapter is None else folder.start).resolve()),
             suffix=new.suffix,
             status=QUEUED,
             auto_start=new.auto_start,

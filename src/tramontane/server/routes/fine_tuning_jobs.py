@@ -110,8 +110,8 @@ def _from_mistral(services: Services, caller: Caller, body: JobRequest, *, is_dr
     model = tunable(services.registry, body.model, caller.owner)
     return NewJob(
         dialect="mistral",
-        model=model.name,
-        base_path=model.llm.checkpoint.path,
+        model=model.root or model.name,
+        start=model.files,
         hyperparameters=body.hyperparameters.model_dump(exclude_none=True),
         weights=body.weights,
         validation_files=body.validation_files or (),
@@ -136,8 +136,8 @@ def _from_openai(services: Services, caller: Caller, body: OpenaiJobRequest) -> 
         hyperparameters["beta"] = asked.beta
     return NewJob(
         dialect="openai",
-        model=model.name,
-        base_path=model.llm.checkpoint.path,
+        model=model.root or model.name,
+        start=model.files,
         hyperparameters=hyperparameters,
         weights={body.training_file: 1.0},
         validation_files=[body.validation_file] if body.validation_file else (),
