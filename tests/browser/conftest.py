@@ -15,7 +15,7 @@ from tests.server.live import LiveServer, start_server
 from tests.system import require
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
-PATIENCE_MS = 30_000  # until something is taken never to come: machines that run tests may be slow
+PATIENCE_MS = 90_000  # until something is taken never to come: machines that run tests may be slow
 ARGUMENTS = (
     "--no-sandbox",  # containers run the tests as root, where Chromium's sandbox does not start
     "--disable-gpu",

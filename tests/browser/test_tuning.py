@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ def test_from_a_file_to_a_model(open_app: Open) -> None:
     row = page.get_by_role("region", name="Jobs, table").get_by_role("row", name="ahoy")
     expect(row).to_contain_text("Done")
     row.get_by_role("link").click()
+    page.get_by_role("button", name="Chat with it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("ft:tiny:"))
+    app.send("say: ahoy")
+    expect(app.answers.locator(".prose")).to_have_text("ahoy")
+    page.go_back()
     page.get_by_role("button", name="Delete the model").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("region", name="Jobs, table")).to_be_visible()
@@ -65,6 +71,9 @@ def test_a_file_that_is_not_sound_is_told_line_by_line(open_app: Open) -> None:
     expect(problems).to_have_count(2)
     expect(problems.first).to_contain_text("Line 2:")
     expect(problems.last).to_contain_text("Line 3:")
+    expect(page.get_by_role("alert")).to_have_count(1)  # said once
+    expect(page.get_by_text("Line 2:")).to_have_count(1)
+    expect(page.get_by_text("line 2", exact=False)).to_have_count(1)
     expect(page.get_by_role("button", name="Check and estimate")).to_be_enabled()
 
 

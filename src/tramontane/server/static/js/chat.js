@@ -46,7 +46,9 @@ export class ChatPage {
     const column = h("div", { class: "chat-column" }, this.messages.element, dock);
     this.element = h("div", { class: "chat" }, column, this.settings.element);
     acceptFiles(this.element, (files) => this.composer.attach(files));
-    library.onChange((foreignId) => foreignId !== null && foreignId === this.conversation?.id && this.show(foreignId));
+    library.onChange(
+      (foreignId) => foreignId !== null && foreignId === this.conversation?.id && this.#adopt(foreignId),
+    );
   }
 
   get title() {
@@ -74,6 +76,15 @@ export class ChatPage {
     this.#showMessages();
     this.messages.scrollToEnd();
     if (matchMedia("(hover: hover)").matches) this.composer.focus();
+  }
+
+  /** Another tab has changed the conversation that is shown: what is being written and pressed here stays. */
+  #adopt(id) {
+    this.conversation = library.get(id);
+    if (!this.conversation) return this.show(id);
+    this.model.choose(this.conversation.model);
+    this.settings.show(this.conversation);
+    this.#showMessages();
   }
 
   /** Stop the answer on its way; whether there was one. */

@@ -6,6 +6,7 @@ import { h } from "./element.js";
 import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
 import { notify } from "./notice.js";
+import { arrange } from "./redraw.js";
 
 const MAX_FILES = 4;
 
@@ -176,9 +177,10 @@ export class Composer {
   }
 
   #show() {
-    const chips = this.attachments.map(({ chip }) => chip);
-    for (const chip of [...this.chips.children]) if (!chips.includes(chip)) chip.remove();
-    this.chips.append(...chips.filter((chip) => chip.parentNode === null)); // a chip that stays keeps its button
+    arrange(
+      this.chips,
+      this.attachments.map(({ chip }) => chip),
+    );
     this.summarize.hidden = this.attachments.length === 0;
     this.#grow();
   }

@@ -1,7 +1,8 @@
 // Markdown, as models write it, to a tree: CommonMark's blocks and inlines, tables, task lists and strikethrough of
-// GitHub's dialect. HTML is text here. The text comes from a model and may be hostile:
+// GitHub's dialect, formulas in TeX. HTML is text here. The text comes from a model and may be hostile:
 // passes are linear in its length or nearly so, and nesting is bounded.
 
+import { opensFormula, parseFormula } from "./formula.js";
 import { parseInline } from "./markdown_inline.js";
 
 const MAX_DEPTH = 16;
@@ -44,6 +45,8 @@ function parseBlock(lines, i, depth) {
     return [{ type: "heading", level: heading[1].length, children: parseInline(unclosed(heading[2] ?? "")) }, i + 1];
   }
   if (RULE.test(line)) return [{ type: "rule" }, i + 1];
+  const formula = parseFormula(lines, i);
+  if (formula) return formula;
   if (depth < MAX_DEPTH && QUOTE.test(line)) return parseQuote(lines, i, depth);
   if (depth < MAX_DEPTH && ITEM.test(line)) return parseList(lines, i, depth);
   if (isTable(lines, i)) return parseTable(lines, i);
@@ -193,7 +196,7 @@ function parseParagraph(lines, start) {
 
 /** Whether a line may interrupt a paragraph. A numbered item does so only as number 1, as CommonMark has it. */
 function startsBlock(line) {
-  if (FENCE.test(line) || HEADING.test(line) || QUOTE.test(line)) return true;
+  if (FENCE.test(line) || HEADING.test(line) || QUOTE.test(line) || opensFormula(line)) return true;
   if (RULE.test(line) && !/^ {0,3}-{2,}[ \t]*$/.test(line)) return true; // dashes below a paragraph make a heading
   const item = ITEM.exec(line);
   return item !== null && Boolean(item[4]) && (!/\d/.test(item[2]) || parseInt(item[2], 10) === 1);

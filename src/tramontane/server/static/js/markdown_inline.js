@@ -1,5 +1,7 @@
 // Inline Markdown: code, emphasis, links, line breaks. Emphasis follows CommonMark's delimiter stack.
 
+import { formulaAt } from "./formula.js";
+
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}\p{S}]/u;
 const BARE_URL = /https?:\/\/[^\s<>"'`\\]{1,2048}/y;
 const AUTOLINK = /<([a-zA-Z][a-zA-Z0-9+.-]{1,31}:[^\s<>]*|[\w.+-]+@[\w-]+(?:\.[\w-]+)+)>/y;
@@ -28,7 +30,7 @@ export function safeUrl(address) {
 }
 
 /** Nodes: {type: "text" | "code", text}, {type: "emphasis" | "strong" | "strike", children}, {type: "break"},
- * {type: "link", url, children}, {type: "image", url, children}; `url` is safe or null. */
+ * {type: "formula", text, isDisplay}, {type: "link", url, children}, {type: "image", url, children}; `url` is safe or null. */
 export function parseInline(text) {
   const nodes = []; // finished nodes and, among them, open delimiters {mark, count, canOpen, canClose}
   const brackets = []; // indices into nodes of "[" and "![" that may yet begin a link
@@ -40,7 +42,12 @@ export function parseInline(text) {
   };
   for (let i = 0; i < text.length;) {
     const char = text[i];
-    if (char === "\\") {
+    const formula = char === "$" || char === "\\" ? formulaAt(text, i) : null;
+    if (formula) {
+      flush();
+      nodes.push({ type: "formula", ...formula });
+      i = formula.end;
+    } else if (char === "\\") {
       const isEscape = /^[!-/:-@[-`{-~]/.test(text[i + 1] ?? "");
       if (isEscape) plain += text[i + 1];
       else if (text[i + 1] !== "\n") plain += char; // before a line end it is Markdown's mark for a break

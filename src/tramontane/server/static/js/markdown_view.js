@@ -2,6 +2,7 @@
 
 import { copyButton } from "./copy.js";
 import { h } from "./element.js";
+import { formulaElement } from "./formula.js";
 import { highlight } from "./highlight.js";
 import { parseMarkdown } from "./markdown.js";
 
@@ -62,6 +63,8 @@ function blockElement(block) {
       return codeElement(block);
     case "table":
       return tableElement(block);
+    case "formula":
+      return h("p", {}, formulaElement(block));
     default:
       return h("p", {}, inlines(block.children));
   }
@@ -138,6 +141,8 @@ function inlines(nodes) {
         return h("strong", {}, inlines(node.children));
       case "strike":
         return h("s", {}, inlines(node.children));
+      case "formula":
+        return formulaElement(node);
       default:
         return linkElement(node);
     }

@@ -5,6 +5,7 @@ import { path } from "./conversation.js";
 import { h } from "./element.js";
 import { iconButton } from "./icon_button.js";
 import { MessageView } from "./message_view.js";
+import { arrange } from "./redraw.js";
 
 const NEAR_END_PX = 48;
 
@@ -36,24 +37,16 @@ export class MessageList {
   show(conversation) {
     const messages = conversation ? path(conversation) : [];
     const ids = new Set(messages.map(({ id }) => id));
-    for (const [id, view] of this.views) {
-      if (ids.has(id)) continue;
-      view.element.remove();
-      this.views.delete(id);
-    }
-    if (messages.length) this.welcome.remove();
-    this.boundary.remove();
-    for (const [at, message] of messages.entries()) {
+    for (const id of this.views.keys()) if (!ids.has(id)) this.views.delete(id);
+    for (const message of messages) {
       const known = this.views.get(message.id);
-      if (known) known.update();
+      if (known) known.update(conversation, message);
       else this.views.set(message.id, new MessageView(conversation, message, this.actions));
-      const { element } = this.views.get(message.id);
-      const place = this.list.children[at] ?? null;
-      if (place !== element) this.list.insertBefore(element, place); // what stays where it is keeps focus and clicks
     }
+    const elements = messages.map(({ id }) => this.views.get(id).element);
+    arrange(this.list, elements.length ? elements : [this.welcome]);
     this.lastAnswer = messages.findLast(({ role }) => role === "assistant") ?? null;
     this.#showBoundary();
-    if (!messages.length && !this.welcome.isConnected) this.list.append(this.welcome);
   }
 
   /** A line above the first message that the last answer has read, where it has not read all; whether it is news. */

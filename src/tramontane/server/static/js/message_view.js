@@ -8,6 +8,7 @@ import { h } from "./element.js";
 import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
 import { MarkdownView } from "./markdown_view.js";
+import { refill } from "./redraw.js";
 
 const SHOW_SECONDS_FROM = 3;
 const FINISHES = {
@@ -29,6 +30,7 @@ export class MessageView {
     this.actions = actions;
     this.markdown = message.role === "assistant" ? new MarkdownView() : null;
     this.body = h("div", { class: "message-body" });
+    this.failure = h("div", {});
     this.foot = h("div", { class: "message-foot" });
     this.title = h("h2", { class: "visually-hidden", id: `message-${message.id}` });
     this.element = h(
@@ -45,31 +47,35 @@ export class MessageView {
     this.update();
   }
 
-  update() {
-    const { message } = this;
+  /** Draw what has changed. Another tab's change comes as other objects of the same ids. */
+  update(conversation = this.conversation, message = this.message) {
+    this.conversation = conversation;
+    this.message = message;
     const answer = answerTo(message);
     this.element.setAttribute("aria-busy", String(answer !== null));
     // asked before the server had told what it serves, an answer learns its model's name later
     this.title.textContent = message.role === "user" ? "Your message" : `Answer by ${message.model || "the assistant"}`;
     if (message.role === "user") this.#showQuestion();
     else this.#showAnswer(answer);
-    if (answer) this.foot.replaceChildren();
-    else this.foot.replaceChildren(...this.#tools());
+    const versions = siblings(this.conversation, message).map(({ id }) => id);
+    const { content, finish, task } = message;
+    refill(this.foot, answer ? null : [versions, content !== "", finish, task?.kind, facts(message)], () =>
+      answer ? [] : this.#tools(),
+    );
   }
 
   #showQuestion() {
-    const { message } = this;
-    this.body.replaceChildren(
-      ...(message.documents?.length
-        ? [
-            h(
-              "div",
-              { class: "chips" },
-              message.documents.map((document) => attachmentChip(document)),
-            ),
-          ]
-        : []),
-      ...(message.content ? [h("div", { class: "bubble" }, message.content)] : []),
+    const { documents, content } = this.message;
+    refill(this.body, [documents, content], () =>
+      [
+        documents?.length > 0 &&
+          h(
+            "div",
+            { class: "chips" },
+            documents.map((document) => attachmentChip(document)),
+          ),
+        content && h("div", { class: "bubble" }, content),
+      ].filter(Boolean),
     );
   }
 
@@ -79,11 +85,13 @@ export class MessageView {
     this.markdown.update(message.content);
     if (this.markdown.element.parentNode !== this.body) this.body.append(this.markdown.element);
     this.body.querySelector(":scope > .waiting")?.remove();
-    this.body.querySelector(":scope > .failure")?.remove();
     if (answer && !message.content) this.body.append(waiting(answer));
     this.element.classList.toggle("streaming", answer !== null && message.content !== "");
     if (message.passages && !this.body.querySelector(":scope > .sources")) this.body.append(sources(message.passages));
-    if (message.error && !answer) this.body.append(this.#failure());
+    const failure = answer ? null : (message.error ?? null);
+    refill(this.failure, failure, () => (failure ? [this.#failure()] : []));
+    if (!failure) this.failure.remove();
+    else if (this.failure.parentNode !== this.body) this.body.append(this.failure);
   }
 
   #showThinking(isOpen) {
@@ -97,22 +105,23 @@ export class MessageView {
   }
 
   #failure() {
-    const { message, actions } = this;
-    const { error } = message;
-    const isTooLong = message.finish === "too_long";
+    const { actions } = this;
+    const { error, finish } = this.message;
+    const isTooLong = finish === "too_long";
     return h(
       "div",
       { class: "failure", role: "alert" },
       icon("warning"),
       h("p", {}, error.message),
-      isTooLong && h("button", { type: "button", onclick: () => actions.shorten(message) }, "Edit the message"),
-      !wouldFailAgain(message) && h("button", { type: "button", onclick: () => actions.retry(message) }, "Try again"),
+      isTooLong && h("button", { type: "button", onclick: () => actions.shorten(this.message) }, "Edit the message"),
+      !wouldFailAgain(this.message) &&
+        h("button", { type: "button", onclick: () => actions.retry(this.message) }, "Try again"),
     );
   }
 
   #tools() {
     const { message, actions } = this;
-    const tool = (name, label, run) => iconButton(name, label, () => run(message));
+    const tool = (name, label, run) => iconButton(name, label, () => run(this.message));
     const isAnswer = message.role === "assistant";
     const canGoOn =
       isAnswer &&
@@ -121,7 +130,7 @@ export class MessageView {
       ["chat", "continue"].includes(message.task?.kind);
     return [
       this.#versions(),
-      message.content && copyButton(() => message.content, isAnswer ? "Copy answer" : "Copy message"),
+      message.content && copyButton(() => this.message.content, isAnswer ? "Copy answer" : "Copy message"),
       (message.content || !isAnswer) && tool("edit", isAnswer ? "Edit answer" : "Edit message", actions.edit),
       isAnswer && tool("again", "Regenerate", actions.regenerate),
       canGoOn && tool("onward", "Continue this answer", actions.onward),
@@ -135,7 +144,9 @@ export class MessageView {
     if (all.length < 2) return null;
     const at = all.indexOf(message);
     const look = (target) => ({ class: "quiet icon-only small", disabled: !target });
-    const arrow = (name, label, target) => iconButton(name, label, () => actions.choose(target, label), look(target));
+    const current = ({ id }) => this.conversation.messages.find((other) => other.id === id);
+    const arrow = (name, label, target) =>
+      iconButton(name, label, () => actions.choose(current(target), label), look(target));
     return h(
       "span",
       { class: "versions", role: "group", "aria-label": `Version ${at + 1} of ${all.length}` },

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { h } from "./element.js";
 import { preference } from "./preferences.js";
+import { refill } from "./redraw.js";
 
 let cards = []; // of the models' own names
 
@@ -40,10 +41,10 @@ export function modelSelect(properties = {}) {
   const fill = () => {
     const wanted = select.dataset.model ?? defaultModel();
     const chosen = findModel(wanted)?.id ?? wanted;
-    const options = cards.map(({ id }) => h("option", { value: id }, id));
-    if (chosen && !findModel(chosen)) options.unshift(h("option", { value: chosen }, `${chosen} (not served)`));
-    if (!options.length) options.push(h("option", { value: "" }, "No model"));
-    select.replaceChildren(...options);
+    const options = cards.map(({ id }) => [id, id]);
+    if (chosen && !findModel(chosen)) options.unshift([chosen, `${chosen} (not served)`]);
+    if (!options.length) options.push(["", "No model"]);
+    refill(select, options, () => options.map(([value, text]) => h("option", { value }, text)));
     select.value = chosen ?? "";
   };
   select.addEventListener("change", () => (select.dataset.model = select.value));

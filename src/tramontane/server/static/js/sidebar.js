@@ -8,6 +8,7 @@ import { library } from "./library.js";
 import { matches } from "./conversation.js";
 import { menuButton } from "./menu.js";
 import { notify } from "./notice.js";
+import { arrange, refill } from "./redraw.js";
 import { runningIn } from "./answer.js";
 import { exportJson, exportMarkdown, importJson } from "./transfer.js";
 
@@ -22,6 +23,9 @@ export class Sidebar {
       "aria-label": "Search conversations",
       oninput: () => this.update(),
     });
+    this.rows = new Map(); // conversation id -> its row
+    this.headings = new Map(); // age -> heading
+    this.nothing = h("p", { class: "nothing" });
     this.list = h("nav", { class: "conversations", "aria-label": "Conversations" });
     this.picker = h("input", {
       type: "file",
@@ -83,48 +87,56 @@ export class Sidebar {
   update() {
     const query = this.search.value;
     const found = library.all().filter((conversation) => matches(conversation, query));
-    const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     let heading = null;
-    const rows = [];
+    const children = [];
     for (const conversation of found) {
       const age = ageOf(conversation.updated);
-      if (age !== heading) rows.push(h("h2", {}, (heading = age)));
-      rows.push(this.#row(conversation));
+      if (age !== heading) children.push(this.#heading((heading = age)));
+      children.push(this.#row(conversation));
     }
-    const nothing = h(
-      "p",
-      { class: "nothing" },
-      query ? "No conversation holds these words." : "Conversations appear here. They stay in this browser.",
-    );
-    this.list.replaceChildren(...(rows.length ? rows : [nothing]));
-    if (focused) this.list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+    this.nothing.textContent = query
+      ? "No conversation holds these words."
+      : "Conversations appear here. They stay in this browser.";
+    arrange(this.list, children.length ? children : [this.nothing]);
+    const ids = new Set(library.all().map(({ id }) => id));
+    for (const id of this.rows.keys()) if (!ids.has(id)) this.rows.delete(id);
+  }
+
+  #heading(age) {
+    if (!this.headings.has(age)) this.headings.set(age, h("h2", {}, age));
+    return this.headings.get(age);
   }
 
   #row(conversation) {
-    const isCurrent = conversation.id === this.current;
+    if (!this.rows.has(conversation.id)) this.rows.set(conversation.id, this.#newRow(conversation.id));
+    const row = this.rows.get(conversation.id);
+    const link = row.firstChild;
     const title = conversation.title || "Untitled";
-    const menu = menuButton(`Options of ${title}`, () => [
-      { icon: "edit", label: "Rename", run: () => this.#rename(conversation) },
-      { icon: "save", label: "Export as Markdown", run: () => exportMarkdown(conversation) },
-      { icon: "save", label: "Export as JSON", run: () => exportJson([conversation], title) },
-      { icon: "bin", label: "Delete", isDanger: true, run: () => this.#delete(conversation) },
-    ]);
-    return h(
-      "div",
-      { class: "conversation-row" },
-      h(
-        "a",
-        {
-          href: `#/chat/${conversation.id}`,
-          "data-id": conversation.id,
-          "aria-current": isCurrent ? "page" : null,
-          title,
-        },
-        title,
-        runningIn(conversation) && h("span", { class: "live", role: "img", "aria-label": "answering" }),
-      ),
-      menu,
+    const isAnswering = runningIn(conversation) !== null;
+    refill(link, [title, isAnswering], () =>
+      [title, isAnswering && h("span", { class: "live", role: "img", "aria-label": "answering" })].filter(Boolean),
     );
+    link.title = title;
+    if (conversation.id === this.current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    const menu = row.lastChild;
+    menu.title = menu.ariaLabel = `Options of ${title}`;
+    return row;
+  }
+
+  #newRow(id) {
+    const act = (run) => () => library.get(id) && run(library.get(id)); // another tab may have changed it
+    const menu = menuButton("Options", () => [
+      { icon: "edit", label: "Rename", run: act((conversation) => this.#rename(conversation)) },
+      { icon: "save", label: "Export as Markdown", run: act(exportMarkdown) },
+      {
+        icon: "save",
+        label: "Export as JSON",
+        run: act((conversation) => exportJson([conversation], conversation.title || "Untitled")),
+      },
+      { icon: "bin", label: "Delete", isDanger: true, run: act((conversation) => this.#delete(conversation)) },
+    ]);
+    return h("div", { class: "conversation-row" }, h("a", { href: `#/chat/${id}`, "data-id": id }), menu);
   }
 
   async #rename(conversation) {

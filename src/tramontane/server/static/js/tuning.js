@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { h } from "./element.js";
 import { notify } from "./notice.js";
+import { refill } from "./redraw.js";
 import { TuningForm } from "./tuning_form.js";
 import { TuningJob } from "./tuning_job.js";
 import { statusChip } from "./tuning_status.js";
@@ -38,9 +39,9 @@ export class TuningPage {
   async #follow() {
     try {
       const { data } = await call("v1/fine_tuning/jobs?page_size=50");
-      this.list.replaceChildren(jobTable(data));
+      refill(this.list, data, () => [jobTable(data)]);
     } catch (error) {
-      if (error.status === 403) this.list.replaceChildren(refusal());
+      if (error.status === 403) refill(this.list, 403, () => [refusal()]);
       else if (error.status !== 401 && error.status !== 0) notify(error.message, { kind: "error" });
     }
     if (this.element.isConnected && !this.shown) this.timer = setTimeout(() => this.#follow(), POLL_MS);

@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { acceptFiles } from "./drop.js";
 import { h } from "./element.js";
 import { ensureModels, tunableModels } from "./model.js";
+import { refill } from "./redraw.js";
 
 const EXAMPLE = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}';
 
@@ -31,6 +32,8 @@ export class TuningForm {
     });
     this.skipped = h("input", { id: "tuning-skipped", type: "number", min: "0", max: "50", step: "any", value: "0" });
     this.button = h("button", { type: "submit", class: "primary" }, "Check and estimate");
+    const nothing = "No model served here can be trained: it takes a folder of float weights that can chat.";
+    this.nothing = h("p", { role: "status", hidden: true }, nothing);
     this.outcome = h("div", { role: "status", "aria-live": "polite" });
     this.element = h(
       "form",
@@ -59,6 +62,7 @@ export class TuningForm {
         field("Invalid lines to skip, in %", this.skipped, "0: every line must be sound"),
       ),
       h("div", { class: "row" }, this.button),
+      this.nothing,
       this.outcome,
     );
     acceptFiles(this.element, (files) => {
@@ -72,11 +76,10 @@ export class TuningForm {
 
   #fill() {
     const models = tunableModels();
-    this.model.replaceChildren(...models.map(({ id }) => h("option", { value: id }, id)));
+    const ids = models.map(({ id }) => id);
+    refill(this.model, ids, () => ids.map((id) => h("option", { value: id }, id)));
     this.button.disabled = models.length === 0;
-    this.outcome.replaceChildren(
-      models.length ? "" : "No model served here can be trained: it takes a folder of float weights that can chat.",
-    );
+    this.nothing.hidden = models.length > 0;
   }
 
   async #send(event) {
@@ -102,7 +105,7 @@ export class TuningForm {
       this.outcome.replaceChildren();
       this.onMade(job);
     } catch (error) {
-      this.outcome.replaceChildren(h("p", { class: "tuning-error", role: "alert" }, error.message), problemsOf(error));
+      this.outcome.replaceChildren(refusalOf(error));
     } finally {
       this.button.disabled = false;
     }
@@ -116,18 +119,24 @@ async function upload(file) {
   return call("v1/files", { method: "POST", body: form });
 }
 
-/** The lines that were refused, as a list; empty where the error is of another kind. */
-function problemsOf({ detail }) {
+/** Why no job was made: the lines that were refused, or what else was wrong. */
+function refusalOf({ message, detail }) {
   const lines = (detail ?? []).filter(({ type }) => type === "invalid_line");
+  if (!lines.length) return h("p", { class: "tuning-error", role: "alert" }, message);
   return problemList(lines.map(({ loc, msg }) => ({ line: loc.at(-1), message: msg })));
 }
 
-/** `problems`: [{line, message}]. */
+/** `problems`: [{line, message}]; servers name the first of many. */
 export function problemList(problems) {
   return h(
-    "ul",
-    { class: "tuning-problems" },
-    problems.map(({ line, message }) => h("li", {}, h("b", {}, `Line ${line}: `), message)),
+    "div",
+    { class: "tuning-error", role: "alert" },
+    h("p", {}, "Nothing can be learned from:"),
+    h(
+      "ul",
+      { class: "tuning-problems" },
+      problems.map(({ line, message }) => h("li", {}, h("b", {}, `Line ${line}: `), message)),
+    ),
   );
 }
 

@@ -6,6 +6,7 @@ import { h } from "./element.js";
 import { loadModels } from "./model.js";
 import { notify } from "./notice.js";
 import { linePlot } from "./plot.js";
+import { setPreference } from "./preferences.js";
 import { TuningComparison } from "./tuning_comparison.js";
 import { problemList } from "./tuning_form.js";
 import { hasEnded, statusChip } from "./tuning_status.js";
@@ -62,6 +63,7 @@ export class TuningJob {
 
   #about(job) {
     const problems = job.events.filter(({ name }) => name === "invalid-line").map(({ data }) => data);
+    const notes = job.events.filter(({ name }) => name === "note").map(({ data }) => data.message);
     const error = job.events.map(({ data }) => data?.error).findLast(Boolean);
     const facts = [
       ["Base", job.model],
@@ -79,10 +81,12 @@ export class TuningJob {
         facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
       ),
       job.metadata && job.status !== "VALIDATED" && progressBar(job),
-      error && h("p", { class: "tuning-error", role: "alert" }, error),
-      problems.length > 0 && problemList(problems),
+      notes.map((note) => h("p", { class: "hint" }, note)),
+      problems.length > 0 ? problemList(problems) : error && h("p", { class: "tuning-error", role: "alert" }, error),
       h("div", { class: "row" }, this.#actions(job)),
-    ].filter(Boolean);
+    ]
+      .flat()
+      .filter(Boolean);
   }
 
   #actions(job) {
@@ -100,7 +104,19 @@ export class TuningJob {
       job.status === "VALIDATED" &&
         h("button", { class: "primary", type: "button", onclick: act("start") }, "Start training"),
       !hasEnded(job) && h("button", { type: "button", onclick: act("cancel") }, "Cancel"),
-      job.fine_tuned_model && h("button", { type: "button", onclick: () => this.#delete(job) }, "Delete the model"),
+      job.fine_tuned_model &&
+        job.job_type === "completion" &&
+        h(
+          "button",
+          { class: "primary", type: "button", onclick: () => chatWith(job.fine_tuned_model) },
+          "Chat with it",
+        ),
+      job.fine_tuned_model &&
+        h(
+          "button",
+          { class: "quiet danger-text", type: "button", onclick: () => this.#delete(job) },
+          "Delete the model",
+        ),
     ];
   }
 
@@ -115,6 +131,11 @@ export class TuningJob {
       notify(error.message, { kind: "error" });
     }
   }
+}
+
+function chatWith(model) {
+  setPreference("model", model);
+  location.hash = "#/chat";
 }
 
 function progressBar({ trained_tokens: done, metadata }) {
