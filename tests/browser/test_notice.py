@@ -64,6 +64,7 @@ def test_many_errors_leave_the_composer_free(open_app: Open) -> None:
     for group in range(3):
         attach(app, *((f"a picture with a rather long name, {group} {i}.png", PNG) for i in range(4)))
         expect(app.page.get_by_role("alert").filter(has_text=f", {group} 3.png")).to_have_count(1)
+        expect(app.page.locator(".composer .chip")).to_have_count(0)
     boxes = [box for notice in app.page.locator(".notice").all() if (box := notice.bounding_box())]
     composer = app.page.locator(".composer").bounding_box()
     assert composer is not None

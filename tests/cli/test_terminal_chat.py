@@ -179,7 +179,7 @@ def test_mistakes_are_one_line_and_the_chat_goes_on(terminal: PseudoTerminal, tm
         ("/load", "/load needs a file name."),
         (f"/load {tmp_path}/none", "none: No such file or directory"),
         (f"/load {tmp_path}/bad.json", "bad.json: not a saved conversation"),
-        (f"/save {tmp_path}/no/such/folder", "No such file or directory"),
+        (f"/save {tmp_path}/no/such.json", f"{tmp_path}/no/such.json: No such file or directory"),
         ("long", "error: the prompt has 9000 tokens"),
     ):
         terminal.send(line)

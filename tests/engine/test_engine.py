@@ -63,7 +63,7 @@ def test_requests_that_cannot_be_served_are_refused(prompt: list[int], params: S
 def test_what_the_cache_can_never_hold_is_refused_by_name() -> None:
     small = engine(num_pages=(10, 10, 10))
     assert small.max_seq_len == 40
-    with pytest.raises(RequestError, match=r"length is 40 tokens \(all that the KV cache holds: kv_cache_bytes\), but"):
+    with pytest.raises(RequestError, match=r"length is 40 tokens \(all that the KV cache holds: kv_cache_gib\), but"):
         small.add([1] * 30, SamplingParams(max_tokens=11))
     request_id = small.add([1] * 30, SamplingParams())
     answer = run(small).of(request_id)

@@ -122,7 +122,10 @@ def test_groups_share_the_budget_by_what_the_longest_sequence_needs() -> None:
 
 
 def test_too_small_a_budget_is_refused_with_numbers() -> None:
-    with pytest.raises(CapacityError, match=r"1,000 bytes is too small .* \(2,097,152 bytes\)"):
+    with pytest.raises(
+        CapacityError,
+        match=r"1,000 bytes is too small .* \(2,097,152 bytes\); make kv_cache_gib \(--kv-cache-gib\) larger",
+    ):
         num_pages(mistral_7b(None), kv_cache_bytes=1000)
 
 

@@ -305,7 +305,7 @@ class Engine:
             raise RequestError("the prompt is empty; give at least one token")
         wanted = num_prompt_tokens + (1 if max_tokens is None else max_tokens)
         if wanted > limit:
-            place = " (all that the KV cache holds: kv_cache_bytes)" if self._is_bound_by_cache else ""
+            place = " (all that the KV cache holds: kv_cache_gib)" if self._is_bound_by_cache else ""
             need = f"the prompt has {num_prompt_tokens}"
             if max_tokens is not None and num_prompt_tokens < limit:
                 need += f" and max_tokens asks for {max_tokens} more; shorten the prompt or lower max_tokens"

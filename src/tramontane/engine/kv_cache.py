@@ -47,7 +47,7 @@ class KvCache:
             size_gib = sum(page_bytes(config, page_size, dtype)[g] * n for g, n in enumerate(num_pages)) / 2**30
             raise CapacityError(
                 f"a KV cache of {size_gib:.2f} GiB cannot be reserved on {device}: {str(error).splitlines()[0]}; "
-                "make kv_cache_bytes smaller"
+                "make kv_cache_gib (--kv-cache-gib) smaller"
             ) from None
 
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
@@ -136,12 +136,13 @@ def resolve_num_pages(
     if low == 0:
         raise CapacityError(
             f"a KV cache of {budget:,} bytes is too small for one page of {size} tokens in each window group "
-            f"({sum(bytes_of_page):,} bytes); make kv_cache_bytes larger or page_size smaller"
+            f"({sum(bytes_of_page):,} bytes); make kv_cache_gib (--kv-cache-gib) larger"
         )
     if engine_config.max_seq_len is not None and low * size < longest:
         raise CapacityError(
             f"max_seq_len={longest} needs a KV cache of {total_bytes(pages_of_one(-(-longest // size))):,} bytes, but "
-            f"it has {budget:,} for {low * size} tokens; make it larger (kv_cache_gib) or max_seq_len smaller"
+            f"it has {budget:,} for {low * size} tokens; make kv_cache_gib (--kv-cache-gib) larger "
+            "or max_seq_len smaller"
         )
     alone = pages_of_one(low)
     more = (budget - total_bytes(alone)) // sum(bytes_of_page)
