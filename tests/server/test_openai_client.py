@@ -165,6 +165,25 @@ def test_completions(client: openai.OpenAI) -> None:
     assert client.completions.create(**options, suffix="return").choices[0].text
 
 
+def test_several_prompts_in_one_stream(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "coder", "prompt": ["def f", "class A", "x ="], "max_tokens": 5, "n": 2,
+                               "seed": 4, "temperature": 1, "logprobs": 0}  # fmt: skip
+    whole = client.completions.create(**options)
+    parts = list(client.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    choices = [choice for part in parts for choice in part.choices]
+    for choice in whole.choices:
+        mine = [part for part in choices if part.index == choice.index]
+        assert "".join(part.text for part in mine) == choice.text
+        assert mine[-1].finish_reason == choice.finish_reason
+        assert choice.logprobs is not None
+        offsets = [offset for part in mine if part.logprobs for offset in part.logprobs.text_offset or []]
+        assert offsets == choice.logprobs.text_offset
+    assert len(whole.choices) == 6
+    assert parts[-1].usage is not None
+    assert whole.usage is not None
+    assert parts[-1].usage.total_tokens == whole.usage.total_tokens
+
+
 def test_embeddings_default_to_base64_and_agree(client: openai.OpenAI) -> None:
     packed = client.embeddings.create(model="chat", input=["wind", "rain"])
     plain = client.embeddings.create(model="chat", input=["wind", "rain"], encoding_format="float")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter
 
 from tramontane.engine.request import TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
-from tramontane.llm import Choice, Completion
+from tramontane.llm import Choice, Completion, Delta
 from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt, fim_prompt
 from tramontane.server.chat.finish import finish_reason, require_sound
@@ -49,36 +50,40 @@ async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
 async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes]:
     model = call.use(request.model)
     params = _params(request, model)
-    prompt = await _prompt(model, request, request.prompts[0])
-    return _events(call, request, model, await call.start(model, prompt, params))
+    prompts = [await _prompt(model, request, prompt) for prompt in request.prompts]
+    async with contextlib.AsyncExitStack() as started:
+        streams = [await started.enter_async_context(await call.start(model, prompt, params)) for prompt in prompts]
+        return _events(call, request, model, streams, started.pop_all())
 
 
-async def _events(call: Call, request: CompletionRequest, model: ServedModel, stream: Stream) -> AsyncGenerator[bytes]:
+async def _events(
+    call: Call,
+    request: CompletionRequest,
+    model: ServedModel,
+    streams: Sequence[Stream],
+    started: contextlib.AsyncExitStack,
+) -> AsyncGenerator[bytes]:
     head = _head(call, request)
-    num_open = request.n or 1
-    offsets = [0] * num_open
-    async with stream:
+    n = request.n or 1
+    offsets = [0] * (n * len(streams))
+    async with started:
         try:
-            async for delta in stream:
+            async for number, delta in _merged(streams):
+                index = number * n + delta.index
                 call.saw_token()
                 call.completion_tokens += len(delta.token_ids)
-                choice: dict[str, Any] = {
-                    "index": delta.index,
-                    "text": delta.text,
-                    "finish_reason": None,
-                    "logprobs": None,
-                }
+                choice: dict[str, Any] = {"index": index, "text": delta.text, "finish_reason": None, "logprobs": None}
                 if delta.logprobs:
-                    choice["logprobs"] = _logprobs(model.llm.tokenizer, delta.logprobs, offsets[delta.index])
-                offsets[delta.index] += len(delta.text)
+                    logprobs = choice["logprobs"] = _logprobs(model.llm.tokenizer, delta.logprobs, offsets[index])
+                    offsets[index] += sum(map(len, logprobs["tokens"]))
                 if delta.finish_reason is not None:
                     require_sound(call, delta.finish_reason, delta.error)
-                    num_open -= 1
                     choice["finish_reason"] = finish_reason(delta.finish_reason, dialect="openai")
                 elif not delta.text and choice["logprobs"] is None:
                     continue
                 yield event({**head, "choices": [choice]})
-            call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+            call.prompt_tokens = sum(len(stream.prompt_token_ids) for stream in streams)
+            call.cached_tokens = sum(stream.num_cached_tokens for stream in streams)
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield event({**head, "choices": [], "usage": call.usage})
         except Exception as error:
@@ -86,6 +91,36 @@ async def _events(call: Call, request: CompletionRequest, model: ServedModel, st
             ending = {"index": 0, "text": "", "finish_reason": "error", "logprobs": None}
             yield event({**head, "choices": [ending], "error": failure.error})
     yield DONE
+
+
+async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Delta]]:
+    """What comes of any of them, with its number."""
+    news: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
+
+    async def pump(number: int, stream: Stream) -> None:
+        end: Exception | None = None
+        try:
+            async for delta in stream:
+                news.put_nowait((number, delta))
+        except Exception as error:
+            end = error
+        news.put_nowait((number, end))
+
+    tasks = [asyncio.ensure_future(pump(number, stream)) for number, stream in enumerate(streams)]
+    num_open = len(streams)
+    try:
+        while num_open:
+            number, item = await news.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _params(request: CompletionRequest, model: ServedModel) -> SamplingParams:

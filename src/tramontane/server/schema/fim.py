@@ -41,8 +41,6 @@ class CompletionRequest(SamplingFields):
             raise ValueError("suffix does not go with echo or logprobs")
         if len(self.prompts) > MAX_PROMPTS:
             raise ValueError(f"at most {MAX_PROMPTS} prompts are taken at once")
-        if self.stream and len(self.prompts) > 1:
-            raise ValueError("a stream answers one prompt")
         if self.stream and self.echo:
             raise ValueError("echo cannot be streamed")
         return self
