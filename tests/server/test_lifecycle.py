@@ -41,8 +41,8 @@ def test_aliases_of_a_file_are_served_and_sigterm_lets_running_answers_end(
     aliases = tmp_path / "aliases.toml"
     aliases.write_text('gpt = "my-chat"\nmistral-embed = "my-chat"\n', encoding="utf-8")
     live = start_server(tmp_path, [f"my-chat={checkpoints['chat']}", checkpoints["coder"], "--aliases", aliases])
-    cards = {card["id"]: card["name"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
-    assert cards["gpt"] == cards["mistral-embed"] == cards["my-chat"] == "my-chat"
+    cards = {card["id"]: card["alias_of"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
+    assert (cards["gpt"], cards["mistral-embed"], cards["my-chat"]) == ("my-chat", "my-chat", None)
     assert cards["coder"] == "coder"
     begun, lines = threading.Event(), list[str]()
     reader = threading.Thread(
