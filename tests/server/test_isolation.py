@@ -41,7 +41,9 @@ def objects_of(client: TestClient, headers: Headers) -> dict[str, str]:
     file_id = client.post("/v1/files", files=form, data={"purpose": "batch"}, headers=headers).json()["id"]
     body = {"endpoint": "/v1/chat/completions", "input_files": [file_id], "model": "chat"}
     job_id = client.post("/v1/batch/jobs", json=body, headers=headers).json()["id"]
-    return {"file_id": file_id, "job_id": job_id, "batch_id": job_id}
+    question = {"model": "chat", "input": "x", "max_output_tokens": 1}
+    response_id = client.post("/v1/responses", json=question, headers=headers).json()["id"]
+    return {"file_id": file_id, "job_id": job_id, "batch_id": job_id, "response_id": response_id}
 
 
 def filled(path: str, ids: dict[str, str]) -> str:
@@ -53,7 +55,8 @@ def state_of(client: TestClient, made: dict[str, str], headers: Headers) -> list
     while (job := client.get(f"/v1/batch/jobs/{made['job_id']}", headers=headers).json())["status"] != "SUCCESS":
         assert time.monotonic() < until, job
         time.sleep(0.05)
-    return [job, client.get(f"/v1/files/{made['file_id']}", headers=headers).json()]
+    kept = client.get(f"/v1/responses/{made['response_id']}", headers=headers).json()
+    return [job, client.get(f"/v1/files/{made['file_id']}", headers=headers).json(), kept]
 
 
 def test_every_verb_on_every_object_of_another(client: TestClient) -> None:

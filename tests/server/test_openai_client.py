@@ -239,9 +239,36 @@ def test_responses_parse(client: openai.OpenAI) -> None:
     assert isinstance(response.output_parsed, Wind)
 
 
-def test_state_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="previous_response_id"):
-        client.responses.create(model="chat", input="x", previous_response_id="resp_1")
+def test_responses_are_kept_and_gone_on_from(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "chat", "max_output_tokens": 4, "temperature": 0}
+    first = client.responses.create(**options, input="What is it?", instructions="Be brief.")
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    second = client.responses.create(**options, input="And then?", previous_response_id=first.id)
+    whole: Any = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": first.output_text},
+                  {"role": "user", "content": "And then?"}]  # fmt: skip
+    assert second.usage is not None
+    told = client.responses.create(**options, input=whole, store=False)
+    assert told.usage is not None
+    assert (told.output_text, told.usage.input_tokens) == (second.output_text, second.usage.input_tokens)
+    referred: Any = [whole[0], {"type": "item_reference", "id": first.output[0].id}, whole[2]]
+    assert client.responses.create(**options, input=referred).output_text == second.output_text
+    items = list(client.responses.input_items.list(second.id, order="asc"))
+    assert [getattr(item, "role", None) for item in items] == ["user", "assistant", "user"]
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.cancel(second.id)
+    client.responses.delete(first.id)
+    for gone in (first.id, told.id, "resp_1"):
+        with pytest.raises(openai.NotFoundError, match="kept here"):
+            client.responses.create(**options, input="x", previous_response_id=gone)
+    assert client.responses.retrieve(second.id).id == second.id
+
+
+def test_what_is_not_kept_or_done_says_what_to_do_instead(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "chat", "input": "x"}
+    with pytest.raises(openai.BadRequestError, match=r"background: .*stream"):
+        client.responses.create(**options, background=True)
+    with pytest.raises(openai.BadRequestError, match=r"conversation: .*previous_response_id"):
+        client.responses.create(**options, conversation="conv_1")
 
 
 def test_errors_are_typed(client: openai.OpenAI) -> None:

@@ -27,6 +27,7 @@ from tramontane.server.load import load_registry
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.openapi import add_openapi
+from tramontane.server.responses.store import StoredResponses
 from tramontane.server.routes import (
     batch_jobs,
     batches,
@@ -94,7 +95,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
             stack.callback(database.close)
             usage_writer.start()
             stack.callback(usage_writer.close)
-            await stack.enter_async_context(running(keep_house(files)))
+            await stack.enter_async_context(running(keep_house(files, stored_responses)))
             await stack.enter_async_context(running(services.batch_runner.run()))
             await services.fine_tuned_models.sync(services.registry)  # before the first request asks for one
             await stack.enter_async_context(running(services.fine_tuned_models.watch(services.registry)))
@@ -117,6 +118,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     gate = Gate(database, RateLimits())
     jobs = BatchJobs(database, files.contents)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
+    stored_responses = StoredResponses(database, days=settings.response_days)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
     observers = [counters.observe, gate.observe, usage_writer.observe]
     tuning_jobs = FineTuningJobs(database, settings.state_folder / "fine_tuning")
@@ -131,6 +133,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         gate=gate,
         batch_jobs=jobs,
         batch_runner=runner,
+        stored_responses=stored_responses,
         fine_tuning_jobs=tuning_jobs,
         fine_tuned_models=tuned_models,
         fine_tuning_runner=tuning_runner,
@@ -181,9 +184,10 @@ def answers_of(app: FastAPI) -> Answer:
     return answer
 
 
-async def keep_house(files: Files) -> None:
+async def keep_house(*stores: Files | StoredResponses) -> None:
     while True:
-        await asyncio.to_thread(files.sweep)
+        for store in stores:
+            await asyncio.to_thread(store.sweep)
         await asyncio.sleep(SWEEP_S)
 
 

@@ -18,6 +18,7 @@ from tramontane.server.fine_tuning.runner import FineTuningRunner
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.request_record import RequestRecord
+from tramontane.server.responses.store import StoredResponses
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.database import Database
 
@@ -32,6 +33,7 @@ class Services:
     gate: Gate
     batch_jobs: BatchJobs
     batch_runner: BatchRunner
+    stored_responses: StoredResponses
     fine_tuning_jobs: FineTuningJobs
     fine_tuned_models: FineTunedModels
     fine_tuning_runner: FineTuningRunner

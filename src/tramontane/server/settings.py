@@ -116,6 +116,9 @@ class ServerSettings:
             help="What this machine costs per hour; token prices are worked out from it.",
         ),
     ] = None
+    response_days: Annotated[
+        int, typer.Option(help="Days that answers of /v1/responses are kept for their owner (0: not at all).")
+    ] = 30
     usage_days: Annotated[int, typer.Option(help="Days that the usage of requests is kept.")] = 90
     request_log: Annotated[
         Path | None, typer.Option(help="Append a JSON line for every request to this file ('-': stderr).")
@@ -127,6 +130,8 @@ class ServerSettings:
         for name in ("max_upload_mib", "batch_concurrency", "usage_days"):
             if not 1 <= getattr(self, name) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
+        if not 0 <= self.response_days < 2**20:
+            raise ConfigError(f"response_days={self.response_days} must be a number from 0 up")
         if not 0 <= self.fine_tuning_jobs < 1000:
             raise ConfigError(f"fine_tuning_jobs={self.fine_tuning_jobs} must be a number from 0 to 999")
         if not 0 <= self.fine_tuning_nice < 20:

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from tramontane.server.errors import ApiError
+from tramontane.server.notes import Notes
 from tramontane.server.schema.base import validate
 from tramontane.server.schema.chat import ChatRequest
 from tramontane.server.schema.response_request import (
+    AllowedTools,
     FilePart,
     FunctionCallItem,
     FunctionOutputItem,
     FunctionTool,
     Item,
+    ItemReference,
+    MessageItem,
     NamedFunction,
+    OtherItem,
+    OtherTool,
     Part,
     ReasoningItem,
     ResponseInput,
@@ -24,18 +30,18 @@ from tramontane.server.schema.response_request import (
 )
 
 
-def chat_request(request: ResponseInput) -> ChatRequest:
-    """Raises ApiError for content that no model here can read, and as `validate` does."""
-    messages = (
-        [{"role": "user", "content": request.input}] if isinstance(request.input, str) else _messages(request.input)
-    )
+def chat_request(request: ResponseInput, items: Sequence[Item], notes: Notes | None) -> ChatRequest:
+    """`items` are the whole conversation. What comes of tools that do not run here is left out and named in `notes`.
+    Raises ApiError for content that no model here can read, for that without `notes`, and as `validate` does."""
+    messages = _messages(items, notes)
+    tools, choice = _tools(request, notes)
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, Any] = {
         "model": request.model,
         "messages": messages,
-        "tools": [_tool(tool) for tool in request.tools or ()] or None,
-        "tool_choice": _choice(request) if request.tools else None,
+        "tools": tools or None,
+        "tool_choice": choice if tools else None,
         "parallel_tool_calls": request.parallel_tool_calls,
         "response_format": None
         if request.text is None or request.text.format is None
@@ -54,7 +60,50 @@ def chat_request(request: ResponseInput) -> ChatRequest:
     return validate(ChatRequest, body)
 
 
-def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
+def require_possible(request: ResponseInput) -> None:
+    """Raises ApiError for what this server does not keep or do."""
+    remedies = {
+        "background": "responses are not made in the background here; stream them instead",
+        "conversation": "conversations are not kept here; send previous_response_id, or the whole input",
+        "prompt": "prompts are not kept here; send instructions and input",
+    }
+    for name, remedy in remedies.items():
+        if getattr(request, name, None):
+            raise ApiError(400, f"{name}: {remedy}", param=name)
+
+
+def _left_out(name: str, notes: Notes | None) -> None:
+    if notes is None:
+        raise ApiError(400, f"{name} does not run here; leave it out", param=name.partition("[")[0])
+    notes.ignored.add(name)
+
+
+def _tools(request: ResponseInput, notes: Notes | None) -> tuple[list[dict[str, Any]], str | dict[str, Any] | None]:
+    """Functions, and which of them is to be called."""
+    tools = []
+    for place, tool in enumerate(request.tools or ()):
+        if isinstance(tool, FunctionTool):
+            tools.append(_tool(tool))
+        else:
+            _left_out(f"tools[{place}].{tool.type}", notes)
+    choice = request.tool_choice
+    match choice:
+        case NamedFunction():
+            return tools, {"type": "function", "function": {"name": choice.name}}
+        case AllowedTools():
+            names = {tool.get("name") for tool in choice.tools if tool.get("type") == "function"}
+            if unknown := names - {tool["function"]["name"] for tool in tools}:
+                raise ApiError(400, f"tool_choice names {min(map(str, unknown))!r}, which is not in tools")
+            tools = [tool for tool in tools if tool["function"]["name"] in names]
+            choice = choice.mode
+        case OtherTool():
+            raise ApiError(400, f"tool_choice: tools of type {choice.type} do not run here", param="tool_choice")
+    if choice == "required" and request.tools and not tools:
+        raise ApiError(400, "tool_choice is required, but none of the tools runs here", param="tool_choice")
+    return tools, choice
+
+
+def _messages(items: Sequence[Item], notes: Notes | None) -> list[dict[str, Any]]:
     """Reasoning and calls become parts of the assistant's message they belong to."""
     messages: list[dict[str, Any]] = []
     for place, item in enumerate(items):
@@ -69,7 +118,9 @@ def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
             case ReasoningItem():
                 if item.content:
                     _assistant(messages)["reasoning_content"] = "".join(part.text for part in item.content)
-            case _:
+            case ItemReference() | OtherItem():
+                _left_out(f"input[{place}].{item.type}", notes)
+            case MessageItem():
                 if item.role == "assistant":
                     message = _assistant(messages)
                     message["content"] = (message.get("content") or "") + _text(item.content, place)
@@ -111,11 +162,6 @@ def _text(content: str | Sequence[Part], place: int) -> str:
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-
-
-def _choice(request: ResponseInput) -> str | dict[str, Any] | None:
-    choice = request.tool_choice
-    return {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedFunction) else choice
 
 
 def _format(wanted: TextFormat) -> dict[str, Any]:

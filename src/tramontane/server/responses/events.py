@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -10,9 +11,9 @@ from typing import Any
 from tramontane.llm import Delta
 from tramontane.llm.async_llm import Stream
 from tramontane.server.chat.finish import require_sound
-from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
+from tramontane.server.responses.conversation import Conversation
 from tramontane.server.responses.items import (
     call_item,
     ending,
@@ -30,11 +31,10 @@ from tramontane.tokenizer import ToolCall, ToolCallDelta
 Event = dict[str, Any]
 
 
-async def response_events(
-    call: Call, request: ResponseRequest, plan: AnswerPlan, stream: Stream
-) -> AsyncGenerator[bytes]:
-    """Ends with `response.completed` or `.incomplete`; a failure ends it with `response.failed`."""
-    builder = ResponseBuilder(call, request, plan)
+async def response_events(builder: ResponseBuilder, stream: Stream) -> AsyncGenerator[bytes]:
+    """Ends with `response.completed` or `.incomplete`, when the response has been kept; a failure ends it with
+    `response.failed`, and nothing is kept."""
+    call = builder.call
     async with stream:
         try:
             for entry in builder.open():
@@ -44,7 +44,9 @@ async def response_events(
                 for entry in builder.take(delta):
                     yield typed_event(entry)
             call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
-            for entry in builder.close():
+            last = list(builder.close())
+            await builder.keep()
+            for entry in last:
                 yield typed_event(entry)
         except Exception as error:
             failure = call.fail(error)
@@ -54,10 +56,12 @@ async def response_events(
 class ResponseBuilder:
     """The output items of one answer, and the events that tell of them."""
 
-    def __init__(self, call: Call, request: ResponseRequest, plan: AnswerPlan) -> None:
+    def __init__(self, call: Call, request: ResponseRequest, conversation: Conversation) -> None:
         self.call = call
         self.request = request
-        self.plan = plan
+        self.conversation = conversation
+        self.plan = conversation.plan
+        self.response: dict[str, Any] = {}  # the whole answer, once it is closed
         self.output: list[dict[str, Any]] = []  # items that are whole
         self.finish_reason = "stop"
         self.reasoning_tokens = 0
@@ -92,17 +96,8 @@ class ResponseBuilder:
             self.finish_reason = delta.finish_reason
 
     def close(self) -> Iterator[Event]:
-        """The last events; `response` of the last one is the whole answer."""
+        """The last events; `response` is then the whole answer."""
         yield from self._close_item("incomplete" if self.finish_reason == "length" else "completed")
-        response = self.response()
-        yield self._event(f"response.{response['status']}", response=response)
-
-    def fail(self, failure: ApiError) -> Event:
-        code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
-        error = {"code": code, "message": failure.message}
-        return self._event("response.failed", response=response_json(self.call, self.request, "failed", error=error))
-
-    def response(self) -> dict[str, Any]:
         usage = usage_json(self.call, self.reasoning_tokens)
         changes = {
             "output": self.output,
@@ -110,7 +105,20 @@ class ResponseBuilder:
             "completed_at": int(time.time()),
             **ending(self.finish_reason),
         }
-        return response_json(self.call, self.request, **changes)
+        self.response = response_json(self.call, self.request, **changes)
+        yield self._event(f"response.{self.response['status']}", response=self.response)
+
+    async def keep(self) -> None:
+        """Store the answer, unless it is not wanted. Raises StoreError and DiskFullError."""
+        if self.request.store is not False:
+            items = self.conversation.as_json(self.call)
+            stored = self.call.services.stored_responses
+            await asyncio.to_thread(stored.add, self.call.caller.owner, items, self.response)
+
+    def fail(self, failure: ApiError) -> Event:
+        code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
+        error = {"code": code, "message": failure.message}
+        return self._event("response.failed", response=response_json(self.call, self.request, "failed", error=error))
 
     def _add_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
         if self._text is None:

@@ -25,25 +25,29 @@ def response_json(call: Call, request: ResponseRequest, status: str, **changes: 
         "incomplete_details": None,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
-        "max_tool_calls": None,
+        "max_tool_calls": request.max_tool_calls,
         "model": request.model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": None if request.reasoning is None else request.reasoning.effort, "summary": None},
-        "store": False,
+        "store": request.store is not False,
         "temperature": request.temperature,
         "text": given.get("text", {"format": {"type": "text"}}),
         "tool_choice": given.get("tool_choice", "auto"),
-        "tools": [{"strict": False, "description": None, "parameters": {}} | tool for tool in given.get("tools", [])],
+        "tools": [_tool(tool) for tool in given.get("tools", [])],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": request.top_p,
-        "truncation": "disabled",
+        "truncation": request.truncation or "disabled",
         "metadata": request.metadata or {},
         "usage": None,
         **changes,
     }
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"strict": False, "description": None, "parameters": {}} | tool if tool["type"] == "function" else tool
 
 
 def usage_json(call: Call, reasoning_tokens: int = 0) -> dict[str, Any]:

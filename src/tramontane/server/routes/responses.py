@@ -1,27 +1,33 @@
-"""/v1/responses, and how many tokens a request to it would be."""
+"""/v1/responses: answers that are kept, fetched and gone on from, and how many tokens a request would be."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Query
 
-from tramontane.server.chat.plan import plan_chat
+from tramontane.server.auth import Caller, authorize
 from tramontane.server.endpoint import Call, Endpoint
-from tramontane.server.responses.chat_request import chat_request
+from tramontane.server.errors import ApiError
+from tramontane.server.responses.conversation import Conversation, read_conversation
 from tramontane.server.responses.events import ResponseBuilder, response_events
 from tramontane.server.schema.response_request import ResponseInput, ResponseRequest
+from tramontane.server.services import ServicesDep
 
-router = APIRouter()
+TAG = "responses"
+PATH = "/v1/responses/{response_id}"
+router = APIRouter(tags=[TAG])
+ResponseCaller = Annotated[Caller, Depends(authorize("inference"))]
 
 
 async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
-    plan = await plan_chat(call, chat_request(request))
-    builder = ResponseBuilder(call, request, plan)
+    conversation = await read_conversation(call, request)
+    builder = _builder(call, request, conversation)
     for _ in builder.open():
         pass
-    async with await plan.start(call) as stream:
+    async with await conversation.plan.start(call) as stream:
         async for delta in stream:
             call.saw_token()
             for _ in builder.take(delta):
@@ -29,21 +35,75 @@ async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
         call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
     for _ in builder.close():
         pass
-    return builder.response()
+    await builder.keep()
+    return builder.response
 
 
 async def stream(call: Call, request: ResponseRequest) -> AsyncGenerator[bytes]:
-    plan = await plan_chat(call, chat_request(request))
-    return response_events(call, request, plan, await plan.start(call))
+    conversation = await read_conversation(call, request)
+    return response_events(_builder(call, request, conversation), await conversation.plan.start(call))
+
+
+def _builder(call: Call, request: ResponseRequest, conversation: Conversation) -> ResponseBuilder:
+    if not call.services.stored_responses.days:
+        request = request.model_copy(update={"store": False})
+    return ResponseBuilder(call, request, conversation)
 
 
 async def count_tokens(call: Call, request: ResponseInput) -> dict[str, Any]:
-    plan = await plan_chat(call, chat_request(request))
-    return {"object": "response.input_tokens", "input_tokens": len(plan.prompt.token_ids)}
+    conversation = await read_conversation(call, request)
+    return {"object": "response.input_tokens", "input_tokens": len(conversation.plan.prompt.token_ids)}
 
 
-TAG = "responses"
 Endpoint("/v1/responses", ResponseRequest, answer, stream, None, "Answer, in items", TAG).add_to(router)
 Endpoint("/v1/responses/input_tokens", ResponseInput, count_tokens, None, None, "Tokens of a request", TAG).add_to(
     router
 )
+
+
+@router.get(PATH, summary="A response that is kept")
+async def get(
+    response_id: str, services: ServicesDep, caller: ResponseCaller, stream: Annotated[bool, Query()] = False
+) -> dict[str, Any]:
+    if stream:
+        raise ApiError(400, "stream: a kept response is whole; fetch it without", param="stream")
+    row = await asyncio.to_thread(services.stored_responses.get, response_id, caller.owner)
+    return row.body
+
+
+@router.delete(PATH, summary="Delete a response")
+async def delete(response_id: str, services: ServicesDep, caller: ResponseCaller) -> dict[str, Any]:
+    await asyncio.to_thread(services.stored_responses.delete, response_id, caller.owner)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+@router.get(PATH + "/input_items", summary="What a response answers")
+async def input_items(
+    response_id: str,
+    services: ServicesDep,
+    caller: ResponseCaller,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
+    after: Annotated[str | None, Query()] = None,
+) -> dict[str, Any]:
+    row = await asyncio.to_thread(services.stored_responses.get, response_id, caller.owner)
+    items = row.input if order == "asc" else row.input[::-1]
+    ids = [item["id"] for item in items]
+    if after is not None:
+        if after not in ids:
+            raise ApiError(400, "after: no item of this response has that id", param="after")
+        items = items[ids.index(after) + 1 :]
+    page = items[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(items) > limit,
+    }
+
+
+@router.post(PATH + "/cancel", summary="Refused: responses are not made in the background")
+async def cancel(response_id: str, services: ServicesDep, caller: ResponseCaller) -> dict[str, Any]:
+    await asyncio.to_thread(services.stored_responses.get, response_id, caller.owner)
+    raise ApiError(400, "only a response made in the background can be cancelled; close its stream instead")

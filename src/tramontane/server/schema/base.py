@@ -39,7 +39,7 @@ def _taken_out(value: Any, place: str) -> Iterator[str]:
     if isinstance(value, list):
         for entry in value:
             yield from _taken_out(entry, place)
-    elif isinstance(value, BaseModel):
+    elif isinstance(value, BaseModel) and value.model_config.get("extra") != "allow":
         for name, given in (value.model_extra or {}).items():
             if given not in (None, [], {}):
                 yield f"{place}{name}"

@@ -83,15 +83,40 @@ class ReasoningItem(StoredItem):
     content: list[ReasoningText] | None = None
 
 
+class ItemReference(ApiModel):
+    """An item that this server has given or was given, by its id."""
+
+    type: Literal["item_reference"] = "item_reference"
+    id: str
+
+
+class OtherItem(ApiModel):
+    """What came of tools that do not run here; no model here can read it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+ITEM_KINDS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
+
+
 def _item_kind(item: Any) -> str | None:
-    return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
+    if not isinstance(item, dict):
+        kind = getattr(item, "type", None)
+    elif item.get("type") is None:
+        kind = "message" if "role" in item else "item_reference"
+    else:
+        kind = item["type"]
+    return kind if kind in ITEM_KINDS else "other"
 
 
 Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")]
+    | Annotated[OtherItem, Tag("other")],
     Discriminator(_item_kind),
 ]
 
@@ -104,9 +129,50 @@ class FunctionTool(ApiModel):
     strict: bool | None = None
 
 
+class OtherTool(ApiModel):
+    """A tool that does not run here: of OpenAI's own machines, or called in another way than functions are."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+def _tool_kind(tool: Any) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "function" if kind in ("function", None) else "other"
+
+
+ResponseTool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")], Discriminator(_tool_kind)
+]
+
+
 class NamedFunction(ApiModel):
     type: Literal["function"]
     name: str
+
+
+class AllowedTools(ApiModel):
+    """The tools that may be called, of all that are told of."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[JsonObject]
+
+
+def _choice_kind(choice: Any) -> str:
+    if isinstance(choice, str):
+        return "mode"
+    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
+    return kind if kind in ("function", "allowed_tools") else "other"
+
+
+ResponseToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("mode")]
+    | Annotated[NamedFunction, Tag("function")]
+    | Annotated[AllowedTools, Tag("allowed_tools")]
+    | Annotated[OtherTool, Tag("other")],
+    Discriminator(_choice_kind),
+]
 
 
 class TextFormat(ApiModel):
@@ -135,20 +201,20 @@ class ResponseInput(ApiModel):
     model: str
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
-    tools: list[FunctionTool] | None = Field(default=None, max_length=128)
-    tool_choice: Literal["auto", "none", "required"] | NamedFunction | None = None
+    tools: list[ResponseTool] | None = Field(default=None, max_length=128)
+    tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = True
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    truncation: Literal["disabled"] | None = "disabled"
-    previous_response_id: None = None
-    conversation: None = None
-    prompt: None = None
+    truncation: Literal["auto", "disabled"] | None = "disabled"
+    previous_response_id: str | None = None
+    conversation: str | JsonObject | None = None
+    prompt: JsonObject | None = None
     moderation: None = None
 
 
 class ResponseRequest(ResponseInput):
-    """Answers are not stored, whatever `store` says: there is nothing to fetch, continue or cancel later."""
+    """An answer is stored unless `store` is false."""
 
     stream: bool | None = False
     stream_options: ResponseStreamOptions | None = None
@@ -156,8 +222,8 @@ class ResponseRequest(ResponseInput):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     max_output_tokens: int | None = Field(default=None, ge=1)
-    max_tool_calls: None = None
-    background: Literal[False] | None = False
+    max_tool_calls: int | None = None  # of tools that do not run here
+    background: bool | None = False
     store: bool | None = None
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None

@@ -196,6 +196,20 @@ class FineTunedModel(Base):
     archived: Mapped[bool] = mapped_column(Boolean)
 
 
+class StoredResponse(Base):
+    """A response that its owner may fetch and go on from, until it expires."""
+
+    __tablename__ = "responses"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    input: Mapped[list[dict[str, Any]]]  # items of the whole conversation before it
+    body: Mapped[dict[str, Any]]  # the response object, output included
+
+
 class Usage(Base):
     """One request that is over, without a word of what was said."""
 
