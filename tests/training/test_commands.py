@@ -226,3 +226,6 @@ def test_choices_follow_the_data(tmp_path: Path, chat_checkpoint: Path) -> None:
         finetune_recipe(FinetuneOptions(model=data, data=data, run=tmp_path / "run"))
     with pytest.raises(ConfigError, match="epochs=0"):
         finetune_recipe(FinetuneOptions(model=chat_checkpoint, data=data, run=tmp_path / "run", epochs=0))
+    context = open_checkpoint(chat_checkpoint).config.max_seq_len
+    with pytest.raises(ConfigError, match=f"max_len={context + 1} is more than the {context} tokens"):
+        finetune_recipe(FinetuneOptions(model=chat_checkpoint, data=data, run=tmp_path / "run", max_len=context + 1))

@@ -52,7 +52,9 @@ def finetune(
         str | None,
         typer.Option(help="Hold the frozen base of an adapter as auto (as stored), q8_0, q4_0, q4_k or another."),
     ] = None,
-    max_len: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 2048,
+    max_len: Annotated[
+        int | None, typer.Option(help="Longest sample in tokens (default: 2048, or the model's context).")
+    ] = None,
     too_long: Annotated[
         Literal["error", "drop", "truncate", "split"], typer.Option(help="What becomes of longer samples.")
     ] = "error",

@@ -43,6 +43,7 @@ BATCH_LEN = 16384
 MICROBATCH_LEN = 2048  # more where a sample needs it, or where samples fill it better
 LEN_MULTIPLE = 128
 DEFAULT_RANK = 16
+DEFAULT_MAX_LEN = 2048
 NUM_VALIDATIONS = 5
 
 
@@ -65,7 +66,7 @@ class FinetuneOptions:
     rank: int | None = None
     alpha: float | None = None
     dropout: float = 0.0
-    max_len: int = 2048
+    max_len: int | None = None  # None: DEFAULT_MAX_LEN, or the model's context where that is shorter
     too_long: TooLong = "error"
     batch_len: int | None = None
     max_invalid_share: float = 0.0
@@ -124,6 +125,16 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         checkpoint=CheckpointRecipe(every_seconds=300.0),
         metrics=MetricsRecipe(every_steps=1, valid_every_steps=math.ceil(num_steps / NUM_VALIDATIONS)),
     )
+
+
+def _max_len(options: FinetuneOptions) -> int:
+    """Tokens of the longest sample. Raises ConfigError for more than the model reads."""
+    context = open_checkpoint(options.model).config.max_seq_len
+    if options.max_len is None:
+        return min(DEFAULT_MAX_LEN, context)
+    if options.max_len > context:
+        raise ConfigError(f"max_len={options.max_len} is more than the {context} tokens of the model's context")
+    return options.max_len
 
 
 def _model(options: FinetuneOptions) -> ModelRecipe:
@@ -209,7 +220,7 @@ def _write_files(
         KINDS[options.task],
         options.model,
         folder,
-        max_len=options.max_len,
+        max_len=_max_len(options),
         max_invalid_share=options.max_invalid_share,
         too_long=options.too_long,
         held_out=held_out,

@@ -13,7 +13,6 @@ from tramontane.server.settings import ServerSettings
 from tramontane.server.store.tables import FineTuningJob
 
 DEFAULT_EPOCHS = 3.0
-DEFAULT_MAX_LEN = 2048
 CHECKPOINT_S = 60.0
 NUM_CHECKPOINTS = 4
 """In the course of a job; more where it lasts longer than CHECKPOINT_S for each."""
@@ -79,7 +78,7 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
     command = [
         *(sys.executable, "-m", "tramontane.cli", "finetune", job.base_path, str(folder.samples)),
         *("--run", str(folder.run), "--task", job.method, "--json"),
-        *(*length, "--max-len", str(asked.get("seq_len") or DEFAULT_MAX_LEN)),
+        *(*length, *(["--max-len", str(asked["seq_len"])] if asked.get("seq_len") else [])),
         *("--skip-invalid", repr(job.max_invalid_share), "--seed", str(job.seed), "--device", settings.device),
         *("--set", f"checkpoint.every_seconds={CHECKPOINT_S}", "--set", f"schedule.warmup_steps={warmup_steps}"),
     ]
