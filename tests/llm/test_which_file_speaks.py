@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from tests.loading.checkpoints import edit_json
+from tests.parity.llama_cpp import llama_cpp_logits
 from tests.parity.tiny_models import SIZES
 from tests.tokenizer.vocabularies import ours
 from tramontane import LLM, AsyncLLM, SamplingParams
@@ -156,6 +159,32 @@ def test_a_wrapper_ties_embeddings_as_transformers_does(wrapper: bool | None, te
     with torch.no_grad():
         expected = judge(torch.tensor([ids])).logits[0].float()
     assert (opened(folder, weight_format="f32").logits(ids) - expected).abs().max() < 1e-4
+
+
+def test_a_gguf_of_architecture_mistral3_gives_llama_cpps_logits(tmp_path: Path) -> None:
+    """llama.cpp's converter calls every Mistral3ForConditionalGeneration so, Small 3.1 and 3.2 with it."""
+    torch.manual_seed(11)
+    model = MistralForCausalLM(MistralConfig(**TINY, vocab_size=1024, sliding_window=None)).float()
+    convert(open_checkpoint(save(model, tmp_path / "model")), tmp_path / "llama.gguf", layout="gguf", stored="F32")
+    reader = gguf.GGUFReader(tmp_path / "llama.gguf")
+    path = tmp_path / "mistral3.gguf"
+    writer = gguf.GGUFWriter(str(path), "mistral3")
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        own = f"mistral3.{key.removeprefix('llama.')}" if key.startswith("llama.") else key
+        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
+        writer.add_key_value(own, field.contents(), field.types[0], sub_type=field.types[-1] if is_array else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ids = [1, *range(300, 320)]
+    ours_of_it = opened(path, weight_format="f32").logits(ids)
+    assert torch.equal(ours_of_it, opened(tmp_path / "llama.gguf", weight_format="f32").logits(ids))
+    assert (ours_of_it - llama_cpp_logits(path, ids)).abs().max() < 0.01
 
 
 # --- vocabulary and embedding rows

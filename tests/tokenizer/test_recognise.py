@@ -60,6 +60,9 @@ SYSTEM = (*INST, "[SYSTEM_PROMPT]", "[TOOL_CONTENT]")
         ((*SYSTEM, "[ARGS]", "[CALL_ID]"), 5, MISTRAL + "[SYSTEM_PROMPT][CALL_ID][ARGS]", "v11"),
         ((*SYSTEM, "[ARGS]", "[MODEL_SETTINGS]"), 5, None, "v15"),
         (SYSTEM, 5, "<|user|>{{ content }}", None),
+        (SYSTEM, 5, MISTRAL + "<|im_start|>assistant", None),  # a fine-tune's own, with what it kept of the base's
+        ((), 28705, MISTRAL + "### Response:", None),
+        ((), 29871, MISTRAL + " ASSISTANT: ", None),
     ],
 )
 def test_features_name_the_format(

@@ -7,6 +7,7 @@ is not guessed at.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, cast
 
 from tramontane.errors import TokenizerError
@@ -16,6 +17,9 @@ from tramontane.tokenizer.llama_chat import LlamaChat
 if TYPE_CHECKING:
     from tramontane.tokenizer.base import Tokenizer
     from tramontane.tokenizer.chat import MistralVersion
+
+# Marks of other formats: a template that has them too is a fine-tune's own, not one of Mistral's or Llama 2's.
+_FOREIGN = re.compile(r"<\|\w+\|>|<(start|end)_of_turn>|### ?(Instruction|Human|User|Response)|\b(USER|ASSISTANT) ?:")
 
 # Where the two 32,000-piece vocabularies without control tokens have their single space.
 _SPACE_ID_LLAMA = 29871
@@ -43,7 +47,7 @@ def attach_chat(tokenizer: Tokenizer, *, template: str | None = None, version: s
 def recognise(tokenizer: Tokenizer, template: str | None) -> str | None:
     """Name of the format, None when there are no features to tell."""
     names = tokenizer.control_names
-    if template is not None and "[INST]" not in template:
+    if template is not None and ("[INST]" not in template or _FOREIGN.search(template)):
         return None
     if "[INST]" not in names:
         return _without_control_tokens(tokenizer, template)
