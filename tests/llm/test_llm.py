@@ -144,7 +144,7 @@ def test_embeddings_have_length_one_and_do_not_depend_on_company(llm: LLM) -> No
 
 
 def test_impossible_requests_are_refused_and_leave_nothing_behind(llm: LLM) -> None:
-    with pytest.raises(RequestError, match="holds 512"):
+    with pytest.raises(RequestError, match="maximum context length is 512"):
         llm.generate(["short", "long " * 600], SAMPLED)
     with pytest.raises(RequestError, match="list of token ids"):
         llm.generate([["a", "b"]], SAMPLED)  # type: ignore[list-item]
