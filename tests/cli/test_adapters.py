@@ -132,3 +132,8 @@ def test_where_an_adapter_alone_is_of_no_use_the_command_is_named(
         )
     assert "is a whole model, no LoRA adapter" in refused(capsys, "merge", base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_is_nothing_to_a_server(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "eval", "http://127.0.0.1:9", "--base", base, "--tasks", "hellaswag")
+    assert "is for a LoRA adapter of this machine" in line

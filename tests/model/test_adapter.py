@@ -90,3 +90,24 @@ def test_what_does_not_fit_is_refused() -> None:
         random_adapter(model, 0, ["wq"], rank=_cpu.max_rank + 1)
     with pytest.raises(ValueError, match="made for another model"):
         Engine(model, EngineConfig()).add((1,), PARAMS, adapter=random_adapter(packed_model(DENSE, "q8_0"), 0))
+
+
+def test_what_names_no_adapter_has_the_engines_own() -> None:
+    model = packed_model(DENSE, "q8_0")
+    own, other = random_adapter(model, 0), random_adapter(model, 1)
+    engine = Engine(model, EngineConfig(page_size=8), default_adapter=own)
+    bare = Engine(model, EngineConfig(page_size=8))
+    for call in (Engine.logits, Engine.score):
+        assert _equal(call(engine, PROMPTS[0]), call(bare, PROMPTS[0], adapter=own))
+        assert _equal(call(engine, PROMPTS[0], adapter=other), call(bare, PROMPTS[0], adapter=other))
+        assert not _equal(call(engine, PROMPTS[0]), call(bare, PROMPTS[0]))
+    assert torch.equal(engine.embed(PROMPTS[:2]), bare.embed(PROMPTS[:2], adapter=own))
+    drawn = []
+    for each, given in ((engine, None), (bare, own)):
+        request_id = each.add(PROMPTS[0], PARAMS, adapter=given)
+        drawn.append(run(each).of(request_id, 0).token_ids)
+    assert drawn[0] == drawn[1]
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else bool(ours == theirs)

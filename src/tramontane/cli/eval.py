@@ -97,6 +97,9 @@ def eval(
     if re.match(r"https?://", model):
         from tramontane.evals.server_target import ServerTarget
 
+        if base is not None:
+            raise RequestError(f"--base {base} is for a LoRA adapter of this machine; a server has its own")
+
         target = ServerTarget(model, served_model, api_key=os.environ.get("TRAMONTANE_API_KEY"), seed=seed)
     else:
         from tramontane.evals.target import EngineTarget
