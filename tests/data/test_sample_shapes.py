@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tramontane.data.chat_samples import (
     parse_classifier,
     parse_preference,
 )
-from tramontane.data.sample_files import each_row
+from tramontane.data.sample_files import SampleFile, each_row, sample_files
 from tramontane.data.sample_notes import SampleNotes
 from tramontane.data.sample_shapes import parse_row, shape_of
 from tramontane.errors import DataError
@@ -173,7 +174,9 @@ PAIRS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_preferences(name: str) -> None:
-    assert parse_row(PAIRS[name], "preference", SampleNotes()) == parse_preference(PAIR)
+    notes = SampleNotes()
+    assert parse_row(PAIRS[name], "preference", notes) == parse_preference(PAIR)
+    assert name == "own" or notes.lines()[0].startswith("read as ")
     assert parse_row(PAIRS[name], None, SampleNotes()) == parse_preference(PAIR)
 
 
@@ -339,6 +342,25 @@ def test_parquet_conversations_with_columns_that_most_messages_lack(tmp_path: Pa
     assert isinstance(found[0], ChatSample)
     assert found == [parse_chat({"messages": CALLED, "tools": TOOLS}), parse_chat({"messages": ASKED})]
     assert notes.lines() == ()
+
+
+def test_a_missing_extra_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pyarrow", "pyarrow.parquet", "zstandard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for container in ("parquet", "jsonl.zst"):
+        path = tmp_path / f"rows.{container}"
+        path.write_bytes(b"x")
+        ((_, error),) = each_row(path)
+        assert isinstance(error, DataError)
+        assert "needs the package" in str(error)
+
+
+def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path)
+    monkeypatch.setattr("tramontane.data.sample_files.fetch_hub_files", lambda address: {address: path})
+    assert sample_files("hf://datasets/a/b/*.jsonl") == [SampleFile(path)]
+    assert sample_files("hf://datasets/a/b@main/*.jsonl:0.5") == [SampleFile(path, 0.5)]
 
 
 def damaged(value: Any, rng: random.Random) -> Any:

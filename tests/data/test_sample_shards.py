@@ -197,6 +197,7 @@ def test_texts_are_learned_whole_and_may_be_split(tmp_path: Path) -> None:
     pieces = texts(tmp_path / "out", "samples")
     assert "".join(piece.removeprefix("<s>") for piece in pieces) == f"{text}</s>"
     assert all(piece.startswith("<s>") for piece in pieces)
+    assert "samples.jsonl: longer than 16 tokens, split: 1" in read_notes(tmp_path / "out")
 
 
 def test_every_label_that_is_measured_is_trained(tmp_path: Path) -> None:

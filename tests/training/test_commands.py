@@ -119,6 +119,32 @@ def test_a_file_is_checked_and_its_training_estimated_before_it_begins(
     assert json.loads(capsys.readouterr().out)["step"] == expected["num_steps"]
 
 
+def test_files_of_any_shape_with_weights_and_a_share_held_out(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, texts = tmp_path / "faq.csv", tmp_path / "texts.json"
+    table.write_text("id,question,answer\n" + "".join(f"{n},Q{n},A{n}\n" for n in range(8)))
+    texts.write_text(json.dumps([{"text": "x" * 40}, {"text": "y" * 40}]))
+    command = ["finetune", str(chat_checkpoint), f"{table}:2", str(texts), "--run", str(tmp_path / "run"), "--check"]
+    options = ["--valid", "20%", "--max-len", "24", "--too-long", "split"]
+    assert run([*command, *options, "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert notes == [
+        "faq.csv: read as questions and answers (columns such as prompt and completion): 8",
+        "faq.csv: keys without a meaning for training, passed over: id (8)",
+        "texts.json: read as texts to learn whole (text): 2",
+        "texts.json: longer than 24 tokens, split: 2",
+    ]
+    train, valid = (ShardSet([tmp_path / "run" / "data" / split]).sources["samples"] for split in ("train", "valid"))
+    assert valid.info.num_documents >= 2
+    assert train.info.num_documents > 8
+    assert run([*command, *options]) == 0
+    assert capsys.readouterr().out.startswith(notes[0])
+    for valid_option in ("150%", "0"):
+        assert run([*command, "--valid", valid_option]) == 2
+        assert "must be a file, or a share between 0 and 1" in capsys.readouterr().err
+
+
 def rows_of(task: str, count: int) -> list[dict[str, Any]]:
     """Samples of very different lengths."""
     words = [" ".join(["word"] * (1 + n * n % 97)) for n in range(count)]

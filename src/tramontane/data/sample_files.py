@@ -182,8 +182,10 @@ def _each_sample(path: Path, parse: Parse[T]) -> Iterator[tuple[int, T | DataErr
 
 def _class_names(path: Path) -> Mapping[str, list[str]]:
     """What the numbers of a column of labels mean, as Hugging Face's `datasets` writes it into parquet files."""
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:  # told by the reader of the rows
+        return {}
     try:
         metadata = pq.read_schema(path).metadata or {}
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})

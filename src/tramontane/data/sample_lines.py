@@ -60,6 +60,8 @@ class _Lines:
             return EncodedLine(tuple(self._fitted([(unlearned,)], is_learned=False)), sample.labels)
         if isinstance(sample, str):
             pieces = self.encoder.text(sample, self.max_len if self.too_long == "split" else None)
+            if len(pieces) > 1:
+                self.notes.tell(f"longer than {self.max_len} tokens, split")
             return EncodedLine(tuple(self._fitted([(piece,) for piece in pieces])))
         documents = self.encoder.documents(sample)
         if self.too_long == "split" and any(len(each.token_ids) > self.max_len for each in documents):

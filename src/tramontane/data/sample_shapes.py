@@ -238,15 +238,18 @@ def _preference(row: Row, notes: SampleNotes) -> Row:
     chosen, rejected = _answer(row["chosen"]), _answer(row["rejected"])
     question = _question_of(row)
     if row.get("conversations") is not None:
+        notes.tell("read as ShareGPT with two answers (conversations, chosen, rejected)")
         context = from_sharegpt(_conversations(row), with_tools=tools_of(row.get("tools")) is not None)
         return _with_pair(_without(row, "conversations"), context, chosen, rejected)
     if _is_whole(chosen) and _is_whole(rejected):  # what stands beside them repeats their beginning
+        notes.tell("read as two conversations that begin alike (chosen, rejected)")
         context, chosen, rejected = parted(chosen, rejected)
         return _with_pair(_without(row, "messages", question or ""), context, chosen, rejected)
     if row.get("messages") is not None:
         return _with_pair(row, turns_in(row["messages"]) or [], chosen, rejected)
     if question is None:
         raise DataError("chosen and rejected need a prompt, or must be whole conversations that begin alike")
+    notes.tell(f"read as a question and two answers ({question}, chosen, rejected)")
     context = turns_in(row[question]) or [{"role": "user", "content": row[question]}]
     return _with_pair(_without(row, question), context, chosen, rejected)
 
