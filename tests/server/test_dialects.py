@@ -8,10 +8,24 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from mistralai.client import models
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from tests.server.in_process import HELLO, MISTRAL, serving
 from tramontane.server.dialect import dialect_of
+from tramontane.server.schema.chat import (
+    AssistantMessage,
+    ChatRequest,
+    Function,
+    SystemMessage,
+    Tool,
+    ToolCallMessage,
+    ToolMessage,
+    UserMessage,
+)
+from tramontane.server.schema.embeddings import EmbeddingRequest
+from tramontane.server.schema.fim import FimRequest
 
 # Ids of control tokens in the small vocabulary of version 13.
 THINK, END_THINK = 22, 23
@@ -138,3 +152,17 @@ def test_a_request_that_shows_neither_gets_what_the_server_is_set_to(
     with serving({"chat": checkpoints["chat"]}, tmp_path, dialect="mistral") as client:
         assert "prefix" in chat(client, {}, model="chat", seed=None)["message"]
         assert "refusal" in chat(client, {}, model="chat", seed=1)["message"]
+
+
+def test_no_field_that_mistrals_client_can_send_is_unknown() -> None:
+    """It is held to the fields there are, so they must be all of its own."""
+    pairs: tuple[tuple[type[BaseModel], type[BaseModel]], ...] = (
+        *((models.ChatCompletionRequest, ChatRequest), (models.ChatCompletionStreamRequest, ChatRequest)),
+        *((models.FIMCompletionRequest, FimRequest), (models.EmbeddingRequest, EmbeddingRequest)),
+        *((models.AssistantMessage, AssistantMessage), (models.UserMessage, UserMessage)),
+        *((models.SystemMessage, SystemMessage), (models.ToolMessage, ToolMessage)),
+        *((models.ToolCall, ToolCallMessage), (models.Tool, Tool), (models.Function, Function)),
+    )
+    for theirs, ours in pairs:
+        sent = {field.alias or name for name, field in theirs.model_fields.items()}
+        assert sent <= set(ours.model_fields), theirs.__name__
