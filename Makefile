@@ -3,7 +3,7 @@
 #   make serve [MODEL=…]  Mistral's API on port 8000   make bench      measure this machine
 #   make test             all tests                    make gpu-check  test and measure a CUDA GPU, 8 minutes
 #   make quick            those that take a minute     make docs       regenerate docs/cli.md and docs/api.md
-#   make install          set-up alone
+#   make clients          other people's clients       make install    set-up alone
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help install chat serve test quick missing check bench gpu-check docs clean
+.PHONY: help install chat serve test clients quick missing check bench gpu-check docs clean
 help:
 	@sed -n '2,6s/^#   //p' Makefile
 
@@ -73,6 +73,21 @@ test: missing $(JUDGE)
 QUICK := $(wildcard tests/*.py) $(addprefix tests/,config documents engine formats hub model tokenizer)
 quick: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 $(QUICK)
+
+# Clients from npm and PyPI, each in an environment of its own, against a live server. npm runs nothing that they bring.
+CLIENTS := build/clients/.installed
+$(CLIENTS): tests/clients/node/package.json tests/clients/python/requirements.txt
+	@lacking=$$(.ci/missing clients | xargs); test -z "$$lacking" || { echo "needed first: sudo apt-get install --no-install-recommends $$lacking"; exit 1; }
+	@echo "== other people's clients: some 600 MB"
+	mkdir -p build/clients/node
+	cp tests/clients/node/package.json build/clients/node
+	cd build/clients/node && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	test -x build/clients/python/bin/python || $(PYTHON) -m venv build/clients/python
+	build/clients/python/bin/python -m pip --disable-pip-version-check install -r tests/clients/python/requirements.txt
+	@touch $@
+
+clients: $(DEV) $(CLIENTS)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m clients tests/clients
 
 check: $(DEV)
 	$(BIN)/ruff check .
