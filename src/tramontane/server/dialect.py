@@ -13,8 +13,9 @@ Dialect = Literal["mistral", "openai"]
 
 HEADER = "x-dialect"
 AGENTS: tuple[tuple[str, Dialect], ...] = (
-    *(("mistral-client", "mistral"), ("ai-sdk/mistral", "mistral")),
-    *(("OpenAI/", "openai"), ("AsyncOpenAI/", "openai"), ("ai-sdk/openai", "openai")),
+    ("mistral-client", "mistral"),
+    ("OpenAI/", "openai"),
+    ("AsyncOpenAI/", "openai"),
 )
 """Beginnings of the names of clients that read one of the shapes alone."""
 
