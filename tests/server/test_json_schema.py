@@ -156,7 +156,11 @@ def test_a_pattern_in_one_of_many_tools_is_named_in_a_header(app_client: TestCli
     answer = app_client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-ignored-fields"] == "tools[1].function.parameters.properties.a.pattern"
-    tools[1]["function"]["strict"] = True
+    tools[1]["function"]["parameters"] = {"type": "object", "properties": {"a_long_name_of_a_property": bad}}
+    named = app_client.post("/v1/chat/completions", json=body).headers["x-ignored-fields"]
+    assert named.startswith("tools[1].function.parameters.")
+    assert named.endswith(".properties.a.pattern")
+    tools[1]["function"] |= {"parameters": bad, "strict": True}
     answer = app_client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith("tools[1].function.parameters.properties.a.pattern ")

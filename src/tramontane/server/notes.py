@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 IGNORED = "x-ignored-fields"
 CHANGED = "x-changed-fields"
 MAX_NAMES = 20
-MAX_NAME_CHARS = 160
+MAX_NAME_CHARS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:$/@\[\]-]")
 
 
@@ -27,8 +27,12 @@ class Notes:
 
 
 def header_text(name: str) -> str:
-    """What a client sent, or a model is called, may hold anything, line ends included."""
-    return _UNSAFE.sub("?", name[:MAX_NAME_CHARS])
+    """What a client sent, or a model is called, may hold anything, line ends included. Of what is long, the middle is
+    left out: of a place inside a schema, both ends tell where it is."""
+    if len(name) > MAX_NAME_CHARS:
+        half = MAX_NAME_CHARS // 2 - 1
+        name = f"{name[:half]}..{name[-half:]}"
+    return _UNSAFE.sub("?", name)
 
 
 def _listed(names: set[str]) -> str:
