@@ -177,12 +177,18 @@ def test_lines_that_are_wrong_are_named(client: TestClient) -> None:
 def test_the_batch_and_its_requests_may_name_one_model_differently(client: TestClient) -> None:
     """As Mistral's own example does."""
     names = ("mistral-medium-latest", "chat", "mistral-small-latest")
-    requests = [{"custom_id": name, "body": {**ASK, "model": name}} for name in names]
+    requests: list[dict[str, Any]] = [{"custom_id": name, "body": {**ASK, "model": name}} for name in names]
+    requests[1]["body"]["max_token"] = 5
     made = create(client, {"model": "mistral-small-latest", "endpoint": CHAT, "requests": requests})
     job = ended(client, f"/v1/batch/jobs/{made['id']}")
     assert (job["status"], job["succeeded_requests"]) == ("SUCCESS", 3)
     models = {line["response"]["body"]["model"] for line in lines_of(client, job["output_file"])}
     assert models == {"mistral-small-latest"}
+    assert [line["response"]["body"].get("x-ignored-fields") for line in lines_of(client, job["output_file"])] == [
+        None,
+        "max_token",
+        None,
+    ]
     for name in ("none", "coder", ["chat"]):
         body = {"model": "chat", "endpoint": CHAT, "requests": [{"body": {**ASK, "model": name}}]}
         answer = client.post("/v1/batch/jobs", json=body)

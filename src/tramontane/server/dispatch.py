@@ -27,8 +27,9 @@ async def dispatch(
     dialect: Dialect = "mistral",
     priority: int = 0,
 ) -> tuple[int, dict[str, Any]]:
-    """Status and body of `POST endpoint` with this body, not streamed, as HTTP would give them. Never raises but for
-    cancellation, which frees what the call holds."""
+    """Status and body of `POST endpoint` with this body, not streamed, as HTTP would give them; what its headers would
+    say of the request's fields stands in the body too. Never raises but for cancellation, which frees what the call
+    holds."""
     known = ENDPOINTS.get(endpoint)
     services: Services = app.state.services
     path = "unknown" if known is None else endpoint
@@ -39,7 +40,7 @@ async def dispatch(
             raise ApiError(404, f"no endpoint {endpoint}; known are {', '.join(sorted(ENDPOINTS))}", param="endpoint")
         answer = await known.run(call, body)
         status = 200
-        return status, answer
+        return status, {**answer, **call.notes.headers}
     except asyncio.CancelledError:
         status = CLIENT_GONE
         raise
