@@ -102,6 +102,46 @@ def test_every_answer_is_learned_once_where_the_tools_are_visible(name: str) -> 
         assert documents[0].token_ids[: len(prompt)].tolist() == prompt
 
 
+@pytest.mark.parametrize("name", [name for name in VERSIONS if name != "v1"])
+def test_each_document_is_a_conversation_as_mistral_common_writes_it(name: str) -> None:
+    version, rng = name.partition("-")[0], random.Random(f"documents of {name}")
+    encoder, shown = SampleEncoder(ours(name)), ours(name).control_id("[AVAILABLE_TOOLS]")
+    num_documents = num_samples = 0
+    for _ in range(50):
+        messages, tools = generate(rng, version)
+        messages = [{key: value for key, value in message.items() if key != "prefix"} for message in messages]
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        try:
+            documents = encoder.documents(parse_chat({"messages": messages, "tools": tools}))
+        except DataError:
+            continue
+        ends = [n for n in range(1, len(messages) + 1) if [m["role"] for m in messages[n - 1 : n]] == ["assistant"]]
+        expected = [judged(theirs(name), messages[:end], tools, ValidationMode.finetuning) for end in ends]
+        for document in documents:
+            ids = document.token_ids.tolist()
+            assert ids in expected
+            assert document.mask.any()
+            assert shown not in ids or ids.index(shown) < document.mask.tolist().index(True)
+        num_documents += len(documents)
+        num_samples += 1
+    assert num_samples > 40
+    assert (num_documents > 1.3 * num_samples) == (version != "v13")
+
+
+def test_what_can_be_learned_nowhere_is_refused(tokenizer: Tokenizer) -> None:
+    greeting = {"role": "assistant", "content": "Welcome."}
+    sample = parse_chat({"messages": [greeting, USER, {**ANSWER, "weight": 0}], "tools": GOOD["tools"]})
+    with pytest.raises(DataError, match="nothing of it can be learned in this chat format"):
+        SampleEncoder(tokenizer).documents(sample)
+
+
+def test_blank_space_beside_an_answer_does_not_unlearn_it(tokenizer: Tokenizer) -> None:
+    blank = {"role": "assistant", "content": "  "}
+    (document,) = SampleEncoder(tokenizer).documents(parse_chat({"messages": [USER, ANSWER, blank]}))
+    assert learned_text(tokenizer, document)[0].startswith("12.")
+
+
 def test_a_conversation_without_tools_is_one_document(tokenizer: Tokenizer) -> None:
     sample = parse_chat({"messages": [USER, ANSWER, USER, ANSWER]})
     (document,) = SampleEncoder(tokenizer).documents(sample)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from tramontane.data.sample_notes import SampleNotes
@@ -81,7 +82,12 @@ def parse_chat(value: Mapping[str, Any], notes: SampleNotes | None = None, *, th
     if not any(weights):
         raise DataError("every assistant message has weight 0, so there is nothing to learn; give one weight 1")
     _check_neighbours(messages, weights)
-    reasons = [_why_not_learned(message, tools) for message in messages if message.role == "assistant"]
+    reasons = [
+        reason
+        for role, group in groupby(messages, key=lambda message: message.role)
+        if role == "assistant"
+        for reason in _why_not_learned(list(group), tools)
+    ]
     is_learned = tuple(bool(w) and reason is None for w, reason in zip(weights, reasons, strict=True))
     unlearned = [reason for w, reason in zip(weights, reasons, strict=True) if w and reason is not None]
     if not any(is_learned):
@@ -290,18 +296,23 @@ def _check_neighbours(messages: Sequence[Message], weights: Sequence[int]) -> No
         before = weight
 
 
-def _why_not_learned(message: Message, tools: Sequence[Tool]) -> str | None:
-    """What makes an answer one that a model must not learn: silence, tools it cannot see, arguments nobody can read."""
-    if not message.tool_calls and all(isinstance(chunk, str) and not chunk.strip() for chunk in message.chunks):
-        return "answers of nothing but blank space"
-    declared = {tool.name for tool in tools}
-    for call in message.tool_calls:
-        if call.name not in declared:
-            return "calls of functions that are not declared; add them to tools"
-        try:
-            arguments = from_json(normal_json(call.arguments_json))
-        except TokenizerError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            return "calls whose arguments are no JSON object"
-    return None
+def _why_not_learned(turn: Sequence[Message], tools: Sequence[Tool]) -> list[str | None]:
+    """For each message of one turn what makes the turn one that a model must not learn: silence, tools it cannot see,
+    arguments nobody can read. None where nothing does."""
+    calls = [call for message in turn for call in message.tool_calls]
+    chunks = [chunk for message in turn for chunk in message.chunks]
+    reason = None
+    if not calls and all(isinstance(chunk, str) and not chunk.strip() for chunk in chunks):
+        reason = "answers of nothing but blank space"
+    elif not {call.name for call in calls} <= {tool.name for tool in tools}:
+        reason = "calls of functions that are not declared; add them to tools"
+    elif not all(_has_object(call) for call in calls):
+        reason = "calls whose arguments are no JSON object"
+    return [reason] * len(turn)
+
+
+def _has_object(call: ToolCall) -> bool:
+    try:
+        return isinstance(from_json(normal_json(call.arguments_json)), dict)
+    except TokenizerError:
+        return False

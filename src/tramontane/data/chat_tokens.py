@@ -52,9 +52,12 @@ class SampleEncoder:
         before the last question hide them from earlier answers: then each question, with what leads to it and what
         answers it, is a document of its own, as serving renders it. Raises DataError as `chat` does."""
         turns = self._turns(sample)
-        if not _hides_tools(sample, turns):
-            return [self._encoded(sample, turns)]
-        return [self.chat(part) for part in _by_question(sample)]
+        is_hidden = _hides_tools(sample, turns)
+        found = [self.chat(part) for part in _by_question(sample)] if is_hidden else [self._encoded(sample, turns)]
+        learned = [document for document in found if document.mask.any()]
+        if not learned:
+            raise DataError("nothing of it can be learned in this chat format: no answer follows what it needs to know")
+        return learned
 
     def text(self, text: str, piece_len: int | None = None) -> list[EncodedSample]:
         """A text, learned whole, in pieces of at most `piece_len` tokens, each begun as texts are; the last has the
