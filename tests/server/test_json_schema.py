@@ -163,4 +163,10 @@ def test_a_pattern_in_one_of_many_tools_is_named_in_a_header(app_client: TestCli
     tools[1]["function"] |= {"parameters": bad, "strict": True}
     answer = app_client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
-    assert answer.json()["message"].startswith("tools[1].function.parameters.properties.a.pattern ")
+    message = answer.json()["message"]
+    assert message.startswith('tools[1].function.parameters.properties.a.pattern: a grammar cannot hold "(?=x)"')
+    never = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 5, "maximum": 3}}, "required": ["a"]}
+    tools[1]["function"] |= {"parameters": never, "strict": False}
+    answer = app_client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("tools[1].function.parameters cannot be compiled: ")

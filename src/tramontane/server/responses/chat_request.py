@@ -91,11 +91,14 @@ def _tools(request: ResponseInput, notes: Notes | None) -> tuple[list[dict[str, 
         case NamedFunction():
             return tools, {"type": "function", "function": {"name": choice.name}}
         case AllowedTools():
-            names = {tool.get("name") for tool in choice.tools if tool.get("type") == "function"}
-            if unknown := names - {tool["function"]["name"] for tool in tools}:
-                raise ApiError(400, f"tool_choice names {min(map(str, unknown))!r}, which is not in tools")
-            tools = [tool for tool in tools if tool["function"]["name"] in names]
-            choice = choice.mode
+            allowed = [
+                {"type": "function", "function": {"name": tool.get("name")}}
+                for tool in choice.tools
+                if tool.get("type") == "function"
+            ]
+            if not allowed:
+                raise ApiError(400, "tool_choice allows none of the tools that run here", param="tool_choice")
+            return tools, {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": allowed}}
         case OtherTool():
             raise ApiError(400, f"tool_choice: tools of type {choice.type} do not run here", param="tool_choice")
     if choice == "required" and request.tools and not tools:

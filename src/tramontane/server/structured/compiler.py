@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from tramontane.tokenizer.chat import encode_infilling
 MAX_GRAMMAR_CHARS = 256 * 1024
 MAX_SCHEMA_CHARS = 128 * 1024
 MAX_DEPTH = 64  # of a schema; llguidance's own parsers give up at about 100
+_AT_LINE = re.compile(r"at (\d+)\(\d+\): ")
+_ARGUMENTS = re.compile(r"arguments_(\d+): ")  # a tool's rule: see tool_grammar
 MAX_CACHED = 64
 MAX_CACHED_CHARS = 16 * 1024
 # A step of a hostile grammar takes at most some 15 ms with these, and its tables some 40 MB.
@@ -65,7 +68,7 @@ class GrammarCompiler:
         if not matcher.is_error():
             matcher.compute_bitmask()  # what is wrong with the beginning shows here
         if matcher.is_error():
-            raise ApiError(400, f"the format asked for cannot be compiled: {_one_line(matcher.get_error())}")
+            raise ApiError(400, _fault(grammar, _one_line(matcher.get_error())))
         return matcher.deep_copy()
 
 
@@ -98,6 +101,16 @@ def _depth(value: Any) -> int:
         children = current.values() if isinstance(current, Mapping) else current if isinstance(current, list) else ()
         pending += [(child, level + 1) for child in children if isinstance(child, Mapping | list)]
     return deepest
+
+
+def _fault(grammar: str, message: str) -> str:
+    """What cannot be compiled: of several tools, the one whose line of the grammar llguidance names."""
+    lines, source = grammar.splitlines(), "the format asked for"
+    if found := _AT_LINE.match(message):
+        line = lines[int(found[1]) - 1] if 0 < int(found[1]) <= len(lines) else ""
+        if tool := _ARGUMENTS.match(line):
+            source, message = f"tools[{tool[1]}].function.parameters", message[found.end() :]
+    return f"{source} cannot be compiled: {message}"
 
 
 def _one_line(message: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from tramontane.server.errors import ApiError
+from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
 from tramontane.server.notes import Notes
 
 MAX_EXACT = 2**53
@@ -62,7 +62,7 @@ class _Work:
     def copy(self, schema: Mapping[str, Any], place: str, *, may_close: bool) -> dict[str, Any]:
         kept = dict(schema)
         for name in _left_out(schema):
-            self.leave_out(f"{place}.{name}")
+            self.leave_out(f"{place}.{name}", kept[name])
             del kept[name]
         self._copy_patterns(kept, place)
         values = _number_values(schema)
@@ -94,9 +94,10 @@ class _Work:
     def inside(self, schema: Any, place: str, *, may_close: bool) -> Any:
         return self.copy(schema, place, may_close=may_close) if isinstance(schema, Mapping) else schema
 
-    def leave_out(self, name: str) -> None:
+    def leave_out(self, name: str, value: Any) -> None:
         if self.strict:
-            raise ApiError(400, f"{name} cannot be held to by a grammar; leave it out, or strict", param=name)
+            said = shortened(json.dumps(value, ensure_ascii=False), MAX_ECHO_CHARS)
+            raise ApiError(400, f"{name}: a grammar cannot hold {said}; leave it out, or strict", param=name)
         if self.notes is not None:
             self.notes.ignored.add(name)
 
@@ -106,7 +107,7 @@ class _Work:
             return
         unknown = [pattern for pattern in patterns if not is_held("pattern", pattern)]
         for pattern in unknown:
-            self.leave_out(f"{place}.patternProperties.{pattern}")
+            self.leave_out(f"{place}.patternProperties.{pattern}", pattern)
         if unknown:
             kept["patternProperties"] = {key: value for key, value in patterns.items() if key not in unknown}
             if kept.get("additionalProperties") is False:  # would now forbid what the pattern allows
