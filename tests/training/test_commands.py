@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,100 @@ def test_choices_follow_the_data(tmp_path: Path, chat_checkpoint: Path) -> None:
     context = open_checkpoint(chat_checkpoint).config.max_seq_len
     with pytest.raises(ConfigError, match=f"max_len={context + 1} is more than the {context} tokens"):
         finetune_recipe(FinetuneOptions(model=chat_checkpoint, data=data, run=tmp_path / "run", max_len=context + 1))
+
+
+def test_a_run_is_gone_on_with_only_as_it_was_begun(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 8)
+    other = conversations(tmp_path / "other.jsonl", 9)
+    folder = ["--run", str(tmp_path / "run")]
+    begun = ["finetune", str(chat_checkpoint), str(data), *folder, "--epochs", "2", "--rank", "4", "--seed", "3"]
+    assert run([*begun, "--max-seconds", "0.01"]) == 75
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("stopped by time after step 1; go on with: tramontane finetune")
+    assert said[-1].endswith("--resume")
+    assert said[-2].startswith("step 1  loss ")
+    short = ["finetune", str(chat_checkpoint), str(data), *folder, "--resume"]
+    for changed, named in (
+        (["--rank", "8"], "--rank is 8 here and 4 in the run"),
+        (["--lr", "0.1"], "--lr is 0.1 here and 0.0005 in the run"),
+        (["--epochs", "3"], "--epochs is 3.0 here and 2.0 in the run"),
+        (["--steps", "3"], "--steps is 3 here and left out in the run"),
+        (["--method", "full", "--seed", "4"], "--method is full here and lora in the run; --seed is 4 here and 3"),
+        (["--valid", str(other)], "--valid is"),
+        (["--max-len", "99"], "--max-len is 99 here and 2048 in the run"),
+    ):
+        assert run([*short, *changed]) == 2
+        error = capsys.readouterr().err
+        assert named in error
+        assert error.count("\n") == 1
+    assert run(["finetune", str(chat_checkpoint), str(other), *folder, "--resume"]) == 2
+    assert f"DATA is {other}" in capsys.readouterr().err
+    moved = tmp_path / "moved.jsonl"
+    data.rename(moved)
+    assert run([*begun[:2], str(moved), *begun[3:], "--resume", "--device", "cpu"]) == 0  # the same samples elsewhere
+    capsys.readouterr()
+    assert run(short) == 0  # the file is gone, the run has what it needs
+    again = capsys.readouterr()
+    assert "already finished: trained for" in again.out
+    assert "nan" not in again.out
+    assert not again.err
+    assert run([*short, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["was_finished"], result["stopped_by"]) == (True, None)
+    assert result["loss"] == train_losses(tmp_path / "run")[-1]
+
+
+def test_a_file_that_was_changed_is_another(
+    tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 4)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run")]
+    assert run([*command, "--check"]) == 0
+    conversations(data, 5)
+    assert run([*command, "--resume"]) == 2
+    assert "DATA is" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_it_was_moved_to(tmp_path: Path, chat_checkpoint: Path) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 4)
+    command = ["finetune", str(chat_checkpoint), str(data), "--epochs", "1"]
+    assert run([*command, "--run", str(tmp_path / "run"), "--check"]) == 0
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    assert run([*command, "--run", str(tmp_path / "elsewhere"), "--resume"]) == 0
+    assert (tmp_path / "elsewhere" / "model").is_dir()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--rank", "0", "rank=0"),
+        ("--lr", "0", "lr=0"),
+        ("--lr", "nan", "lr=nan"),
+        ("--epochs", "0", "epochs=0"),
+        ("--epochs", "nan", "epochs=nan"),
+        ("--steps", "0", "steps=0"),
+        ("--max-len", "3", "longer than|more than 3"),
+        ("--weight-format", "q3_x", "q3_x"),
+        ("--device", "cuda:99", "cuda"),
+        ("--valid", "absent.jsonl", "absent.jsonl"),
+        ("--set", "lora.targets=['wx']", "wx"),
+        ("--set", "lora.dropout=1.0", "dropout=1.0"),
+        ("--set", "data.batch_len=100", "batch_len=100"),
+        ("--set", "optimizer.betas=[1.0, 0.9]", "betas"),
+        ("--set", "model.weight_format=q3_x", "q3_x"),
+    ],
+)
+def test_a_check_refuses_what_training_would(
+    option: str, value: str, told: str, tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 4)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), option, value]
+    assert run([*command, "--check"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error)
+    assert error.count("\n") == 1
+    assert run(command) == 2
+    assert re.search(told, capsys.readouterr().err)

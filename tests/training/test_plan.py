@@ -76,7 +76,7 @@ def test_throughput_is_that_of_real_updates() -> None:
     found = measure_throughput(config, torch.device("cpu"), microbatch_len=128, document_len=64, seconds=0.1)
     assert found.tokens_per_s > 0
     assert found.flops_per_s == pytest.approx(found.tokens_per_s * training_flops(config, (64,)) / 64)
-    assert 0 < found.share_of_peak < 1
+    assert 0 < found.share_of_peak <= 1
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

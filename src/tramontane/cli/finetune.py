@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="A folder or a pulled hub id to start from; a LoRA adapter is gone on with.")
     ],
@@ -78,16 +80,33 @@ def finetune(
     format, or with --method full a whole checkpoint. Where MODEL is an adapter, training goes on from its weights, with
     --method full from the model it makes of its base. RUN/recipe.toml holds everything that was chosen.
     """
+    from tramontane.cli.finetune_arguments import file_arguments, require_same_arguments, save_arguments
     from tramontane.data.sample_files import UnsoundFileError
     from tramontane.loading.named_model import find_model
-    from tramontane.training.finetune import FinetuneOptions, finetune_recipe, with_steps_of_epochs
+    from tramontane.training.finetune import FinetuneOptions, finetune_recipe, in_folder, with_steps_of_epochs
     from tramontane.training.recipe import read_recipe, write_recipe
 
     saved = run / "recipe.toml"
-    if not (resume and saved.exists()):
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if {"epochs", "steps"} <= given:
+        raise ConfigError("give --epochs or --steps, not both")
+    named = find_model(model, base)
+    arguments: dict[str, Any] = {
+        "MODEL": str((named.adapter or named.path).resolve()),
+        "DATA": file_arguments(data),
+        "--base": None if base is None else str(named.path.resolve()),
+        "--valid": None if valid is None else file_arguments([valid]),
+        **{"--task": task, "--method": method, "--loss": loss, "--epochs": epochs, "--steps": steps, "--lr": lr},
+        **{"--rank": rank, "--weight-format": weight_format, "--max-len": max_len, "--too-long": too_long},
+        **{"--skip-invalid": skip_invalid, "--seed": seed},
+    }
+    if resume and saved.exists():
+        flags = {"MODEL", "DATA", *(f"--{name.replace('_', '-')}" for name in given)}
+        require_same_arguments(run, {name: value for name, value in arguments.items() if name in flags})
+    else:
         if (run / "checkpoints").exists() and any((run / "checkpoints").iterdir()):
             raise ConfigError(f"{run} already holds checkpoints; --resume goes on, another --run begins anew")
-        named = find_model(model, base)
         options = FinetuneOptions(
             model=named.path,
             adapter=named.adapter,
@@ -116,17 +135,22 @@ def finetune(
             raise
         durable.make_folder(run)
         durable.write(saved, write_recipe(recipe))
+        resolved = {"--lr": recipe.optimizer.lr, "--rank": None if recipe.lora is None else recipe.lora.rank}
+        save_arguments(run, arguments | resolved)
         if not check and not as_json:
             for note in notes_of(recipe):
                 print(printable(note))
-    recipe = read_recipe(saved, changes or ())
+    recipe = in_folder(read_recipe(saved, changes or ()), run)
+    if "device" in given:
+        recipe = replace(recipe, machine=replace(recipe.machine, device=device))
     if not any(change.startswith("schedule.num_steps=") for change in changes or ()):
         recipe = with_steps_of_epochs(recipe)
     if check:
         say_estimate(recipe, as_json=as_json)
         durable.write(saved, write_recipe(recipe))
         return
-    run_training(recipe, resume=resume, max_seconds=max_seconds, as_json=as_json)
+    again = shlex.join(["tramontane", "finetune", model, *data, "--run", str(run), "--resume"])
+    run_training(recipe, again, resume=resume, max_seconds=max_seconds, as_json=as_json)
 
 
 def problems_of(error: UnsoundFileError) -> dict[str, Any]:
@@ -166,8 +190,10 @@ def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
         print(printable(f"{problem['split']}: line {problem['line']} is skipped: {problem['message']}"))
     print(
         printable(
-            f"{recipe.run}: {amount(expected.data_tokens)} tokens of samples, {expected.epochs:.1f} times in "
-            f"{expected.num_steps} updates of {amount(expected.train_tokens_per_step)}; about "
-            f"{expected.expected_seconds / 60:.1f} minutes on this machine. --resume begins."
+            f"{recipe.run}: {amount(expected.data_tokens)} tokens of samples, each sample seen "
+            f"{expected.epochs:.3g} times in {expected.num_steps} update{'s' if expected.num_steps > 1 else ''} of "
+            f"about {amount(expected.train_tokens_per_step)} tokens ({expected.padding_share:.0%} padding beside); "
+            f"about {expected.expected_seconds / 60:.1f} minutes and {amount(expected.memory_bytes, 'B')} of memory on "
+            "this machine. --resume begins."
         )
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,11 +41,14 @@ def pretrain(
     """
     from tramontane.training.recipe import read_recipe
 
-    run_training(read_recipe(recipe, changes or ()), resume=resume, max_seconds=max_seconds, as_json=as_json)
+    sets = [part for change in changes or () for part in ("--set", change)]
+    again = shlex.join(["tramontane", "pretrain", str(recipe), *sets, "--resume"])
+    read = read_recipe(recipe, changes or ())
+    run_training(read, again, resume=resume, max_seconds=max_seconds, as_json=as_json)
 
 
-def run_training(recipe: Recipe, *, resume: bool, max_seconds: float | None, as_json: bool) -> None:
-    """Train and report; exits with STOPPED_EARLY if there is more to do."""
+def run_training(recipe: Recipe, again: str, *, resume: bool, max_seconds: float | None, as_json: bool) -> None:
+    """Train and report; exits with STOPPED_EARLY if there is more to do, which the command line `again` does."""
     from tramontane.training.run import train
 
     sampler = None if recipe.lora is not None or recipe.task.kind == "classify" else sample
@@ -53,14 +59,19 @@ def run_training(recipe: Recipe, *, resume: bool, max_seconds: float | None, as_
             {
                 "run": str(result.run),
                 "step": result.step,
-                "loss": result.loss,
+                "loss": result.loss if math.isfinite(result.loss) else None,
                 "stopped_by": result.stopped_by,
+                "was_finished": result.was_finished,
                 "model": str(out) if result.stopped_by is None else None,
             }
         )
     elif result.stopped_by is None:
-        print(printable(f"{out}: trained for {result.step} steps, loss {result.loss:.4f}"))
+        before = "already finished: " if result.was_finished else ""
+        print(printable(f"{out}: {before}trained for {result.step} steps, loss {result.loss:.4f}"))
     if result.stopped_by is not None:
+        print(
+            printable(f"stopped by {result.stopped_by} after step {result.step}; go on with: {again}"), file=sys.stderr
+        )
         raise typer.Exit(STOPPED_EARLY)
 
 

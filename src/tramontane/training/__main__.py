@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TramontaneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if result.stopped_by is None else 75
+    if result.stopped_by is not None:
+        print(f"stopped by {result.stopped_by} after step {result.step}; --resume goes on", file=sys.stderr)
+        return 75
+    return 0
 
 
 if __name__ == "__main__":

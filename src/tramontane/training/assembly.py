@@ -71,18 +71,7 @@ def choose_machine(recipe: Recipe, world: World) -> Machine:
 def assemble(recipe: Recipe, machine: Machine) -> Parts:
     """Everything the recipe names. Raises ConfigError, DataError or CheckpointError; writes nothing."""
     world = machine.world
-    train = _open(recipe.data.train)
-    valid = _open(recipe.data.valid) if recipe.data.valid else None
-    num_microbatches, rest = divmod(recipe.data.batch_len, recipe.data.microbatch_len * world.size)
-    if rest:
-        raise ConfigError(
-            f"batch_len={recipe.data.batch_len} must be a multiple of microbatch_len={recipe.data.microbatch_len} "
-            f"times {world.size} processes"
-        )
-    if valid is not None and valid.vocab_size != train.vocab_size:
-        raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
-    vocabulary = _vocabulary(recipe)
-    targets = read_targets(Path(recipe.data.train[0])) if recipe.task.kind == "classify" else None
+    train, valid, targets, vocabulary = open_inputs(recipe, machine)
     torch.manual_seed(recipe.seed)  # adapters start the same on every process
     model, adapter = _model(recipe, train, machine)
     task = _task(recipe, model, targets, machine)
@@ -105,7 +94,7 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
         recipe.schedule,
         open_stream(recipe, train, targets, world),
         placement=Placement(machine.device, windows, min(longest, recipe.data.microbatch_len), machine.is_compiled),
-        num_microbatches=num_microbatches,
+        num_microbatches=recipe.data.batch_len // (recipe.data.microbatch_len * world.size),
         max_grad_norm=recipe.optimizer.max_grad_norm,
         ema=None if decay is None else Ema(dict(optimizers.params), decay),
         world=world,
@@ -119,6 +108,31 @@ def assemble(recipe: Recipe, machine: Machine) -> Parts:
         frozenset() if targets is None else targets.single,
     )
     return Parts(trainer, _evaluator(recipe, valid, targets), release)
+
+
+def open_inputs(recipe: Recipe, machine: Machine) -> tuple[ShardSet, ShardSet | None, Targets | None, Vocabulary]:
+    """What training reads, all but weights. Raises for whatever `assemble` would refuse before it loads them, so that
+    a check refuses it too."""
+    world = machine.world
+    train = _open(recipe.data.train)
+    valid = _open(recipe.data.valid) if recipe.data.valid else None
+    rest = recipe.data.batch_len % (recipe.data.microbatch_len * world.size)
+    if rest:
+        raise ConfigError(
+            f"batch_len={recipe.data.batch_len} must be a multiple of microbatch_len={recipe.data.microbatch_len} "
+            f"times {world.size} processes"
+        )
+    if valid is not None and valid.vocab_size != train.vocab_size:
+        raise DataError("data.valid was built with another tokenizer than data.train; build both with one")
+    vocabulary = _vocabulary(recipe)
+    targets = read_targets(Path(recipe.data.train[0])) if recipe.task.kind == "classify" else None
+    if recipe.model.checkpoint is not None:
+        checkpoint = open_checkpoint(Path(recipe.model.checkpoint))
+        _require_vocabulary(checkpoint.config.vocab_size, train)
+        packed_format(recipe, checkpoint, machine)
+    open_stream(recipe, train, targets, world)
+    _evaluator(recipe, valid, targets)
+    return train, valid, targets, vocabulary
 
 
 def _vocabulary(recipe: Recipe) -> Vocabulary:
@@ -146,7 +160,7 @@ def _model(recipe: Recipe, train: ShardSet, machine: Machine) -> tuple[Transform
         _require_vocabulary(checkpoint.config.vocab_size, train)
         model = load_model(
             checkpoint,
-            weight_format=_packed_format(recipe, checkpoint, machine),
+            weight_format=packed_format(recipe, checkpoint, machine),
             dtype=str(held).removeprefix("torch."),
             device=str(machine.device),
             ops=TrainingOps(compiled=machine.is_compiled),
@@ -177,7 +191,7 @@ def _start(recipe: Recipe, model: Transformer) -> AdapterConfig:
     return start
 
 
-def _packed_format(recipe: Recipe, checkpoint: Checkpoint, machine: Machine) -> str | None:
+def packed_format(recipe: Recipe, checkpoint: Checkpoint, machine: Machine) -> str | None:
     """What the frozen base is packed as; None: plain tensors."""
     if recipe.model.weight_format is None:
         return None

@@ -85,6 +85,8 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         raise ConfigError(f"{options.model} is no folder of float weights; convert it with --layout hf and name that")
     if options.weight_format is not None and options.method == "full":
         raise ConfigError(f"weight_format={options.weight_format} packs a frozen base; use it with method lora")
+    if options.rank is not None and options.method == "full":
+        raise ConfigError(f"rank={options.rank} is that of an adapter; leave it out with method full")
     if not (options.epochs > 0 and math.isfinite(options.epochs)):
         raise ConfigError(f"epochs={options.epochs} must be a number above 0")
     if options.steps is not None and options.steps < 1:
@@ -173,6 +175,20 @@ def with_steps_of_epochs(recipe: Recipe) -> Recipe:
     num_steps = steps_of_epochs(recipe.data, train, recipe.seed)
     warmup_steps = min(recipe.schedule.warmup_steps, num_steps)
     return replace(recipe, schedule=replace(recipe.schedule, num_steps=num_steps, warmup_steps=warmup_steps))
+
+
+def in_folder(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe of a run that lies in `run` by now, with the samples in it."""
+    before = Path(recipe.run)
+
+    def moved(folders: tuple[str, ...]) -> tuple[str, ...]:
+        paths = [Path(folder) for folder in folders]
+        return tuple(
+            str(run / path.relative_to(before)) if path.is_relative_to(before) else str(path) for path in paths
+        )
+
+    data = replace(recipe.data, train=moved(recipe.data.train), valid=moved(recipe.data.valid))
+    return replace(recipe, run=str(run), data=data)
 
 
 def _microbatch_len(lens: Sequence[int], longest: int, wanted: int) -> int:

@@ -32,23 +32,25 @@ def training_flops(config: ModelConfig, document_lens: Sequence[int], *, trains_
 
 
 def measure_matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
-    """Floating-point operations per second of a large square matrix product: the ceiling to compare with.
+    """Floating-point operations per second of square matrix products: the ceiling to compare with.
 
-    The best of the repetitions that fit into `seconds`: other programs on the machine only ever slow it down.
+    The best repetition of any size, each with its part of `seconds`: other programs on the machine only ever slow it
+    down, so that many short products find the moments in which nothing else runs.
     """
-    for size in (8192,) if device.type == "cuda" else (256, 1024):
+    on_gpu = device.type == "cuda"
+    best = 0.0
+    for size in (8192,) if on_gpu else (256, 512, 1024):
         generator = torch.Generator(device).manual_seed(0)
         left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-        best = float("inf")
-        end = time.monotonic() + seconds
-        repetitions = 0
-        while repetitions < 3 or (size > 256 and time.monotonic() < end):
+        end = time.monotonic() + seconds / (1 if on_gpu else 3)
+        while True:
             start = time.perf_counter()
             left @ right
-            if device.type == "cuda":
+            if on_gpu:
                 torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - start)
-            repetitions += 1
-        if 64 * best > seconds:  # processors without this type's products take minutes for large ones
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+            if time.monotonic() >= end:
+                break
+        if 2 * (2 * size) ** 3 / best > seconds:  # processors without this type's products take minutes for large ones
             break
-    return float(2 * size**3 / best)
+    return best

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class Sink(Protocol):
-    """Takes every row; a row holds `kind` (train, held_out, sample, event), `step`, `tokens` and values by name."""
+    """Takes every row: its `kind` (train, held_out, sample, event, end), `step`, `tokens` and values by name."""
 
     def write(self, row: Row) -> None: ...
 
@@ -101,6 +101,8 @@ class Terminal:
             self._bar.start()
 
     def write(self, row: Row) -> None:
+        if row["kind"] == "end":  # whoever began the run says how it ended, below the last line
+            return
         line = describe(row)
         if self._bar is None:
             print(line, file=self._stream, flush=True)
@@ -119,8 +121,9 @@ def describe(row: Row) -> str:
     """One row as one line for people."""
     step = f"step {row['step']}"
     if row["kind"] == "train":
+        rates = "  ".join(f"{name} {row[name]:.3g}" for name in ("lr", "muon_lr") if name in row)
         line = (
-            f"{step}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  lr {row['lr_factor']:.3f}  "
+            f"{step}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  {rates}  "
             f"norm {row['grad_norm']:.2f}  {row['tokens_per_second']:,.0f} tokens/s  "
             f"{row['share_of_peak']:.1%} of peak"
         )

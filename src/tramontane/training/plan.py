@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tramontane.config import ModelConfig
 from tramontane.errors import ConfigError
 from tramontane.training.flops import forward_flops, training_flops
+from tramontane.training.memory import activation_bytes
 from tramontane.training.recipe import ModelRecipe
 
 E, A, ALPHA, B, BETA = 1.8172, 482.01, 0.3478, 2085.43, 0.3658
@@ -183,15 +184,12 @@ def over_trained(runs: Sequence[Run], machine: Machine, *, document_len: int, mi
     return found
 
 
-def training_memory_bytes(config: ModelConfig, microbatch_len: int, activation_bytes: int = 4) -> int:
+def training_memory_bytes(config: ModelConfig, microbatch_len: int, itemsize: int = 4) -> int:
     """About: float32 weights and gradients, one moment for the matrices of layers (Muon) and two for the rest, and
     what a layer keeps for its backward pass (inputs of norms and products, queries, keys, values, gates)."""
     embeddings = config.vocab_size * config.dim * (1 if config.tied_embeddings else 2)
     held = 4 * (2 * config.num_parameters() + (config.num_parameters() - embeddings) + 2 * embeddings)
-    active = 1 if config.moe is None else config.moe.num_experts_per_tok
-    heads = 2 * config.n_heads + 2 * config.n_kv_heads
-    kept = 4 * config.dim + heads * config.head_dim + 3 * config.hidden_dim * active
-    return held + microbatch_len * config.n_layers * kept * activation_bytes
+    return held + activation_bytes(config, microbatch_len, itemsize)
 
 
 def require_positive(**values: float | None) -> None:

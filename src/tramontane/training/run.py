@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from tramontane.training.assembly import assemble, choose_machine
 from tramontane.training.checkpointer import Checkpointer, read_state
 from tramontane.training.distributed import World, join_world, leave_world
 from tramontane.training.flops import measure_matmul_rate
-from tramontane.training.metrics import Metrics
+from tramontane.training.metrics import Metrics, read_rows
 from tramontane.training.muon import full_tensor
 from tramontane.training.recipe import Recipe, write_recipe
 from tramontane.training.stopping import Deadline, StopRequest
@@ -38,6 +39,7 @@ class RunResult:
     step: int
     loss: float
     stopped_by: str | None
+    was_finished: bool = False  # before this call, which then did nothing
 
 
 def train(
@@ -48,6 +50,9 @@ def train(
 
     Raises ConfigError, DataError or CheckpointError before anything is written.
     """
+    finished = _finished(recipe) if resume else None
+    if finished is not None:
+        return finished
     deadline = Deadline(max_seconds)
     threads = set_threads(recipe.machine.threads)
     keep_freed_memory()
@@ -58,6 +63,20 @@ def train(
             return run.train(deadline)
     finally:
         leave_world(world)
+
+
+def _finished(recipe: Recipe) -> RunResult | None:
+    """The result of a run that has made all its updates and its model."""
+    folder = Path(recipe.run)
+    steps = Checkpointer(folder, keep=1).steps()
+    if not steps or steps[-1] < recipe.schedule.num_steps or not (folder / "model").is_dir():
+        return None
+    return RunResult(folder, steps[-1], _last_loss(folder), None, was_finished=True)
+
+
+def _last_loss(folder: Path) -> float:
+    losses = [row["loss"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "train"]
+    return math.nan if not losses or losses[-1] is None else float(losses[-1])
 
 
 class Run:
@@ -95,7 +114,7 @@ class Run:
     def train(self, deadline: Deadline) -> RunResult:
         """Update until the last step or a reason to stop, with everything that is due in between."""
         recipe = self.recipe
-        loss = float("nan")
+        loss = _last_loss(self.folder)
         saved_at, saved_step = time.monotonic(), self.trainer.step
         stopped_by: str | None = None
         with StopRequest() as stop:
@@ -130,7 +149,9 @@ class Run:
             if self.trainer.step >= recipe.schedule.num_steps:
                 stopped_by = None
                 self.release()
-        self.event("done" if stopped_by is None else f"stopped by {stopped_by}; resume to go on")
+        self._write(
+            {"kind": "end", **self._place(), "text": "done" if stopped_by is None else f"stopped by {stopped_by}"}
+        )
         if self.metrics is not None:
             self.metrics.plot()
         return RunResult(self.folder, self.trainer.step, loss, stopped_by)
@@ -198,13 +219,21 @@ class Run:
 
     def _row(self, meter: Meter) -> dict[str, Any]:
         steps_left = self.recipe.schedule.num_steps - self.trainer.step
+        means = meter.means()
+        factor, optimizer = means.pop("lr_factor"), self.recipe.optimizer
+        rates = {"lr": factor * optimizer.lr}
+        if optimizer.kind == "muon":
+            rates["muon_lr"] = factor * optimizer.muon_lr
+        rate = meter.flops / meter.seconds
+        self.matmul_rate = max(self.matmul_rate, rate)  # it was measured while something else ran
         return {
             "kind": "train",
             **self._place(),
-            **meter.means(),
+            **means,
+            **rates,
             "num_skipped": self.trainer.guard.num_skipped,
             "tokens_per_second": (self.trainer.num_token_ids - meter.first_token) / meter.seconds,
-            "share_of_peak": meter.flops / meter.seconds / self.matmul_rate,
+            "share_of_peak": rate / self.matmul_rate,
             "eta_seconds": steps_left * meter.seconds / meter.num_updates,
         }
 

@@ -27,7 +27,7 @@ class Throughput:
 
     @property
     def share_of_peak(self) -> float:
-        return self.flops_per_s / self.matmul_flops_per_s
+        return self.flops_per_s / max(self.flops_per_s, self.matmul_flops_per_s)
 
 
 def measure_throughput(
