@@ -278,7 +278,7 @@ def test_a_run_is_gone_on_with_only_as_it_was_begun(
         (["--steps", "3"], "--steps is 3 here and left out in the run"),
         (["--method", "full", "--seed", "4"], "--method is full here and lora in the run; --seed is 4 here and 3"),
         (["--valid", str(other)], "--valid is"),
-        (["--max-len", "99"], "--max-len is 99 here and 2048 in the run"),
+        (["--max-len", "99"], "--max-len is 99 here and 512 in the run"),
     ):
         assert run([*short, *changed]) == 2
         error = capsys.readouterr().err

@@ -83,7 +83,13 @@ def finetune(
     from tramontane.cli.finetune_arguments import file_arguments, require_same_arguments, save_arguments
     from tramontane.data.sample_files import UnsoundFileError
     from tramontane.loading.named_model import find_model
-    from tramontane.training.finetune import FinetuneOptions, finetune_recipe, in_folder, with_steps_of_epochs
+    from tramontane.training.finetune import (
+        FinetuneOptions,
+        finetune_recipe,
+        in_folder,
+        max_len_of,
+        with_steps_of_epochs,
+    )
     from tramontane.training.recipe import read_recipe, write_recipe
 
     saved = run / "recipe.toml"
@@ -136,7 +142,7 @@ def finetune(
         durable.make_folder(run)
         durable.write(saved, write_recipe(recipe))
         resolved = {"--lr": recipe.optimizer.lr, "--rank": None if recipe.lora is None else recipe.lora.rank}
-        save_arguments(run, arguments | resolved)
+        save_arguments(run, arguments | resolved | {"--max-len": max_len_of(options)})
         if not check and not as_json:
             for note in notes_of(recipe):
                 print(printable(note))

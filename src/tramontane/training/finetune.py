@@ -129,7 +129,7 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
     )
 
 
-def _max_len(options: FinetuneOptions) -> int:
+def max_len_of(options: FinetuneOptions) -> int:
     """Tokens of the longest sample. Raises ConfigError for more than the model reads."""
     context = open_checkpoint(options.model).config.max_seq_len
     if options.max_len is None:
@@ -236,7 +236,7 @@ def _write_files(
         KINDS[options.task],
         options.model,
         folder,
-        max_len=_max_len(options),
+        max_len=max_len_of(options),
         max_invalid_share=options.max_invalid_share,
         too_long=options.too_long,
         held_out=held_out,
