@@ -199,9 +199,21 @@ def test_calls_and_results_without_ids_are_paired() -> None:
     assert [call.id for call in sample.messages[1].tool_calls] == ["given0", "given1"]
 
 
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, ""), ("", ""), ({"knots": 12}, '{"knots": 12}'), ([1, 2], "[1, 2]"), (12, "12")]
+)
+def test_results_that_are_values_are_json(content: Any, text: str) -> None:
+    sample = deepcopy(GOOD)
+    sample["messages"][3]["content"] = content
+    assert parse_chat(sample).messages[3].chunks == (text,)
+
+
 def test_reasoning_is_read_where_it_can_be_written_and_else_told() -> None:
     messages = [GOOD["messages"][1], {"role": "assistant", "content": "Yes.", "reasoning_content": "The trees move."}]
     assert parse_chat({"messages": messages}).messages[1].chunks == (Thinking("The trees move."), "Yes.")
+    for name in ("reasoning", "thinking"):
+        other = [messages[0], {"role": "assistant", "content": "Yes.", name: "The trees move."}]
+        assert parse_chat({"messages": other}) == parse_chat({"messages": messages})
     notes = SampleNotes()
     assert parse_chat({"messages": messages}, notes, thinks=False).messages[1].chunks == ("Yes.",)
     assert notes.lines() == ("reasoning_content left out, which models of this chat format cannot write: 1",)

@@ -27,9 +27,11 @@ from tramontane.tokenizer.messages import (
     normal_json,
     read_messages,
     read_tools,
+    to_json,
 )
 
 _ANY_FORMAT = Features(mixes_content_and_calls=True, thinks=True)
+_REASONING = ("reasoning", "thinking")  # other programs' names of reasoning_content
 _MEDIA = ("audio", "image", "images", "video", "videos")
 
 
@@ -225,8 +227,14 @@ def _plain(message: Any, source: str, notes: SampleNotes, *, thinks: bool) -> An
             raise DataError(f"{source}.{key}: only text can be learned from")
     if plain.get("role") == "function":
         plain["role"] = "tool"
+    if plain.get("role") == "tool":
+        content = plain.get("content")
+        plain["content"] = content if isinstance(content, str) or _is_chunks(content) else _as_json(content, source)
     if plain.get("role") != "assistant":
         return plain
+    for key in _REASONING:
+        if isinstance(plain.get(key), str):
+            plain.setdefault("reasoning_content", plain.pop(key))
     if "function_call" in plain:
         plain["tool_calls"] = [{"function": plain.pop("function_call")}]
     if isinstance(plain.get("refusal"), str) and not plain.get("content"):
@@ -234,6 +242,18 @@ def _plain(message: Any, source: str, notes: SampleNotes, *, thinks: bool) -> An
     if not thinks and plain.pop("reasoning_content", None):
         notes.tell("reasoning_content left out, which models of this chat format cannot write")
     return plain
+
+
+def _is_chunks(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(chunk, dict) and "type" in chunk for chunk in content)
+
+
+def _as_json(result: object, source: str) -> str:
+    """The result of a tool that is a value, not text; nothing where there is none."""
+    try:
+        return "" if result is None else to_json(result)
+    except TokenizerError as error:
+        raise DataError(f"{source}.content: {error}") from None
 
 
 def _weight(message: Mapping[str, Any], source: str) -> int:
