@@ -80,4 +80,4 @@ class App:
 
     @property
     def titles(self) -> list[str]:
-        return self.page.locator(".conversation-row a").all_inner_texts()
+        return [text.split("\n")[0] for text in self.page.locator(".conversation-row a").all_inner_texts()]

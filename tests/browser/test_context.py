@@ -103,6 +103,7 @@ def test_a_message_too_long_by_itself_is_refused_in_words_and_the_conversation_l
     expect(alert).to_contain_text("attached as a file")
     expect(alert.get_by_role("button", name="Try again")).to_have_count(0)
     expect(app.page.get_by_role("note")).to_have_count(0)
+    assert used(app) < CONTEXT / 2  # what is not read takes no room
 
     bodies = app.bodies("/chat/completions")
     app.send("say: after")  # what was refused is not sent again with it

@@ -14,10 +14,11 @@ Open = Callable[..., App]
 CAN_CHAT = {"completion_chat": True}
 TOY = {"id": "toy", "object": "model", "name": "toy", "alias_of": None, "aliases": ["mistral-large-latest"],
        "max_context_length": 32768, "num_parameters": 11_147_520, "description": "A toy: facts are beyond it.",
+       "default_sampling": {"temperature": 0.5, "top_p": 0.9, "presence_penalty": 0, "frequency_penalty": 0},
        "capabilities": CAN_CHAT}  # fmt: skip
 LARGE = {"id": "large", "object": "model", "name": "large", "alias_of": None, "aliases": ["codestral-latest"],
          "max_context_length": 8192, "num_parameters": 7_248_023_552, "description": None,
-         "capabilities": CAN_CHAT}  # fmt: skip
+         "default_sampling": {"temperature": 1.0, "top_p": 1.0}, "capabilities": CAN_CHAT}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,33 @@ def test_the_facts_of_a_model_are_a_button_away(open_app: Open) -> None:
     expect(dialog).to_have_count(0)
 
 
+def test_sliders_stand_where_the_model_does(open_app: Open) -> None:
+    app = open_app()
+    app.fake("**/v1/models", json={"object": "list", "data": [TOY, LARGE]})
+    app.page.reload()
+    app.page.get_by_role("button", name="Settings of this conversation").click()
+    field = app.page.get_by_role("spinbutton", name="Temperature")
+    slider = app.page.get_by_role("slider", name="Temperature")
+    expect(field).to_have_attribute("placeholder", "default: 0.5")
+    expect(slider).to_have_value("0.5")
+    expect(app.page.get_by_role("slider", name="Presence penalty")).to_have_value("0")
+    field.fill("1.2")
+    expect(slider).to_have_value("1.2")
+    app.page.get_by_role("button", name="Back to defaults").click()
+    expect(slider).to_have_value("0.5")
+    app.page.get_by_label("Model", exact=True).select_option("large")
+    expect(field).to_have_attribute("placeholder", "default: 1")
+    expect(slider).to_have_value("1")
+    app.go("playground")
+    expect(app.page.get_by_role("spinbutton", name="Top p")).to_have_attribute("placeholder", "default: 1")
+
+
 def test_the_model_that_comes_along_is_called_a_toy(open_app: Open, default_url: str) -> None:
     app = open_app(url=default_url)
     expect(app.page.locator(".welcome")).to_contain_text("toy of 11 million weights")
     assert offered(app) == ["default"]
     app.page.get_by_role("button", name="About this model").click()
     expect(app.page.get_by_role("dialog", name="default")).to_contain_text("32,768 tokens")
+    app.page.keyboard.press("Escape")
+    app.page.get_by_role("button", name="Settings of this conversation").click()
+    expect(app.page.get_by_role("spinbutton", name="Top p")).to_have_attribute("placeholder", "default: 0.9")

@@ -14,6 +14,9 @@ from tramontane.server.models import ServedModel
 from tramontane.server.schema.answers import Error, ModelCard, ModelList
 from tramontane.server.services import ServicesDep
 
+SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+"""Fields of a request that every model has a value for where they are left out."""
+
 router = APIRouter(prefix="/v1/models", tags=["models"])
 CallerDep = Annotated[Caller, Depends(authorize("inference"))]
 
@@ -73,6 +76,7 @@ def card_of(model: ServedModel, name: str) -> dict[str, Any]:
         "aliases": [other for other in names if other != name],
         "deprecation": None,
         "default_model_temperature": model.default_sampling.temperature,
+        "default_sampling": {name: getattr(model.default_sampling, name) for name in SAMPLING},
         "capabilities": asdict(model.capabilities),
         "type": "base" if model.root is None else "fine-tuned",
         "job": model.job,

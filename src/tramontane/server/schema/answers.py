@@ -150,6 +150,7 @@ class ModelCard(BaseModel):
     aliases: list[str]
     deprecation: str | None = None
     default_model_temperature: float | None = None
+    default_sampling: dict[str, float]
     capabilities: dict[str, bool]
     type: Literal["base", "fine-tuned"]
     job: str | None = None

@@ -143,7 +143,9 @@ export class ChatPage {
 
   /** What depends on the model chosen. */
   #showModel() {
-    this.welcome.show(findModel(this.model.value));
+    const card = findModel(this.model.value);
+    this.welcome.show(card);
+    this.settings.showModel(card);
     this.#measure();
   }
 

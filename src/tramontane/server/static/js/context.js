@@ -3,6 +3,7 @@
 
 import { path } from "./conversation.js";
 import { findModel } from "./model.js";
+import { wasTooLong } from "./turn.js";
 
 const TOKENS_PER_CHAR = 1 / 3; // before anything was counted: more than most texts have
 const MESSAGE_CHARS = 12; // what a message costs beside its text, in characters
@@ -40,7 +41,8 @@ export function tokensInUse(conversation, draft) {
   const branch = conversation.messages ? path(conversation) : [];
   const rate = tokensPerChar(branch);
   const counted = lastCounted(branch);
-  const uncounted = counted ? branch.slice(branch.indexOf(counted) + 1) : branch;
+  const since = branch.indexOf(counted) + 1;
+  const uncounted = branch.filter((_, at) => at >= since && !wasTooLong(branch, at));
   const documents = uncounted.flatMap((message) => message.documents ?? []).filter(({ isLong }) => !isLong);
   const system = counted || !conversation.system ? 0 : charsOf([{ content: conversation.system }]) * rate;
   const known = counted ? counted.usage.prompt + counted.usage.completion : system;

@@ -63,9 +63,29 @@ function titleOf(message) {
   return line.length > 60 ? `${line.slice(0, 59).trimEnd()}…` : line;
 }
 
+const SNIPPET_BEFORE = 24; // characters of a snippet in front of what was found
+const SNIPPET = 120;
+
+/** The words around the first place in the messages where a word of `query` is; null where none is. */
+export function snippet(conversation, query) {
+  for (const word of wordsOf(query)) {
+    for (const { content } of conversation.messages) {
+      const at = content.toLocaleLowerCase().indexOf(word);
+      if (at === -1) continue;
+      const start = at < SNIPPET_BEFORE ? 0 : Math.max(0, content.lastIndexOf(" ", at - SNIPPET_BEFORE) + 1, at - 48);
+      return `${start > 0 ? "…" : ""}${content.slice(start, start + SNIPPET).replace(/\s+/g, " ")}`;
+    }
+  }
+  return null;
+}
+
+function wordsOf(query) {
+  return query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+}
+
 /** Whether all words of `query` are in the title or the messages. */
 export function matches(conversation, query) {
-  const words = query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf(query);
   if (!words.length) return true;
   const text = [conversation.title, ...conversation.messages.map((message) => message.content)]
     .join("\n")

@@ -51,11 +51,17 @@ export const PARAMETERS = [
   { name: "stop", label: "Stop at", hint: "Ends the answer before this text", text: true },
 ];
 
-/** Fields for `parameters` (an object, edited in place); `onChange` hears of every change. */
+/** Fields for `parameters` (an object, edited in place); `onChange` hears of every change. `showDefaults(fields, card)`
+ * tells what holds where they are empty. */
 export function parameterFields(names, parameters, onChange) {
   return PARAMETERS.filter(({ name }) => names.includes(name)).map((parameter) =>
     field(parameter, parameters, onChange),
   );
+}
+
+/** Tell in `fields` what the model of a card is asked with where nothing is given; null while none is known. */
+export function showDefaults(fields, card) {
+  for (const each of fields) each.showDefault(card?.default_sampling ?? {});
 }
 
 function field({ name, label, hint, min, max, step, slider, text }, parameters, onChange) {
@@ -67,7 +73,6 @@ function field({ name, label, hint, min, max, step, slider, text }, parameters, 
     min,
     max,
     step: slider ? "any" : step,
-    placeholder: "default",
     value: parameters[name] ?? "",
     "aria-describedby": `${id}-hint`,
     autocomplete: "off",
@@ -82,8 +87,13 @@ function field({ name, label, hint, min, max, step, slider, text }, parameters, 
       step,
       "aria-label": label,
       tabindex: "-1",
-      value: parameters[name] ?? middle(name, min, max),
     });
+  let fallback = null; // the model's own
+  const showValue = () => {
+    if (!slider) return;
+    range.value = parameters[name] ?? fallback ?? (min + max) / 2;
+    range.classList.toggle("unset", parameters[name] === undefined);
+  };
   const store = () => {
     const raw = number.value;
     const value = text ? raw : Number(raw);
@@ -93,19 +103,16 @@ function field({ name, label, hint, min, max, step, slider, text }, parameters, 
     if (isUsable) parameters[name] = value;
     else delete parameters[name];
     number.setAttribute("aria-invalid", String(!isUsable && (raw !== "" || number.validity.badInput)));
-    if (slider) range.value = parameters[name] ?? middle(name, min, max);
-    if (slider) range.classList.toggle("unset", !isUsable);
+    showValue();
     onChange();
   };
   number.addEventListener("input", store);
-  if (slider) {
-    range.classList.toggle("unset", parameters[name] === undefined);
+  if (slider)
     range.addEventListener("input", () => {
       number.value = range.value;
       store();
     });
-  }
-  return h(
+  const element = h(
     "div",
     { class: "parameter" },
     h("label", { for: id }, label),
@@ -113,10 +120,13 @@ function field({ name, label, hint, min, max, step, slider, text }, parameters, 
     range,
     h("p", { class: "hint", id: `${id}-hint` }, hint),
   );
-}
-
-function middle(name, min, max) {
-  return { temperature: 0.7, top_p: 1 }[name] ?? (min + max) / 2;
+  element.showDefault = (defaults) => {
+    fallback = defaults[name] ?? null;
+    number.placeholder = fallback === null ? "default" : `default: ${fallback}`;
+    showValue();
+  };
+  element.showDefault({});
+  return element;
 }
 
 /** The fields of a request body for `parameters`. */

@@ -4,8 +4,8 @@ import { announce } from "./announcer.js";
 import { call, callStream } from "./api.js";
 import { copyButton } from "./copy.js";
 import { h } from "./element.js";
-import { modelSelect } from "./model.js";
-import { parameterFields, requestFields } from "./parameter.js";
+import { findModel, modelSelect } from "./model.js";
+import { parameterFields, requestFields, showDefaults } from "./parameter.js";
 import { preference, setPreference } from "./preferences.js";
 import { readLogprobs, TokenView } from "./token_view.js";
 
@@ -35,6 +35,11 @@ export class PlaygroundPage {
     );
     this.copy = copyButton(() => this.tokens.text, "Copy text", { hidden: true });
     this.head = [this.model];
+    this.fields = parameterFields(NAMES, this.settingsOf.parameters, () => this.#remember({}));
+    const showModel = () => showDefaults(this.fields, findModel(this.model.value));
+    this.model.addEventListener("change", showModel);
+    document.addEventListener("models-loaded", showModel);
+    showModel();
     this.element = this.#build();
   }
 
@@ -103,7 +108,7 @@ export class PlaygroundPage {
     const panel = h(
       "section",
       { class: "playground-settings", "aria-label": "Parameters" },
-      parameterFields(NAMES, this.settingsOf.parameters, () => this.#remember({})),
+      this.fields,
       h(
         "div",
         { class: "parameter" },

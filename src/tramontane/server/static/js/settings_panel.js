@@ -2,13 +2,14 @@
 
 import { h } from "./element.js";
 import { iconButton } from "./icon_button.js";
-import { parameterFields } from "./parameter.js";
+import { parameterFields, showDefaults } from "./parameter.js";
 
 const NAMES = ["temperature", "top_p", "max_tokens", "random_seed", "stop", "presence_penalty", "frequency_penalty"];
 
 export class SettingsPanel {
   constructor(onChange) {
     this.onChange = onChange;
+    this.card = null; // of the model that is asked
     this.system = h("textarea", {
       id: "system-prompt",
       rows: "5",
@@ -45,6 +46,13 @@ export class SettingsPanel {
     this.settings = settings;
     this.system.value = settings.system ?? "";
     this.fields.replaceChildren(...parameterFields(NAMES, settings.parameters, this.onChange));
+    showDefaults(this.fields.children, this.card);
+  }
+
+  /** Tell what holds where a field is empty; `card` is the model's, or null. */
+  showModel(card) {
+    this.card = card;
+    showDefaults(this.fields.children, card);
   }
 
   toggle(opener = null) {

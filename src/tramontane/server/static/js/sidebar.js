@@ -5,7 +5,7 @@ import { h } from "./element.js";
 import { icon } from "./icon.js";
 import { iconButton } from "./icon_button.js";
 import { library } from "./library.js";
-import { matches } from "./conversation.js";
+import { matches, snippet } from "./conversation.js";
 import { menuButton } from "./menu.js";
 import { notify } from "./notice.js";
 import { arrange, refill } from "./redraw.js";
@@ -113,8 +113,13 @@ export class Sidebar {
     const link = row.firstChild;
     const title = conversation.title || "Untitled";
     const isAnswering = runningIn(conversation) !== null;
-    refill(link, [title, isAnswering], () =>
-      [title, isAnswering && h("span", { class: "live", role: "img", "aria-label": "answering" })].filter(Boolean),
+    const found = snippet(conversation, this.search.value);
+    refill(link, [title, isAnswering, found], () =>
+      [
+        title,
+        isAnswering && h("span", { class: "live", role: "img", "aria-label": "answering" }),
+        found && h("span", { class: "snippet" }, found),
+      ].filter(Boolean),
     );
     link.title = title;
     if (conversation.id === this.current) link.setAttribute("aria-current", "page");

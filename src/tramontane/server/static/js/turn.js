@@ -14,7 +14,7 @@ export async function turnsDownTo(conversation, last) {
       if (message.content) turns.at(-1)?.messages.push({ role: "assistant", content: message.content });
       continue;
     }
-    if (branch[at + 1]?.finish === "too_long") continue; // refused for its length, it would be refused again
+    if (wasTooLong(branch, at)) continue;
     const content = await contentOf(message);
     const before = turns.at(-1)?.messages.at(-1);
     // an answer that failed before its first word leaves two questions in a row, which chat templates refuse
@@ -22,6 +22,11 @@ export async function turnsDownTo(conversation, last) {
     else turns.push({ id: message.id, messages: [{ role: "user", content }] });
   }
   return turns;
+}
+
+/** Whether the question at `at` of a branch was refused for its length: it would be refused again. */
+export function wasTooLong(branch, at) {
+  return branch[at + 1]?.finish === "too_long";
 }
 
 async function contentOf(question) {
