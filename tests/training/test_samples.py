@@ -246,6 +246,7 @@ def test_a_classifier_run_learns_and_gives_its_head(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(np.log(2), rel=0.01)  # the head starts undecided
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
     assert [row["bits_per_byte"] for row in rows if row["kind"] == "held_out"] == [None]
+    assert "run: loss in nats per sample" in (tmp_path / "run" / "loss.svg").read_text("utf-8")
     document = json.loads((tmp_path / "run" / "model" / "classifier.json").read_text("utf-8"))
     assert document == {"targets": {"size": ["low", "high"], "odd": ["odd"]}, "single": ["size"]}
     with open_tensors(tmp_path / "run" / "model" / "classifier.safetensors") as head:

@@ -134,7 +134,6 @@ def run_facts(run: Run) -> dict[str, Any]:
         "num_tokens": run.num_tokens,
         "tokens_per_parameter": run.num_tokens / run.num_parameters,
         "seconds": run.seconds,
-        "predicted_loss": run.loss,
         "memory_bytes": run.memory_bytes,
         "inference_flops_per_token": run.inference_flops,
         "energy_kwh": run.energy_kwh,
@@ -186,14 +185,14 @@ def page(
 
 
 def table(runs: list[Run], machine: Machine) -> list[str]:
-    head = f"{'weights':>10}{'tokens':>10}{'per weight':>12}{'hours':>12}{'loss':>8}{'memory':>11}"
+    head = f"{'weights':>10}{'tokens':>10}{'per weight':>12}{'hours':>12}{'memory':>11}"
     head += f"{'kWh':>10}" if machine.watts is not None else ""
     head += f"{'price':>10}" if machine.price_per_hour is not None else ""
     lines = [head]
     for run in runs:
         line = (
             f"{amount(run.num_parameters):>10}{amount(run.num_tokens):>10}{run.num_tokens / run.num_parameters:>12,.0f}"
-            f"{run.seconds / 3600:>12,.2f}{run.loss:>8.3f}{amount(run.memory_bytes, 'B'):>11}"
+            f"{run.seconds / 3600:>12,.2f}{amount(run.memory_bytes, 'B'):>11}"
         )
         line += f"{run.energy_kwh:>10,.2f}" if run.energy_kwh is not None else ""
         line += f"{run.price:>10,.2f}" if run.price is not None else ""

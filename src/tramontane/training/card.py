@@ -3,6 +3,7 @@ the run's own files and written as Markdown with the front matter that model hub
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tramontane.data.loader import scale_phases
 from tramontane.data.shards import Manifest, ShardSet
 from tramontane.errors import DataError
 from tramontane.loading import open_checkpoint
-from tramontane.training.metrics import read_rows
+from tramontane.training.metrics import loss_unit, read_rows
 from tramontane.training.plan import USEFUL_EPOCHS, optimal_parameters_for_tokens
 from tramontane.training.recipe import Recipe, read_recipe
 from tramontane.training.streams import plan_stream, takes_samples
@@ -54,6 +55,7 @@ def card_facts(
             "num_steps": recipe.schedule.num_steps,
             "tokens": num_tokens,
             "final_loss": updates[-1]["loss"],
+            "loss_unit": loss_unit(dataclasses.asdict(recipe.task)),
             "skipped_updates": int(updates[-1].get("num_skipped", 0)),
             "hours": hours,
             "share_of_peak": _mean([row["share_of_peak"] for row in updates]),
@@ -104,7 +106,7 @@ def card(facts: Mapping[str, Any]) -> str:
         f"- machine: {training['machine']}",
         f"- energy: {UNKNOWN if training['kwh'] is None else format(training['kwh'], '.3f') + ' kWh'}",
         *([] if training["price"] is None else [f"- price: {training['price']:.2f}"]),
-        f"- loss at the end: {training['final_loss']:.4f} nats per token",
+        f"- loss at the end: {training['final_loss']:.4f} {training['loss_unit']}",
         *([f"- {training['skipped_updates']} updates were skipped"] if training["skipped_updates"] else []),
         "",
         "## Results",
@@ -232,7 +234,8 @@ def _limits(
             limits.append("It continues text; it was not taught to answer or to follow instructions.")
         best = optimal_parameters_for_tokens(num_tokens)
         if config.num_parameters() > 2 * best:
-            limits.append(f"It is large for its {num_tokens:,} tokens: compute-optimal were {best:,.0f} weights.")
+            each = num_tokens / config.num_parameters()
+            limits.append(f"It is large for its {num_tokens:,} tokens: it read {each:.2g} for each weight.")
     elif recipe.task.kind == "text" and num_tokens < config.num_parameters():
         few = f"It was fine-tuned on {num_tokens:,} tokens, fewer than it has weights"
         limits.append(f"{few}: outside their kind it behaves as its base, or worse.")

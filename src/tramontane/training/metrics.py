@@ -135,6 +135,12 @@ def describe(row: Row) -> str:
     return f"{step}  {row['text']}"
 
 
+def loss_unit(task: Mapping[str, Any]) -> str:
+    """Of what a run of this task (the recipe's) reports as its loss."""
+    units = {"text": "in nats per token", "classify": "in nats per sample", "preference": f"{task['loss']} per pair"}
+    return units[task["kind"]]
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -146,6 +152,7 @@ class Metrics:
 
     def __init__(self, run: Path, recipe: MetricsRecipe, settings: Row, *, num_steps: int, first_step: int) -> None:
         self._run = run
+        self._unit = loss_unit(settings["task"])
         durable.make_folder(run)
         self._sinks: list[Sink] = []
         if recipe.tensorboard:
@@ -167,7 +174,7 @@ class Metrics:
                 curves.setdefault("training", []).append((row["tokens"], row["loss"] or math.nan))
             elif row["kind"] == "held_out":
                 curves.setdefault(row["source"], []).append((row["tokens"], row["loss"] or math.nan))
-        durable.write(self._run / "loss.svg", loss_plot(f"{self._run.name}: loss in nats per token", curves))
+        durable.write(self._run / "loss.svg", loss_plot(f"{self._run.name}: loss {self._unit}", curves))
 
     def close(self) -> None:
         for sink in self._sinks:
