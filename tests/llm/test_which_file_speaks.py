@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from transformers import (
 from tests.loading.checkpoints import edit_json
 from tests.parity.llama_cpp import llama_cpp_logits
 from tests.parity.tiny_models import SIZES
-from tests.tokenizer.vocabularies import ours
+from tests.tokenizer.vocabularies import ours, path_of
 from tramontane import LLM, AsyncLLM, SamplingParams
 from tramontane.errors import CapacityError, ConfigError, TokenizerError
 from tramontane.evals.item import Pair, Text
@@ -215,6 +216,75 @@ def test_padded_vocabularies_convert_and_load_back(rows: int, layout: Any, tmp_p
 def test_a_tokenizer_of_another_size_is_refused(rows: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=message):
         open_tokenizer(open_checkpoint(save(always_says(END, rows), tmp_path / "model")))
+
+
+IM_END, IM_START = "<|im_end|>", "<|im_start|>"
+FLAGS = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+CHATML_FILES: dict[str, dict[str, Any]] = {  # what fine-tunes of OpenHermes' kind leave beside tokenizer.model
+    "ids and roles": {
+        "added_tokens.json": {IM_END: 32000, IM_START: 32001},
+        "tokenizer_config.json": {"bos_token": "<s>", "eos_token": IM_END},
+    },
+    "ids and map": {
+        "added_tokens.json": {IM_END: 32000, IM_START: 32001},
+        "special_tokens_map.json": {"bos_token": "<s>", "eos_token": {"content": IM_END, **FLAGS}},
+    },
+    "ids alone": {"added_tokens.json": {IM_END: 32000, IM_START: 32001}},
+    "decoder": {
+        "tokenizer_config.json": {
+            "eos_token": IM_END,
+            "added_tokens_decoder": {
+                "32000": {"content": IM_END, **FLAGS, "special": True},
+                "32001": {"content": IM_START, **FLAGS, "special": False},
+            },
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def chatml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sizes = TINY | {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    model = MistralForCausalLM(MistralConfig(**sizes, vocab_size=32002, eos_token_id=32000)).float()
+    return save(model, tmp_path_factory.mktemp("chatml") / "model", None)
+
+
+@pytest.mark.parametrize("files", CHATML_FILES.values(), ids=CHATML_FILES)
+def test_added_tokens_survive_every_layout(files: dict[str, Any], chatml: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in chatml.iterdir():
+        (folder / path.name).hardlink_to(path)
+    (folder / "tokenizer.model").write_bytes(path_of("v1").read_bytes())
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    tokenizer = open_tokenizer(open_checkpoint(folder))
+    assert (tokenizer.vocab_size, 32000 in tokenizer.stop_ids) == (32002, True)
+    texts = ("hi", f"hi {IM_START} x", f"{IM_START}user\n", f"a{IM_START}", "The wind \n blows")
+    for layout, name in (("hf", "hf"), ("consolidated", "own"), ("gguf", "model.gguf")):
+        convert(open_checkpoint(folder), tmp_path / name, layout=layout)  # type: ignore[arg-type]
+        again = open_tokenizer(open_checkpoint(tmp_path / name))
+        assert (again.vocab_size, again.eos_id, again.stop_ids) == (32002, tokenizer.eos_id, tokenizer.stop_ids)
+        assert [again.encode(text) for text in texts] == [tokenizer.encode(text) for text in texts]
+    judge = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
+    try:
+        for text in texts:
+            assert judge.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text), text
+    finally:
+        judge.close()
+
+
+@pytest.mark.parametrize("files", [{}, {"tokenizer_config.json": {"bos_token": "<s>", "eos_token": IM_END}}])
+def test_a_fine_tune_that_lost_its_added_tokens_is_refused(files: dict[str, Any], chatml: Path, tmp_path: Path) -> None:
+    for path in chatml.iterdir():
+        (tmp_path / path.name).hardlink_to(path)
+    (tmp_path / "tokenizer.model").write_bytes(path_of("v1").read_bytes())
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(
+        TokenizerError, match=r"the embedding table 32002 rows.*own added_tokens.json or tokenizer.json"
+    ):
+        open_tokenizer(open_checkpoint(tmp_path))
 
 
 def test_an_end_that_only_the_padding_has_is_refused(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def save_checkpoint(
         if tokenizer is not None and not _hold_tokenizer(files or {}, layout):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-")))
             all_files |= {path.name: path for path in tokenizer.save(folder)}
+            files = _without_added(files or {}) if "tokenizer.json" in all_files else files
         all_files |= files or {}
         own_stop_ids = () if tokenizer is None else (tokenizer.eos_id,)
         stop_ids = {*stop_ids, *(() if tokenizer is None else tokenizer.stop_ids)}
@@ -194,6 +195,16 @@ def own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]
         return {}
     patterns = (*TOKENIZER_FILES, ADVICE)
     return {path.name: path for pattern in patterns for path in checkpoint.path.glob(pattern) if path.is_file()}
+
+
+def _without_added(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+    """`files` without what they say of added tokens, which the tokenizer.json written beside them holds."""
+    kept = {name: content for name, content in files.items() if name != "added_tokens.json"}
+    if (config := kept.get("tokenizer_config.json")) is not None:
+        data = json.loads(config if isinstance(config, bytes) else config.read_bytes())
+        data.pop("added_tokens_decoder", None)
+        kept["tokenizer_config.json"] = json.dumps(data, ensure_ascii=False, indent=1).encode()
+    return kept
 
 
 def _with_stop_ids(advice: Path | bytes | None, stop_ids: list[int]) -> bytes:

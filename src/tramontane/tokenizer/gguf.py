@@ -13,13 +13,17 @@ from typing import Any
 from tramontane.errors import TokenizerError
 from tramontane.tokenizer.base import CONTROL_NAMES, MAX_VOCAB_SIZE, Tokenizer
 from tramontane.tokenizer.byte_pair import MAX_MERGES, TEKKEN_SPLIT, BytePairTokenizer, BytePairVocabulary
+from tramontane.tokenizer.export import sentencepiece_description
 from tramontane.tokenizer.recognise import attach_chat
 from tramontane.tokenizer.sentencepiece import (
+    SPACE,
     PieceType,
     SentencePieceTokenizer,
     SentencePieceVocabulary,
     piece_type,
 )
+from tramontane.tokenizer.special_tokens import AddedToken, SpecialTokens
+from tramontane.tokenizer.tokenizer_json import byte_pair_tokenizer, read_vocabulary
 
 _PREFIX = "tokenizer.ggml."
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id", "eos_token_ids")
@@ -91,9 +95,26 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
     vocabulary = SentencePieceVocabulary(
         tuple(pieces), tuple(scores), tuple(types), _flag(metadata, "add_space_prefix", True)
     )
-    tokenizer = SentencePieceTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id)
+    tokenizer = _with_literal(SentencePieceTokenizer(vocabulary, bos_id=bos_id, eos_id=eos_id))
     tokenizer.stop_ids |= frozenset(stop_ids)
     return tokenizer
+
+
+def _with_literal(tokenizer: SentencePieceTokenizer) -> Tokenizer:
+    """llama.cpp takes user-defined pieces out of a text before it spells spaces, so that every stretch between them
+    begins with one; sentencepiece does not, and the engine of tokenizer.json does."""
+    vocabulary = tokenizer.vocabulary
+    literal = [
+        AddedToken(content=piece, token_id=token_id, source=f"{_PREFIX}tokens", special=False)
+        for token_id, (piece, kind) in enumerate(zip(vocabulary.pieces, vocabulary.types, strict=True))
+        if kind == PieceType.USER_DEFINED and SPACE not in piece
+    ]
+    if not literal:
+        return tokenizer
+    names = SpecialTokens(tokenizer.control_name(tokenizer.bos_id), tokenizer.control_name(tokenizer.eos_id))
+    return byte_pair_tokenizer(
+        read_vocabulary(sentencepiece_description(tokenizer), literal, f"{_PREFIX}tokens"), names
+    )
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:

@@ -107,7 +107,11 @@ def read_vocabulary(
     control, literal = _added_tokens(data.get("added_tokens", []), tokens)
     _extend(control, literal, tokens, added, name)
     special = {*control.values(), *(entry["content"] for entry in literal.values())}
-    merges = [pair for pair in _merges(get(model, "merges", list, "model")) if "".join(pair) not in special]
+    merges = [
+        pair
+        for pair in _merges(get(model, "merges", list, "model"))
+        if special.isdisjoint((*pair, "".join(pair)))  # which a text is never split into
+    ]
     return BytePairVocabulary(
         tokens={token: token_id for token, token_id in tokens.items() if token not in special},
         merges=merges,
