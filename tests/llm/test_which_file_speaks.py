@@ -281,8 +281,6 @@ def test_a_fine_tune_that_lost_its_added_tokens_is_refused(files: dict[str, Any]
     (tmp_path / "tokenizer.model").write_bytes(path_of("v1").read_bytes())
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(
-        TokenizerError, match=r"the embedding table 32002 rows.*own added_tokens.json or tokenizer.json"
     with pytest.raises(TokenizerError, match=r"the embedding table 32002 rows.*own added_tokens.json or tok"):
         open_tokenizer(open_checkpoint(tmp_path))
 

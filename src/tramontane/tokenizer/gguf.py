@@ -101,13 +101,15 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _with_literal(tokenizer: SentencePieceTokenizer) -> Tokenizer:
-    """llama.cpp takes user-defined pieces out of a text before it spells spaces, so that every stretch between them
-    begins with one; sentencepiece does not, and the engine of tokenizer.json does."""
+    """A vocabulary with words added after its pieces, as fine-tunes leave them. llama.cpp takes those out of a text
+    before it spells spaces, so that every stretch between them begins with one; sentencepiece does not, and the engine
+    of tokenizer.json does."""
     vocabulary = tokenizer.vocabulary
+    last_piece = max((i for i, kind in enumerate(vocabulary.types) if kind == PieceType.NORMAL), default=0)
     literal = [
         AddedToken(content=piece, token_id=token_id, source=f"{_PREFIX}tokens", special=False)
         for token_id, (piece, kind) in enumerate(zip(vocabulary.pieces, vocabulary.types, strict=True))
-        if kind == PieceType.USER_DEFINED and SPACE not in piece
+        if kind == PieceType.USER_DEFINED and token_id > last_piece and SPACE not in piece
     ]
     if not literal:
         return tokenizer
