@@ -124,7 +124,8 @@ def test_user_defined_pieces_are_text() -> None:
     }
     tokenizer = gguf_tokenizer(metadata)
     assert tokenizer.encode("abword")[-1] == len(pieces)
-    assert tokenizer.decode(tokenizer.encode("a wordword b")) == "a wordword b"
+    # as in llama.cpp, every stretch between such words begins with a space of its own
+    assert tokenizer.decode(tokenizer.encode("a wordword b")) == "a wordword  b"
 
 
 def test_text_that_a_vocabulary_cannot_spell_is_an_error_not_a_control_token() -> None:
