@@ -131,7 +131,7 @@ def test_the_one_used_longest_ago_leaves_memory_first(llm: LLM, folders: list[Pa
     with pytest.raises(CheckpointError, match="an adapter is adapter_config"):
         store.get("persona-1")  # it was the one that left
     with pytest.raises(CapacityError, match="adapters may take 1 in all"):
-        AdapterStore(llm.engine.model, max_bytes=1).load(first)
+        AdapterStore(llm.engine.model, llm.tokenizer, max_bytes=1).load(first)
 
 
 def test_another_adapter_cannot_take_a_name(llm: LLM, folders: list[Path], tmp_path: Path) -> None:

@@ -194,6 +194,22 @@ def test_the_chat_format_is_that_of_the_template_whatever_lies_beside_it(
     assert tokenizer.chat_reason == "its chat template is of a format that is not known here"
 
 
+@pytest.mark.parametrize("base", ["v3", "v7-small"])
+def test_a_template_that_is_not_known_here_goes_along(base: str, tmp_path: Path) -> None:
+    """Without it the control tokens alone would tell Mistral's format, which the model was not trained in."""
+    tokenizer = load_tokenizer(write(tmp_path, base, {"chat_template.jinja": CHATML}))
+    (tmp_path / "again").mkdir()
+    tokenizer.save(tmp_path / "again")
+    metadata = tokenizer.gguf_metadata()
+    assert metadata["tokenizer.chat_template"] == CHATML
+    again = gguf_tokenizer(metadata)
+    (tmp_path / "from_gguf").mkdir()
+    again.save(tmp_path / "from_gguf")
+    for each in (load_tokenizer(tmp_path / "again"), again, load_tokenizer(tmp_path / "from_gguf")):
+        assert each.chat is None
+    assert in_transformers(tmp_path / "from_gguf").chat_template == CHATML
+
+
 def test_a_tekken_file_alone_beside_a_template_is_no_exception(tmp_path: Path) -> None:
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken("v7")))
     assert load_tokenizer(tmp_path).require_chat().name == "v7"

@@ -68,14 +68,14 @@ def describe(
 ) -> dict[str, Any]:
     """The facts of `info`, JSON-ready. Sizes are in bytes."""
     from tramontane.engine.kv_cache import resolve_kv_dtype
-    from tramontane.loading import find_tokenizer, open_checkpoint
+    from tramontane.loading import find_tokenizer
     from tramontane.loading.memory import available_bytes
-    from tramontane.loading.named_model import find_model
+    from tramontane.loading.named_model import find_model, open_named
     from tramontane.ops.page_types import page_type_name
     from tramontane.runtime import resolve_device, set_threads
 
     named = find_model(model, base)
-    checkpoint = open_checkpoint(named.path)
+    checkpoint = open_named(named)
     config, tokenizer = checkpoint.config, find_tokenizer(checkpoint)
     place = resolve_device(device)
     runs = how_it_runs(checkpoint, weight_format, dtype, place)

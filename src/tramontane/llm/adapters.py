@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tramontane.errors import CapacityError, CheckpointError, ConfigError, RequestError
 from tramontane.loading.adapter_files import open_adapter
+from tramontane.loading.tokenizer import require_same_tokenizer
 from tramontane.model.adapter import Adapter
 from tramontane.model.transformer import Transformer
+from tramontane.tokenizer import Tokenizer
 
 DEFAULT_BYTES = 2**30
 
@@ -28,8 +30,9 @@ class AdapterStore:
     """Of the adapters that nobody uses, at most `max_bytes` stay in memory; the one used longest ago goes first and
     comes back from its folder. For use from any thread."""
 
-    def __init__(self, model: Transformer, max_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, max_bytes: int = DEFAULT_BYTES) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.max_bytes = max_bytes
         self.default: str | None = None  # the one that the engine computes with where a request names none
         self._entries: dict[str, _Entry] = {}  # the one used longest ago first
@@ -39,11 +42,13 @@ class AdapterStore:
         """Know the adapter in `folder` as `name`, by default the folder's own, and return the name.
 
         Raises ConfigError or CheckpointError for an adapter that does not fit the model or a name that is taken by
-        another, CapacityError for one beyond `max_bytes`.
+        another, TokenizerError for one that was trained with another tokenizer, CapacityError for one beyond
+        `max_bytes`.
         """
         folder = folder.resolve()
         name = name or folder.name
         adapter = open_adapter(folder, self.model)
+        require_same_tokenizer(self.tokenizer, folder)
         if adapter.num_bytes > self.max_bytes:
             raise CapacityError(
                 f"{folder} takes {adapter.num_bytes:,} bytes, but adapters may take {self.max_bytes:,} in all"

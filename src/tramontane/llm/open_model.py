@@ -9,7 +9,7 @@ from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
 from tramontane.llm.adapters import AdapterStore
 from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
-from tramontane.loading.named_model import find_checkpoint, find_model
+from tramontane.loading.named_model import find_checkpoint, find_model, open_named
 from tramontane.model.transformer import Transformer
 from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def open_model(
         raise ConfigError(f"kv_cache_gib={kv_cache_gib} must be a size above 0")
     set_threads(threads)
     named = find_model(model, base)
-    checkpoint = open_checkpoint(named.path)
+    checkpoint = open_named(named)
     tokenizer = open_tokenizer(checkpoint)
 
     def load(checkpoint: Checkpoint, progress: Progress | None) -> Transformer:
@@ -68,7 +68,7 @@ def open_model(
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
-    adapters = AdapterStore(transformer)
+    adapters = AdapterStore(transformer, tokenizer)
     if named.adapter is not None:
         adapters.default = adapters.load(named.adapter)
     default_adapter = None if adapters.default is None else adapters.get(adapters.default)

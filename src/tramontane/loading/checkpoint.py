@@ -47,7 +47,8 @@ class Checkpoint:
     `path` is the folder that holds configuration and tokenizer, or the .gguf file, which holds both. `weights` is
     what `open_tensors` opens, `stored` the type most weights are stored in ("BF16", "Q4_K", ...), `size_bytes` the
     size of all tensors in the files, `sampling` what its makers advise, as fields of SamplingParams, `stop_ids` the
-    tokens that end an answer by its configuration files (a tokenizer may name others).
+    tokens that end an answer by its configuration files (a tokenizer may name others). `tokenizer_path` is the folder
+    of the tokenizer where that is not `path`: an adapter's.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Checkpoint:
     gguf_metadata: Mapping[str, Any] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop_ids: tuple[int, ...] = ()
+    tokenizer_path: Path | None = None
 
     @property
     def num_parameters(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tramontane.loading.adapter_files import read_adapter
 from tramontane.loading.save import save_again, stream_tensors
+from tramontane.loading.tokenizer import with_adapters_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,12 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `checkpoint` with the adapter folded in as a checkpoint of its own, else as `convert`; sums are formed in
-    float32. Raises ConfigError or CheckpointError for an adapter that does not fit, before anything is written."""
+    """Write `checkpoint` with the adapter folded in, and the adapter's tokenizer if it has its own, as a checkpoint that
+    needs no adapter, else as `convert`; sums are formed in float32.
+
+    Raises ConfigError or CheckpointError for an adapter that does not fit, before anything is written.
+    """
+    checkpoint = with_adapters_tokenizer(checkpoint, adapter)
     config, tensors = read_adapter(adapter, checkpoint.config)
 
     def merged() -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,9 @@ from tramontane.errors import CheckpointError, ConfigError
 from tramontane.hub import HubName, resolve_model
 from tramontane.hub.store import RECORD, default_model
 from tramontane.loading.adapter_files import adapter_base, is_adapter, read_adapter, write_adapter
-from tramontane.loading.checkpoint import open_checkpoint
+from tramontane.loading.checkpoint import Checkpoint, open_checkpoint
 from tramontane.loading.classifier_files import HEAD, open_classifier, write_classifier
+from tramontane.loading.tokenizer import with_adapters_tokenizer
 from tramontane.runtime import home
 
 
@@ -41,6 +42,12 @@ def find_model(name: str, base: str | None = None) -> NamedModel:
     if is_adapter(found):
         raise ConfigError(f"the base {wanted} of {name} is a LoRA adapter itself; name a whole model with --base")
     return NamedModel(found, path)
+
+
+def open_named(named: NamedModel) -> Checkpoint:
+    """The checkpoint, with the tokenizer that speaks for it. Errors as `open_checkpoint`."""
+    checkpoint = open_checkpoint(named.path)
+    return checkpoint if named.adapter is None else with_adapters_tokenizer(checkpoint, named.adapter)
 
 
 def find_checkpoint(name: str) -> Path:

@@ -193,8 +193,9 @@ def own_files(checkpoint: Checkpoint, layout: Layout) -> dict[str, Path | bytes]
     """Files of a checkpoint folder that belong into its copy in another folder."""
     if checkpoint.layout == "gguf" or layout == "gguf":
         return {}
-    patterns = (*TOKENIZER_FILES, ADVICE)
-    return {path.name: path for pattern in patterns for path in checkpoint.path.glob(pattern) if path.is_file()}
+    place = checkpoint.tokenizer_path or checkpoint.path
+    found = [path for pattern in TOKENIZER_FILES for path in place.glob(pattern)]
+    return {path.name: path for path in (*found, checkpoint.path / ADVICE) if path.is_file()}
 
 
 def _without_added(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:

@@ -44,7 +44,7 @@ class Tokenizer(ABC):
     id. `adds_space`: the engine puts a space before every text it encodes (sentencepiece), which decoding takes
     off again. `prefix_ids` and `suffix_ids` are what the checkpoint puts around every text that is read from its
     beginning: the beginning of sequence and nothing, unless it says otherwise. `chat` is None where the chat format is
-    not known; `chat_reason` then says why.
+    not known; `chat_reason` then says why, and `foreign_template` is the template that other programs are to have.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Tokenizer(ABC):
         self.suffix_ids: tuple[int, ...] = ()
         self.chat: ChatFormat | None = None
         self.chat_reason = "no chat format was recognised"
+        self.foreign_template: str | None = None
         self._pieces = pieces
         self._control = dict(control)
         self._control_ids = {name: token_id for token_id, name in self._control.items()}

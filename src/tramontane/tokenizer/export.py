@@ -35,13 +35,15 @@ def _space_decoder(adds_space: bool) -> dict[str, Any]:
 
 
 def chat_template_metadata(tokenizer: Tokenizer) -> dict[str, object]:
-    """`tokenizer.chat_template` where the chat format can be written as one."""
+    """`tokenizer.chat_template` where there is one, or the chat format can be written as one."""
     template = chat_template_of(tokenizer)
     return {} if template is None else {"tokenizer.chat_template": template}
 
 
 def chat_template_of(tokenizer: Tokenizer) -> str | None:
-    return TEMPLATES.get(tokenizer.chat.name) if tokenizer.chat is not None else None
+    """Of the chat format; what was found of one that is not known here goes along unread, lest the control tokens alone
+    seem to tell another."""
+    return tokenizer.foreign_template if tokenizer.chat is None else TEMPLATES.get(tokenizer.chat.name)
 
 
 def byte_level_metadata(

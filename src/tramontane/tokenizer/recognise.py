@@ -42,6 +42,8 @@ def attach_chat(tokenizer: Tokenizer, *, template: str | None = None, version: s
         tokenizer.chat_reason = "its chat template is of a format that is not known here"
     else:
         tokenizer.chat_reason = "it has no chat template, and its vocabulary is of no known family"
+    if tokenizer.chat is None:
+        tokenizer.foreign_template = template
 
 
 def recognise(tokenizer: Tokenizer, template: str | None) -> str | None:

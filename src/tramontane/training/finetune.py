@@ -15,8 +15,9 @@ from tramontane.data.sample_shapes import SampleKind
 from tramontane.data.sample_shards import HeldOut, write_sample_shards
 from tramontane.data.shards import ShardSet
 from tramontane.errors import ConfigError
-from tramontane.loading import open_checkpoint
+from tramontane.loading import open_checkpoint, open_tokenizer
 from tramontane.loading.adapter_files import adapter_digest, read_adapter
+from tramontane.loading.tokenizer import require_same_tokenizer
 from tramontane.training.adapters import require_kind
 from tramontane.training.recipe import (
     CheckpointRecipe,
@@ -141,6 +142,8 @@ def max_len_of(options: FinetuneOptions) -> int:
 
 def _model(options: FinetuneOptions) -> ModelRecipe:
     adapter = options.adapter
+    if adapter is not None:
+        require_same_tokenizer(open_tokenizer(open_checkpoint(options.model)), adapter)
     return ModelRecipe(
         checkpoint=str(options.model),
         adapter=None if adapter is None else str(adapter.resolve()),
