@@ -27,8 +27,8 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `checkpoint` with the adapter folded in, and the adapter's tokenizer if it has its own, as a checkpoint that
-    needs no adapter, else as `convert`; sums are formed in float32.
+    """Write `checkpoint` with the adapter folded in, and the adapter's tokenizer if it has its own, as a checkpoint
+    that needs no adapter, else as `convert`; sums are formed in float32.
 
     Raises ConfigError or CheckpointError for an adapter that does not fit, before anything is written.
     """
