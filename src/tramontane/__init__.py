@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from tramontane.engine.sampling import SamplingParams
     from tramontane.llm import LLM, AsyncLLM
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
 
 _HOMES = {"LLM": "tramontane.llm", "AsyncLLM": "tramontane.llm", "SamplingParams": "tramontane.engine.sampling"}
