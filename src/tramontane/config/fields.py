@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -118,6 +118,10 @@ class Fields:
     def ignore_namespaces(self, *prefixes: str) -> None:
         """Accept every key that opens with one of `prefixes`: notes that other programs keep for themselves."""
         self._unread = {key for key in self._unread if not key.startswith(prefixes)}
+
+    def ignore_where(self, says_nothing: Callable[[str, Any], bool]) -> None:
+        """Accept the keys not read so far of which `says_nothing` is true, given name and value."""
+        self._unread = {key for key in self._unread if not says_nothing(key, self._data[key])}
 
     def finish(self) -> None:
         """Raise ConfigError naming the first key with a value that was never read."""

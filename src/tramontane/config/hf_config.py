@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tramontane.config.fields import Fields
+from tramontane.config.hf_bookkeeping import skip_bookkeeping
 from tramontane.config.model_config import Family, ModelConfig, MoeConfig, RopeScaling
 from tramontane.config.rope import read_hf_rope_scaling
 from tramontane.errors import ConfigError
@@ -36,24 +37,7 @@ _NESTED_DEFAULTS = {
     "rms_norm_eps": 1e-6,
 }
 
-# Keys that say nothing about what the text model computes: bookkeeping, training, defaults of text generation.
-_INERT = """
-    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
-    _flash_attn_2_enabled _from_auto _name_or_path attn_implementation bad_words_ids begin_suppress_tokens
-    bos_token_id cache_implementation cls_token_id decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping encoder_no_repeat_ngram_size end_token_id eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_decoder_ids forced_eos_token_id gradient_checkpointing guidance_scale
-    id2label initializer_range is_composition is_llama_config label2id length_penalty license mask_token_id max_length
-    max_new_tokens max_seq_len max_seq_length max_sequence_length min_length min_new_tokens model_max_length
-    no_repeat_ngram_size num_beam_groups num_beams num_logits_to_keep num_return_sequences output_attentions
-    output_hidden_states output_router_logits output_scores pad_token_id padding_side penalty_alpha prefix
-    pretraining_tp problem_type remove_invalid_values renormalize_logits repetition_penalty return_dict
-    return_dict_in_generate router_aux_loss_coef router_jitter_noise sep_token_id suppress_tokens task_specific_params
-    temperature tf_legacy_loss tokenizer_class tokenizer_model_max_length tokenizer_padding_side top_k top_p
-    torch_dtype torchscript transformers_version transformers_weights typical_p unk_token_id use_bfloat16 use_cache
-    use_flash_attention use_flash_attention_2 use_flash_attn
-""".split()  # noqa: SIM905
-_INERT_NAMESPACES = ("transformers.js_", "unsloth_", "axolotl_", "mergekit_")  # other programs' own notes
+# of the vision part
 _INERT_IN_WRAPPER = """
     image_token_id image_token_index multimodal_projector_bias projector_hidden_act spatial_merge_size
     vision_config vision_feature_layer
@@ -80,8 +64,8 @@ def read_hf_config(data: Mapping[str, Any], *, stores_output: bool | None = None
     if text_config is None:
         fields.refuse("text_config", "is missing; fetch the file again from its origin")
     _check_architecture(fields, model_type)
-    _skip_inert(fields)
     fields.ignore(*_INERT_IN_WRAPPER)
+    skip_bookkeeping(fields)
     nested = {**_NESTED_DEFAULTS, **data["text_config"]}
     if fields.has("tie_word_embeddings"):  # transformers asks the wrapper, never the text part
         nested["tie_word_embeddings"] = fields.flag("tie_word_embeddings")
@@ -165,12 +149,11 @@ def _to_hf_rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
 
 
 def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
-    fields.expect("hidden_act", "silu", reason="is not supported; these models use silu")
+    fields.expect("hidden_act", "silu", "swish", reason="is not supported; these models use silu")
     fields.expect("attention_bias", False, reason="adds biases to attention, which are not supported")
     fields.expect("mlp_bias", False, reason="adds biases to the feed-forward part, which are not supported")
     fields.expect("rope_interleaved", False, reason="contradicts the rotary layout of Hugging Face checkpoints")
     _check_architecture(fields, model_type)
-    _skip_inert(fields)
 
     n_heads = fields.integer("num_attention_heads")
     n_layers = fields.integer("num_hidden_layers")
@@ -196,6 +179,7 @@ def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
         moe=_read_moe(fields) if model_type == "mixtral" else None,
         tied_embeddings=fields.flag("tie_word_embeddings"),
     )
+    skip_bookkeeping(fields)
     fields.finish()
     return config
 
@@ -253,18 +237,3 @@ def _check_architecture(fields: Fields, model_type: str) -> None:
     spelled = [_OLD_SPELLINGS.get(name, name) if isinstance(name, str) else name for name in architectures or ()]
     if architectures is not None and spelled != [_ARCHITECTURES[model_type]]:
         fields.refuse("architectures", f"is not supported for {model_type}; only {_ARCHITECTURES[model_type]} is")
-
-
-def _skip_inert(fields: Fields) -> None:
-    fields.expect(
-        "quantization_config",
-        reason="describes quantised weights this version cannot read; use the original weights or a GGUF file",
-    )
-    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop"):
-        fields.expect(key, 0, reason="is not supported; these models are trained without dropout")
-    for key in ("is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder"):
-        fields.expect(key, False, reason="is not supported; only decoder models are")
-    for key in ("chunk_size_feed_forward", "cross_attention_hidden_size", "pruned_heads", "per_layer_config"):
-        fields.expect(key, 0, {}, [], reason="changes the architecture in a way that is not supported")
-    fields.ignore(*_INERT)
-    fields.ignore_namespaces(*_INERT_NAMESPACES)
