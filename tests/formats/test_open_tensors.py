@@ -41,6 +41,20 @@ def write_indexed(folder: Path, index: object = None) -> None:
     (folder / HF_INDEX).write_text(json.dumps({"metadata": {}, "weight_map": INDEX} if index is None else index))
 
 
+def test_pickled_weights_alone_are_named(tmp_path: Path) -> None:
+    torch.save(tensors(), tmp_path / "pytorch_model.bin")
+    refused(tmp_path, r"holds weights only as pickled \.bin files, which can run code .*; save them again as safetens")
+
+
+def test_a_folder_of_runs_names_those_that_hold_weights(tmp_path: Path) -> None:
+    for name in ("checkpoint-500", "checkpoint-1000", "logs"):
+        (tmp_path / name).mkdir()
+    save_file(tensors(), tmp_path / "checkpoint-500" / "adapter_model.safetensors")
+    save_file(tensors(), tmp_path / "checkpoint-1000" / "model.safetensors")
+    (tmp_path / "training_args.bin").write_bytes(b"")
+    refused(tmp_path, r"holds no weights: .*; name a folder inside it: 'checkpoint-1000', 'checkpoint-500'")
+
+
 def test_the_order_of_preference(tmp_path: Path) -> None:
     """Files added from the least to the most preferred: each takes over from the one before."""
     torch.save(tensors(1), tmp_path / "consolidated.00.pth")

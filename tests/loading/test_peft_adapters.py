@@ -18,7 +18,7 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.loading import load_model, open_checkpoint
-from tramontane.loading.adapter_files import open_adapter, read_adapter, write_adapter
+from tramontane.loading.adapter_files import adapter_digest, open_adapter, read_adapter, write_adapter
 from tramontane.loading.merge import merge
 from tramontane.model.transformer import Transformer
 
@@ -223,6 +223,28 @@ def test_keys_that_say_nothing_pass(bases: Bases, tmp_path: Path) -> None:
     change(folder, inert)
     found = logits_of(bases["mistral_windowed"][2], folder)
     torch.testing.assert_close(found, expected, rtol=0, atol=BOUND)
+
+
+def test_pickled_weights_alone_are_named(bases: Bases, tmp_path: Path) -> None:
+    folder = saved("mistral_windowed", tmp_path / "adapter", target_modules=["q_proj"])
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    for read in (lambda: read_adapter(folder, bases["mixtral"][2].config), lambda: adapter_digest(folder)):
+        with pytest.raises(
+            CheckpointError, match=r"only as a pickled adapter_model\.bin, .*; load it with PEFT and save"
+        ):
+            read()
+
+
+def test_embeddings_in_an_adapter_are_refused_with_a_remedy(bases: Bases, tmp_path: Path) -> None:
+    """PEFT stores them beside A and B where tokens were added."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build("mistral_windowed"), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(
+        CheckpointError, match=r"(lm_head|embed_tokens)\.weight' belongs to no weight .*; merge it into"
+    ):
+        read_adapter(tmp_path, bases["mistral_windowed"][2].config)
 
 
 def test_an_adapter_of_another_shape_is_refused(bases: Bases, tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ COMBINATIONS: dict[str, Any] = {
         MAP: {"bos_token": "<s>", "eos_token": END},
         CONFIG: {"bos_token": "<s>", "eos_token": "</s>"},
     },
+    "roles_of_no_token": lambda n: {
+        CONFIG: {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "sep_token": None}
+    },
     "roles_alone": lambda n: {CONFIG: {"bos_token": "<s>", "eos_token": END, "pad_token": "<|pad|>"}},
     "extra_list": lambda n: {CONFIG: {"bos_token": "<s>", "eos_token": "</s>", "extra_special_tokens": [END, START]}},
     "extra_object": lambda n: {

@@ -24,6 +24,7 @@ from tramontane.formats.tensor_source import ShardedSource, TensorSource
 from tramontane.formats.torch_pickle import TorchSource
 
 HF_INDEX = "model.safetensors.index.json"
+_WEIGHT_FILES = ("*.safetensors", "consolidated.*", "*.gguf")
 
 _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".safetensors": SafetensorsSource,
@@ -66,9 +67,15 @@ def _open_folder(folder: Path) -> TensorSource:
         raise CheckpointError(
             f"{folder} is a LoRA adapter, no model of its own; merge it into its base: tramontane merge {folder} OUT"
         )
+    if any(folder.glob("pytorch_model*.bin")):
+        raise CheckpointError(
+            f"{folder} holds weights only as pickled .bin files, which can run code and are never read; save them "
+            "again as safetensors with transformers (save_pretrained)"
+        )
+    inside = sorted({path.parent.name for name in _WEIGHT_FILES for path in folder.glob(f"*/{name}")})
     raise CheckpointError(
         f"{folder} holds no weights: neither model.safetensors, consolidated.safetensors, "
-        "consolidated.00.pth nor a .gguf file"
+        f"consolidated.00.pth nor a .gguf file{f'; name a folder inside it: {shown(inside)}' if inside else ''}"
     )
 
 

@@ -18,7 +18,7 @@ from tramontane.formats.names import canonical_shapes, hf_body, rotary_heads
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.rotary_layout import half_to_interleaved, interleaved_to_half
 from tramontane.formats.write import write_safetensors
-from tramontane.loading.peft_config import Stack, modules, read_peft_config
+from tramontane.loading.peft_config import REMEDY, Stack, modules, read_peft_config
 from tramontane.model.adapter import Adapter
 from tramontane.model.lora import ALL_LINEARS, LowRankShape
 
@@ -97,6 +97,7 @@ def read_adapter(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig
     """
     if not is_adapter(folder):
         raise CheckpointError(f"{folder} holds no adapter: neither {CONFIG} of PEFT nor {LORA} of mistral-finetune")
+    _refuse_pickle(folder)
     config, tensors = (_read_mistral if _is_mistral(folder) else _read_peft)(folder, model_config)
     _require_all(folder, model_config, config, tensors)
     return config, tensors
@@ -115,6 +116,7 @@ def open_adapter(folder: Path, model: Transformer) -> Adapter:
 
 def adapter_digest(folder: Path) -> str:
     """SHA-256 of both files: what the adapter's answers depend on. Raises CheckpointError if one cannot be read."""
+    _refuse_pickle(folder)
     digest = hashlib.sha256()
     for name in (PARAMS, LORA) if _is_mistral(folder) else (CONFIG, WEIGHTS):
         try:
@@ -177,7 +179,9 @@ def _read_peft(folder: Path, model_config: ModelConfig) -> tuple[AdapterConfig, 
                     tensor = half_to_interleaved(tensor, heads)
                 tensors[f"{linear}.lora.{side}"] = tensor.clone()
             else:
-                raise CheckpointError(f"{path}: {name!r} belongs to no weight of this model that can be adapted")
+                raise CheckpointError(
+                    f"{path}: {name!r} belongs to no weight of this model that can be adapted; {REMEDY}"
+                )
     base = document.get("base_model_name_or_path")
     config = AdapterConfig(shapes=targets.shapes, base=base if isinstance(base, str) else None, dropout=targets.dropout)
     return config, tensors
@@ -266,6 +270,14 @@ def _peft_shapes(config: AdapterConfig, hf_modules: Mapping[str, str]) -> dict[s
         "alpha_pattern": {module: shape.scale * shape.rank for module, shape in patterns.items()},
         "target_modules": sorted(by_last if is_enough else adapted),
     }
+
+
+def _refuse_pickle(folder: Path) -> None:
+    if (folder / "adapter_model.bin").exists() and not (folder / WEIGHTS).exists():
+        raise CheckpointError(
+            f"{folder} holds its weights only as a pickled adapter_model.bin, which can run code and is never read; "
+            f"load it with PEFT and save it again (save_pretrained), which writes {WEIGHTS}"
+        )
 
 
 def _is_mistral(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tramontane.errors import CheckpointError, ConfigError
+from tramontane.formats.open_tensors import open_tensors
 from tramontane.hub import HubName, resolve_model
 from tramontane.hub.store import RECORD, default_model
 from tramontane.loading.adapter_files import adapter_base, is_adapter, read_adapter, write_adapter
@@ -31,6 +32,8 @@ def find_model(name: str, base: str | None = None) -> NamedModel:
     path = resolve_model(name)
     if not is_adapter(path):
         if base is not None:
+            with open_tensors(path):  # says what is the matter where it is no model either
+                pass
             raise ConfigError(f"--base {base} is for LoRA adapters, and {name} is a whole model; leave it out")
         return NamedModel(path)
     wanted = base or adapter_base(path)

@@ -107,7 +107,7 @@ def _named(stated: Mapping[str, Any], source: str) -> dict[str, str]:
     names = {}
     for key in (*_ROLES, *others):
         value = stated.get(key)
-        if value is None or isinstance(value, bool):  # add_bos_token and the like
+        if value in (None, "") or isinstance(value, bool):  # add_bos_token and the like
             continue
         names[key] = _content(value, key, source)
     for key in _EXTRAS:
