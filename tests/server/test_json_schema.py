@@ -49,6 +49,15 @@ def takes(schema: dict[str, Any], text: str, *, closed: bool = True) -> bool:
         ({"enum": [BIG, 1]}, "enum", str(BIG)),
         ({"type": "array", "uniqueItems": True}, "uniqueItems", "[1, 1]"),
         ({"not": {"type": "string"}}, "not", "1"),
+        ({"dependencies": {"a": ["b"]}}, "dependencies", '{"a": 1}'),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf", "1"),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}], "oneOf": [{"minimum": 1}, {"maximum": 3}]},
+         "oneOf", "2"),
+        ({"type": "object", "properties": {"a": {}, "b": {}}, "maxProperties": 1}, "maxProperties", '{"a": 1}'),
+        ({"allOf": [{"type": "object", "properties": {"a": {}}}, {"properties": {"b": {}}}],
+          "unevaluatedProperties": False}, "unevaluatedProperties", '{"a": 1, "b": 2}'),
+        ({"type": "array", "prefixItems": [{"type": "integer"}], "unevaluatedItems": False},
+         "unevaluatedItems", "[1, 2]"),
         ({"type": "object", "patternProperties": {"(?=a)": {}}, "additionalProperties": False},
          "patternProperties.(?=a)", '{"a": 1}'),
     ],
@@ -84,6 +93,24 @@ def test_what_a_grammar_cannot_hold_is_left_out_and_named_or_refused(
         ({"type": "string", "format": "date"}, '"2026-11-30"', '"today"'),
         ({"enum": [1, 2**53]}, str(2**53), "2"),
         ({"type": "integer", "format": "int64"}, "5", '"5"'),
+        ({"type": "integer", "minimum": 5, "exclusiveMinimum": True, "maximum": 6}, "6", "5"),
+        ({"type": "string", "maxLength": 2.0}, '"ab"', '"abc"'),
+        ({"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}, "1", "-1"),
+        (
+            {"oneOf": [{"type": "object", "properties": {"k": {"const": k}}, "required": ["k"]} for k in "ab"]},
+            '{"k": "b"}',
+            '{"k": "c"}',
+        ),
+        (
+            {"type": "object", "properties": {"a": {"type": "integer"}}, "unevaluatedProperties": False},
+            '{"a": 1}',
+            '{"b": 1}',
+        ),
+        (
+            {"type": "object", "maxProperties": 1, "additionalProperties": {"type": "integer"}},
+            '{"a": 1}',
+            '{"a": 1, "b": 1}',
+        ),
     ],
 )
 def test_what_a_grammar_can_hold_is_held_and_numbers_end(schema: dict[str, Any], good: str, bad: str) -> None:
@@ -114,6 +141,9 @@ def properties(*names: str, **more: Any) -> dict[str, Any]:
         (properties("a", patternProperties={"^x": {"type": "integer"}}), '{"a": 1, "x1": 2}', '{"x1": "a"}'),
         ({"type": "object"}, '{"any": [1]}', "[1]"),
         (properties(), "{}", '{"b": 1}'),
+        (properties("a", "b", anyOf=[{"required": ["a"]}, {"required": ["b"]}]), '{"b": 1}', '{"a": 1, "c": 1}'),
+        (properties("a", "b", anyOf=[{"required": ["a"]}, {"required": ["b"]}]), '{"a": 1, "b": 2}', "{}"),
+        (properties("a", anyOf=[properties("b"), properties("a", required=["a"])]), '{"a": 1, "b": 1}', "[]"),
     ],
 )  # fmt: skip
 def test_objects_that_list_their_properties_take_no_others(schema: dict[str, Any], good: str, bad: str) -> None:

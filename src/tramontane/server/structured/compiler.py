@@ -9,12 +9,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from tramontane.errors import TokenizerError
 from tramontane.server.errors import ApiError
 from tramontane.server.notes import Notes
-from tramontane.server.structured.json_schema import checkable
+from tramontane.server.structured.json_schema import LIMITS, checkable
 from tramontane.server.structured.processor import GrammarProcessor
 from tramontane.tokenizer import Tokenizer
 from tramontane.tokenizer.chat import encode_infilling
@@ -26,10 +26,6 @@ _AT_LINE = re.compile(r"at (\d+)\(\d+\): ")
 _ARGUMENTS = re.compile(r"arguments_(\d+): ")  # a tool's rule: see tool_grammar
 MAX_CACHED = 64
 MAX_CACHED_CHARS = 16 * 1024
-# A step of a hostile grammar takes at most some 15 ms with these, and its tables some 40 MB.
-LIMITS = LLParserLimits(
-    step_lexer_fuel=100_000, max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False
-)
 
 
 class GrammarCompiler:

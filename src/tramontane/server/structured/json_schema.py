@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
 from tramontane.server.notes import Notes
+
+# A step of a hostile grammar takes at most some 15 ms with these, and its tables some 40 MB.
+LIMITS = LLParserLimits(
+    step_lexer_fuel=100_000, max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False
+)
 
 MAX_EXACT = 2**53
 """Integers beyond it that a double holds are kept, others left out: they would be rounded."""
@@ -34,12 +39,17 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 LENGTHS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 UNCHECKED = (
     *("not", "if", "then", "else", "uniqueItems", "propertyNames", "contains", "minContains", "maxContains"),
-    *("dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems", "contentMediaType"),
+    *("dependencies", "dependentRequired", "dependentSchemas", "$dynamicRef", "$recursiveRef", "contentMediaType"),
 )
+UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
+MAX_CHOICES = 64
+"""`oneOf` that are compiled to see whether their branches exclude each other; the rest is taken to hold `anyOf`."""
+
 _NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SCHEMAS = ("items", "additionalItems", "additionalProperties")
-_COMBINING = ("allOf", "anyOf", "oneOf", "$ref")
+_BRANCHES = ("allOf", "anyOf", "oneOf")
+_COMBINING = (*_BRANCHES, "$ref")
 
 
 def checkable(
@@ -48,18 +58,22 @@ def checkable(
     """`schema` without what a grammar cannot hold, which `notes` names by its place, and with bounds where answers
     would not end. With `closed`, objects that list their properties and say nothing of others take no others. Raises
     ApiError 400 naming the place of what a `strict` schema cannot be held to."""
-    work = _Work(strict, notes, closed, frozenset(_parts_of_wholes(schema)))
+    named = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    work = _Work(strict, notes, closed, named, frozenset(_parts_of_wholes(schema)))
     return work.copy(schema, place, may_close=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Work:
     strict: bool
     notes: Notes | None
     closed: bool
-    parts: frozenset[str] = field(default_factory=frozenset)  # references to objects that others add properties to
+    named: Mapping[str, Any]  # schemas that references lead to
+    parts: frozenset[str]  # references to objects that others add properties to
+    num_choices: int = 0  # `oneOf` that were looked at
 
     def copy(self, schema: Mapping[str, Any], place: str, *, may_close: bool) -> dict[str, Any]:
+        schema = _in_todays_words(schema)
         kept = dict(schema)
         for name in _left_out(schema):
             self.leave_out(f"{place}.{name}", kept[name])
@@ -87,9 +101,22 @@ class _Work:
         for name in _SCHEMAS:
             if isinstance(kept.get(name), Mapping):
                 kept[name] = self.inside(kept[name], f"{place}.{name}", may_close=True)
+        if isinstance(kept.get("oneOf"), list) and not self._excludes(kept):
+            self.leave_out(f"{place}.oneOf")
+            branches = {"anyOf": kept.pop("oneOf")}
+            kept |= branches if "anyOf" not in kept else {"allOf": [*kept.get("allOf", ()), branches]}
         if self.closed and may_close and _is_closable(kept):
             kept["additionalProperties"] = False
         return kept
+
+    def _excludes(self, schema: Mapping[str, Any]) -> bool:
+        """Whether no answer can fit two branches of `oneOf`, as far as llguidance sees: it would take `anyOf`."""
+        self.num_choices += 1
+        if self.num_choices > MAX_CHOICES:
+            return False
+        text = json.dumps({**self.named, **schema, "x-guidance": {"lenient": True}})
+        warnings = LLMatcher.validate_grammar_with_warnings(_holding(text), _bytes(), limits=LIMITS)[1]
+        return not any("oneOf" in warning for warning in warnings)
 
     def inside(self, schema: Any, place: str, *, may_close: bool) -> Any:
         return self.copy(schema, place, may_close=may_close) if isinstance(schema, Mapping) else schema
@@ -114,6 +141,26 @@ class _Work:
                 del kept["additionalProperties"]
 
 
+def _in_todays_words(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What older drafts and OpenAPI 3.0 write otherwise, and lengths that a client has written as 4.0."""
+    kept = dict(schema)
+    for name, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(kept.get(name), bool):
+            is_exclusive = kept.pop(name)
+            if is_exclusive and bound in kept:
+                kept[name] = kept.pop(bound)
+    for name in LENGTHS:
+        if isinstance(value := kept.get(name), float) and value.is_integer():
+            kept[name] = int(value)
+    for name in UNEVALUATED:
+        if kept.get(name) is True:
+            del kept[name]
+    combined = (*_COMBINING, "if", "dependentSchemas", "additionalProperties")
+    if kept.get("unevaluatedProperties") is False and not any(name in kept for name in combined):
+        kept["additionalProperties"] = kept.pop("unevaluatedProperties")
+    return kept
+
+
 def _left_out(schema: Mapping[str, Any]) -> Iterator[str]:
     """Keywords that a grammar cannot hold."""
     for name, value in schema.items():
@@ -128,10 +175,14 @@ def _left_out(schema: Mapping[str, Any]) -> Iterator[str]:
                 is_kept = not isinstance(value, list) or all(map(_is_exact, value))
             case "multipleOf":
                 is_kept = not _is_number(value) or _is_small_step(value)
+            case "minProperties" | "maxProperties":
+                is_kept = _is_small(value) and _lists_required_alone(schema)
+            case _ if name in UNEVALUATED:
+                is_kept = value is None
             case _ if name in BOUNDS:
                 is_kept = not _is_number(value) or (abs(value) <= DIGIT_BOUND and _is_double(value))
             case _ if name in LENGTHS:
-                is_kept = not _is_number(value) or value <= MAX_LENGTH
+                is_kept = _is_small(value)
             case _:
                 is_kept = name not in UNCHECKED or value in (False, None)
         if not is_kept:
@@ -141,8 +192,12 @@ def _left_out(schema: Mapping[str, Any]) -> Iterator[str]:
 @lru_cache(4096)
 def is_held(keyword: str, value: str) -> bool:
     """Whether a grammar can hold a string to `pattern` or `format`."""
-    schema = json.dumps({"type": "string", keyword: value})
-    return not LLMatcher.validate_grammar(f"%llguidance {{}}\nstart: content\ncontent: %json {schema}", _bytes())
+    return not LLMatcher.validate_grammar(_holding(json.dumps({"type": "string", keyword: value})), _bytes())
+
+
+def _holding(schema: str) -> str:
+    """The grammar of answers of a schema alone."""
+    return f"%llguidance {{}}\nstart: content\ncontent: %json {schema}"
 
 
 @cache
@@ -157,6 +212,16 @@ def _takes(schema: Mapping[str, Any], kind: str) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_small(length: Any) -> bool:
+    return not _is_number(length) or length <= MAX_LENGTH
+
+
+def _lists_required_alone(schema: Mapping[str, Any]) -> bool:
+    """Of an object's properties, those it must have: how many come besides is then a matter of counting."""
+    properties, required = schema.get("properties"), schema.get("required")
+    return not isinstance(properties, Mapping) or set(properties) <= set(required if isinstance(required, list) else ())
 
 
 def _is_double(value: int | float) -> bool:
@@ -214,11 +279,15 @@ def _is_narrow(bounds: list[int | float]) -> bool:
 
 
 def _is_closable(schema: Mapping[str, Any]) -> bool:
-    """An object that lists its properties, all it requires among them, and is put together from nothing else."""
+    """An object that lists its properties, all it requires among them, and is put together from nothing else; branches
+    may say more of those properties, such as which go together."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or "additionalProperties" in schema or "patternProperties" in schema:
         return False
-    if any(name in schema for name in _COMBINING):
+    if "$ref" in schema:
+        return False
+    branches = [branch for name in _BRANCHES for branch in (schema.get(name) or ())]
+    if not all(_says_more_of(properties, branch) for branch in branches):
         return False
     required = schema.get("required")
     least = schema.get("minProperties")
@@ -226,6 +295,13 @@ def _is_closable(schema: Mapping[str, Any]) -> bool:
         all(name in properties for name in required if isinstance(name, str)) if isinstance(required, list) else True
     )
     return has_all and not (isinstance(least, int) and least > len(properties))
+
+
+def _says_more_of(properties: Mapping[str, Any], branch: Any) -> bool:
+    if not isinstance(branch, Mapping) or any(name in branch for name in (*_COMBINING, "additionalProperties")):
+        return False
+    own, required = branch.get("properties", {}), branch.get("required", [])
+    return isinstance(own, Mapping) and isinstance(required, list) and {*own, *required} <= {*properties}
 
 
 def _parts_of_wholes(schema: Any) -> Iterator[str]:
@@ -236,7 +312,7 @@ def _parts_of_wholes(schema: Any) -> Iterator[str]:
     elif isinstance(schema, Mapping):
         every = schema.get("allOf")
         is_whole = "properties" in schema or (isinstance(every, list) and len(every) > 1)
-        for name in ("allOf", "anyOf", "oneOf"):
+        for name in _BRANCHES:
             branches = schema.get(name)
             if is_whole and isinstance(branches, list):
                 yield from (b["$ref"] for b in branches if isinstance(b, Mapping) and isinstance(b.get("$ref"), str))

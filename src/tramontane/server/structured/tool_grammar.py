@@ -65,7 +65,7 @@ def _text(tokenizer: Tokenizer, text: str) -> str:
 
 def _arguments_schema(tool: Tool, place: int, notes: Notes) -> str:
     schema = dict(tool.function.parameters or {"properties": {}})  # none given: a function without arguments
-    if schema.setdefault("type", "object") != "object":
+    if schema.setdefault("type", "object") not in ("object", ["object"]):
         raise ApiError(400, f"tools[{place}].function.parameters must describe an object", param="tools")
     source = f"tools[{place}].function.parameters"
     return schema_text(schema, strict=bool(tool.function.strict), place=source, closed=True, notes=notes)
