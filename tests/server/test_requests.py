@@ -89,6 +89,15 @@ ONE_TOOL = [{"type": "function", "function": {"name": "f"}}]
         ({"stop": [1]}, "stop.0: Input should be a valid string"),
         ({"response_format": "json"}, "response_format: Input should be an object"),
         ({"messages": None}, "messages: Input should be a valid list"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]},
+         "messages.0.content.0: Input should be of type text, thinking, document_url or file"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+         "response_format.json_schema.name: Field required"),
+        ({"tools": [{"type": "function", "function": {"name": "a.b"}}]},
+         "tools.0.function.name: String should match pattern '^[a-zA-Z0-9_-]{1,64}$'"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": 5}}]}]},
+         "messages.0.content.0.file.file_id: Input should be a valid string"),
+        ({"n": 2, "prediction": {"content": "a"}}, "prediction is not possible with n above 1"),
     ],
 )  # fmt: skip
 def test_the_headline_names_what_the_client_meant(app_client: TestClient, change: dict[str, Any], message: str) -> None:

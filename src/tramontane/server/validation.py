@@ -45,7 +45,8 @@ def _path(error: Wrong, data: Any) -> Path:
     for number, part in enumerate(error["loc"], 1):
         is_last = number == len(error["loc"])
         if isinstance(data, dict):
-            if part in (data.get("role"), data.get("type")) and not is_tagged and not is_last:
+            is_tag = part in (data.get("role"), data.get("type")) and not is_last
+            if is_tag and not is_tagged and not _holds(data, part, error["loc"][number]):
                 is_tagged = True
                 continue
             if part not in data and not (is_last and error["type"] == "missing"):
@@ -58,6 +59,11 @@ def _path(error: Wrong, data: Any) -> Path:
         is_tagged = False
         path.append(part)
     return tuple(path)
+
+
+def _holds(data: Mapping[str, Any], name: str | int, inner: str | int) -> bool:
+    """Whether `inner` is a field of `data[name]` rather than of `data`, whose tag has the name of a field."""
+    return isinstance(data.get(name), Mapping) and inner not in data
 
 
 def _place(error: Wrong, path: Path) -> list[str | int]:
@@ -111,4 +117,4 @@ def _words(error: Wrong) -> str:
             return f"{EXPECTED}an object"
         case "none_required":
             return "this server does not have it; leave it out"
-    return str(error["msg"])
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -36,6 +36,8 @@ ORDERS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, st
     "an answer of nothing": ([USER, {"role": "assistant"}, USER], [USER, USER], {"x-ignored-fields": "messages.1"}),
     "an answer of no chunks": ([USER, {"role": "assistant", "content": []}], [USER],
                                {"x-ignored-fields": "messages.1"}),
+    "a call first, of a conversation that was cut": ([CALL, RESULT, USER], [{**USER, "content": ""}, CALL, RESULT, USER],
+                                                     {"x-changed-fields": "messages.0"}),
     "an answer first": ([ANSWER, USER], [ANSWER, USER], {}),
     "two questions": ([USER, USER], [USER, USER], {}),
     "two answers": ([USER, ANSWER, ANSWER, USER], [USER, ANSWER, ANSWER, USER], {}),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_args
 
 import pydantic_core
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tramontane.server.errors import ApiError
 from tramontane.server.notes import Notes
@@ -17,9 +18,27 @@ Body = TypeVar("Body", bound="ApiModel")
 
 
 class ApiModel(BaseModel):
-    """A closed object of exact types: an unknown field is an error, and so is "1" for 1."""
+    """A closed object of exact types: an unknown field is an error, and so is "1" for 1. A null says what leaving the
+    field out says, as clients mean it that write every field they have."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or all(value is not None for value in data.values()):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in _never_null(cls)}
+
+
+@cache
+def _never_null(kind: type[BaseModel]) -> frozenset[str]:
+    """Fields that may be left out and have no null of their own."""
+    return frozenset(
+        field.alias or name
+        for name, field in kind.model_fields.items()
+        if not field.is_required() and type(None) not in (field.annotation, *get_args(field.annotation))
+    )
 
 
 def validate(kind: type[Body], data: Any, *, notes: Notes | None = None) -> Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -79,9 +79,9 @@ class OtherChunk(ApiModel):
     type: Literal["image_url", "reference", "tool_reference", "input_audio", "refusal"]
 
 
-def _chunk_kind(chunk: Any) -> str:
-    kind = chunk.get("type", "text") if isinstance(chunk, dict) else getattr(chunk, "type", None)
-    return kind if kind in ("text", "thinking", "document_url", "file") else "other"
+def _chunk_kind(chunk: Any) -> Any:
+    kind = chunk.get("type", "text") if isinstance(chunk, dict) else getattr(chunk, "type", "text")
+    return "other" if kind in get_args(OtherChunk.model_fields["type"].annotation) else kind
 
 
 Chunk = Annotated[
@@ -90,7 +90,11 @@ Chunk = Annotated[
     | Annotated[DocumentChunk, Tag("document_url")]
     | Annotated[FileChunk, Tag("file")]
     | Annotated[OtherChunk, Tag("other")],
-    Discriminator(_chunk_kind),
+    Discriminator(
+        _chunk_kind,
+        custom_error_type="chunk_type",
+        custom_error_message="Input should be of type text, thinking, document_url or file",
+    ),
 ]
 Content = str | list[Chunk]
 
@@ -273,9 +277,9 @@ class ChatRequest(SamplingFields):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
-        if self.top_prompt_logprobs is not None and not self.prompt_logprobs:
+        if self.top_prompt_logprobs and not self.prompt_logprobs:
             raise ValueError("top_prompt_logprobs needs prompt_logprobs to be true")
         if self.prediction is not None and (self.n or 1) > 1:
             raise ValueError("prediction is not possible with n above 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -28,16 +28,20 @@ class OtherPart(ApiModel):
     type: Literal["input_image", "input_audio", "refusal"]
 
 
-def _part_kind(part: Any) -> str:
+def _part_kind(part: Any) -> str | None:
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    if kind == "input_file":
-        return "file"
-    return "text" if kind in ("input_text", "output_text", "text") else "other"
+    kinds = {"text": TextPart, "file": FilePart, "other": OtherPart}
+    found = (tag for tag, part in kinds.items() if kind in get_args(part.model_fields["type"].annotation))
+    return next(found, None)
 
 
 Part = Annotated[
     Annotated[TextPart, Tag("text")] | Annotated[FilePart, Tag("file")] | Annotated[OtherPart, Tag("other")],
-    Discriminator(_part_kind),
+    Discriminator(
+        _part_kind,
+        custom_error_type="part_type",
+        custom_error_message="Input should be of type input_text, output_text, text or input_file",
+    ),
 ]
 
 

@@ -13,6 +13,9 @@ from tramontane.server.schema.base import ApiModel
 NonEmpty = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MAX_ANSWERS = 128
+MAX_COUNT = 2**31
+"""More tokens than any context or vocabulary has: larger numbers mean the same."""
+
 SYNONYMS = (("random_seed", "seed"), ("max_tokens", "max_completion_tokens"), ("repetition_penalty", "repeat_penalty"))
 """Mistral's name of a field, or Hugging Face's, and OpenAI's or llama.cpp's."""
 
@@ -81,8 +84,8 @@ class SamplingFields(ApiModel):
         }
         return dataclasses.replace(
             default,
-            max_tokens=self.limit,
-            top_k=default.top_k if self.top_k is None else self.top_k if self.top_k > 0 else None,
+            max_tokens=None if self.limit is None else min(self.limit, MAX_COUNT),
+            top_k=default.top_k if self.top_k is None else min(self.top_k, MAX_COUNT) if self.top_k > 0 else None,
             stop=stop,
             logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
             **{name: value for name, value in given.items() if value is not None},
