@@ -352,7 +352,9 @@ def test_more_tokens_than_the_context_has_are_its_rest(
     answer = app_client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     usage = answer.json()["usage"]
-    assert answer.headers["x-changed-fields"] == "max_tokens"
+    assert answer.headers["x-changed-fields"] == limit
+    beyond = app_client.post(path, json={**body, limit: 10**30})
+    assert (beyond.status_code, beyond.headers["x-changed-fields"]) == (200, limit)
     if path != "/v1/responses":
         assert usage["total_tokens"] == 2048
         assert answer.json()["choices"][0]["finish_reason"] == "length"
@@ -363,6 +365,38 @@ def test_more_tokens_than_the_context_has_are_its_rest(
     assert refused["code"] == "context_length_exceeded"
     assert refused["message"].startswith("This model's maximum context length is 2048 tokens, but the prompt has ")
     assert "max_tokens asks for 32000 more" in refused["message"]
+
+
+def test_a_null_says_what_leaving_a_field_out_says(app_client: TestClient) -> None:
+    call = {"id": "callAbcd1", "type": None, "function": {"name": "f", "arguments": None}}
+    written = {
+        "messages": [
+            {"role": "user", "content": "hi", "name": None},
+            {"role": "assistant", "content": None, "prefix": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1", "tool_call_id": "callAbcd1", "name": None},
+        ],
+        "safe_prompt": None,
+        "stream_options": {"include_usage": None},
+        "logprobs": False,
+        "top_logprobs": 0,
+        "unheard_of": None,
+    }
+    answer = app_client.post("/v1/chat/completions", json={**BODY, **written})
+    assert answer.status_code == 200, answer.text
+    assert "x-ignored-fields" not in answer.headers
+    assert refusal(app_client.post("/v1/chat/completions", json={**BODY, "model": None}), 422)["param"] == "model"
+
+
+def test_tools_of_other_kinds_are_left_out_and_named(app_client: TestClient, strict_client: TestClient) -> None:
+    search: dict[str, Any] = {"type": "web_search"}
+    body: dict[str, Any] = {**BODY, "tools": [search, *ONE_TOOL, {"type": "custom", "custom": {"name": "sh"}}]}
+    answer = app_client.post("/v1/chat/completions", json={**body, "tool_choice": "required", "max_tokens": 200})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-ignored-fields"] == "tools[0].web_search, tools[2].custom"
+    assert answer.json()["choices"][0]["message"]["tool_calls"]
+    assert "web_search" in refusal(strict_client.post("/v1/chat/completions", json=body), 400)["message"]
+    none = {**BODY, "tools": [search], "tool_choice": "any"}
+    assert refusal(app_client.post("/v1/chat/completions", json=none), 400)["param"] == "tool_choice"
 
 
 def test_the_rest_of_the_context_is_not_what_the_model_ends_by_itself_with(app_client: TestClient) -> None:
@@ -386,6 +420,8 @@ def test_a_prompt_beyond_the_context_is_refused_in_the_words_that_clients_know(a
     for path, body in bodies:
         refused = refusal(app_client.post(path, json={"model": "chat", **body}), 400)
         assert refused["code"] == "context_length_exceeded", path
+        assert refused["param"] in ("messages", "prompt", "input")
+        assert refused["param"] in body
         assert refused["message"].startswith("This model's maximum context length is 2048 tokens, but the prompt has ")
         assert "an answer of" not in refused["message"]
 

@@ -102,6 +102,41 @@ def test_what_came_of_foreign_tools_is_left_out_and_named(app_client: TestClient
     assert answer.headers["x-ignored-fields"] == "input[1].web_search_call"
 
 
+def test_the_headers_name_fields_as_the_client_knows_them(app_client: TestClient) -> None:
+    pattern = {"type": "string", "pattern": "(?=a)", "maxLength": 1}
+    schema = {"type": "object", "properties": {"a": pattern}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    body = {
+        "model": "chat",
+        "input": turns,
+        "max_output_tokens": 10**6,
+        "reasoning": {"effort": "low"},
+        "max_tokens": 5,
+    }
+    tools = [{"type": "mcp"}, {**FUNCTION, "parameters": schema, "strict": False}]
+    answer = app_client.post("/v1/responses", json={**body, "tools": tools})
+    assert answer.status_code == 200, answer.text
+    ignored = set(answer.headers["x-ignored-fields"].split(", "))
+    assert ignored == {"max_tokens", "reasoning.effort", "tools[0].mcp", "tools[1].parameters.properties.a.pattern"}
+    assert answer.headers["x-changed-fields"] == "input, max_output_tokens"
+    text = {"format": {"type": "json_schema", "name": "n", "schema": schema}}
+    answer = app_client.post("/v1/responses", json={"model": "chat", "input": "x", "text": text})
+    assert answer.headers["x-ignored-fields"] == "text.format.schema.properties.a.pattern"
+
+
+def test_an_input_that_no_model_here_can_read_is_named(app_client: TestClient) -> None:
+    answer = app_client.post("/v1/responses", json={"model": "chat", "input": [{"type": "web_search_call", "id": "x"}]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+
+
+def test_a_response_that_is_not_kept_is_named_by_the_field_that_asked_for_it(app_client: TestClient) -> None:
+    body = {"model": "chat", "input": "x", "previous_response_id": "resp_0"}
+    answer = app_client.post("/v1/responses", json=body)
+    error = answer.json()["error"]
+    assert answer.status_code == 404
+    assert (error["param"], error["code"]) == ("previous_response_id", "previous_response_not_found")
+
+
 def test_a_streamed_response_is_kept_when_it_has_ended(app_client: TestClient) -> None:
     told = events(app_client, "/v1/responses", {"model": "chat", "input": "x", "max_output_tokens": 3}, {})
     last = told[-1]["response"]

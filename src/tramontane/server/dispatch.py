@@ -45,7 +45,7 @@ async def dispatch(
         status = CLIENT_GONE
         raise
     except Exception as error:
-        failure = as_api_error(error)
+        failure = as_api_error(error) if known is None else known.failure(error)
         status = failure.status
         if status >= 500 and not isinstance(error, ApiError):
             log.error("request %s to %s failed", call.request_id, endpoint, exc_info=error)

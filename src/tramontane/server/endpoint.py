@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import ContextLengthError
 from tramontane.llm import Completion
 from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 SERVED_MODEL = "x-served-model"
+PROMPTS = ("messages", "input", "prompt")  # of /v1/responses, prompt is something else
 CLIENT_GONE = 499  # nginx's number for a client that closed the connection; seen in records only
 
 
@@ -167,7 +169,7 @@ class Endpoint(Generic[Body]):
             status = CLIENT_GONE
             return Response(status_code=status)
         except Exception as error:
-            failure = as_api_error(error)
+            failure = self.failure(error)
             status = failure.status
             if status >= 500 and not isinstance(error, ApiError):
                 log.error("request %s to %s failed", call.request_id, self.path, exc_info=error)
@@ -175,6 +177,13 @@ class Endpoint(Generic[Body]):
         finally:
             if not is_streaming:
                 call.record(status)
+
+    def failure(self, error: BaseException) -> ApiError:
+        """As `as_api_error`; what is too long is the field that holds the prompt."""
+        failure = as_api_error(error)
+        if isinstance(error, ContextLengthError):
+            failure.param = next((name for name in PROMPTS if name in self.body.model_fields), None)
+        return failure
 
     def add_to(self, router: APIRouter) -> None:
         async def route(

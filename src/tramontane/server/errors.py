@@ -110,7 +110,7 @@ def as_api_error(error: BaseException) -> ApiError:
                 429, str(error), kind="rate_limited", code="1300", headers={"Retry-After": str(RETRY_AFTER_S)}
             )
         case ContextLengthError():
-            return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+            return ApiError(400, str(error), code="context_length_exceeded")
         case RequestError() | TokenizerError():
             return ApiError(400, str(error))
         case EngineStoppedError():

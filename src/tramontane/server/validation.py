@@ -63,7 +63,7 @@ def _path(error: Wrong, data: Any) -> Path:
 
 def _holds(data: Mapping[str, Any], name: str | int, inner: str | int) -> bool:
     """Whether `inner` is a field of `data[name]` rather than of `data`, whose tag has the name of a field."""
-    return isinstance(data.get(name), Mapping) and inner not in data
+    return isinstance(name, str) and isinstance(data.get(name), Mapping) and inner not in data
 
 
 def _place(error: Wrong, path: Path) -> list[str | int]:

@@ -15,7 +15,7 @@ from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.models import ServedModel
 from tramontane.server.moderation.guardrails import apply_guardrails
-from tramontane.server.schema.chat import ChatRequest
+from tramontane.server.schema.chat import ChatRequest, Tool
 from tramontane.server.structured.constraints import constraints
 
 
@@ -38,7 +38,8 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     model = call.use(request.model)
     if not model.capabilities.completion_chat:
         raise ApiError(400, f"the model {model.name} cannot chat; use /v1/completions", param="model")
-    if request.tools and not model.capabilities.function_calling:
+    functions = _functions(call, request)
+    if functions and not model.capabilities.function_calling:
         raise ApiError(400, f"the model {model.name} knows no tools; leave tools out", param="tools")
     request = await with_documents(call, request)
     messages = conversation(call, request, model)
@@ -54,7 +55,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=(request.top_prompt_logprobs or 0) if request.prompt_logprobs else None,
     )
-    tools = [tool.model_dump() for tool in request.tools or ()] or None
+    tools = [tool.model_dump() for tool in functions] or None
     prompt = await model.llm.read_prompt(messages, tools=tools)
     if not tools:
         prompt = dataclasses.replace(prompt, reads_calls=False)  # calls would be text that the model made up
@@ -68,6 +69,22 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
         include_usage=request.stream_options is not None and request.stream_options.include_usage,
         guardrails=guardrails,
     )
+
+
+def _functions(call: Call, request: ChatRequest) -> list[Tool]:
+    """The tools that run here, as functions of the client's do; the others are named in the notes. Raises ApiError for
+    those where the call is strict, and where one of them would have to be called."""
+    functions = request.functions
+    for place, tool in enumerate(request.tools or ()):
+        if place not in functions:
+            name = f"tools[{place}].{tool.type}"
+            if call.is_strict:
+                raise ApiError(400, f"{name} does not run here; leave it out", param="tools")
+            call.notes.ignored.add(name)
+    choice = request.tool_choice
+    if request.tools and not functions and choice in ("any", "required"):
+        raise ApiError(400, f"tool_choice is {choice}, but none of the tools runs here", param="tool_choice")
+    return list(functions.values())
 
 
 def _prediction(request: ChatRequest, model: ServedModel) -> tuple[int, ...]:

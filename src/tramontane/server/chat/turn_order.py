@@ -19,8 +19,8 @@ Message = dict[str, Any]
 def in_order(messages: Sequence[Message], chat: ChatFormat | None, notes: Notes, *, num_ours: int = 0) -> list[Message]:
     """The first `num_ours` messages are no part of the request. Noted as ignored: empty answers, reasoning that the
     model's format has no place for, text beside calls where it has none. Noted as changed: instructions read as a
-    user's words, words moved behind the results of calls, calls at the beginning, where oldest turns were cut off, as if nothing had
-    been said before them, an answer at the end that is to be continued."""
+    user's words, words moved behind the results of calls, calls at the beginning (the oldest turns were cut off), which
+    get an empty question, an answer at the end that is to be continued."""
     features = chat.features if isinstance(chat, MistralChat) else None
     told: list[tuple[str, Message]] = []
     waiting: list[tuple[str, Message]] = []

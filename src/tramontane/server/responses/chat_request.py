@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from tramontane.server.errors import ApiError
 from tramontane.server.notes import Notes
 from tramontane.server.schema.base import validate
-from tramontane.server.schema.chat import ChatRequest
+from tramontane.server.schema.chat import ChatRequest, OtherTool
 from tramontane.server.schema.response_request import (
     AllowedTools,
     FilePart,
@@ -20,7 +21,6 @@ from tramontane.server.schema.response_request import (
     MessageItem,
     NamedFunction,
     OtherItem,
-    OtherTool,
     Part,
     ReasoningItem,
     ResponseInput,
@@ -34,7 +34,9 @@ def chat_request(request: ResponseInput, items: Sequence[Item], notes: Notes | N
     """`items` are the whole conversation. What comes of tools that do not run here is left out and named in `notes`.
     Raises ApiError for content that no model here can read, for that without `notes`, and as `validate` does."""
     messages = _messages(items, notes)
-    tools, choice = _tools(request, notes)
+    if not messages:
+        raise ApiError(400, "input: none of its items can be read here; add a message", param="input")
+    tools, choice = _tools(request)
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, Any] = {
@@ -78,14 +80,9 @@ def _left_out(name: str, notes: Notes | None) -> None:
     notes.ignored.add(name)
 
 
-def _tools(request: ResponseInput, notes: Notes | None) -> tuple[list[dict[str, Any]], str | dict[str, Any] | None]:
-    """Functions, and which of them is to be called."""
-    tools = []
-    for place, tool in enumerate(request.tools or ()):
-        if isinstance(tool, FunctionTool):
-            tools.append(_tool(tool))
-        else:
-            _left_out(f"tools[{place}].{tool.type}", notes)
+def _tools(request: ResponseInput) -> tuple[list[dict[str, Any]], str | dict[str, Any] | None]:
+    """The tools, those that do not run here among them, and which is to be called."""
+    tools = [_tool(tool) if isinstance(tool, FunctionTool) else tool.model_dump() for tool in request.tools or ()]
     choice = request.tool_choice
     match choice:
         case NamedFunction():
@@ -101,9 +98,23 @@ def _tools(request: ResponseInput, notes: Notes | None) -> tuple[list[dict[str, 
             return tools, {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": allowed}}
         case OtherTool():
             raise ApiError(400, f"tool_choice: tools of type {choice.type} do not run here", param="tool_choice")
-    if choice == "required" and request.tools and not tools:
-        raise ApiError(400, "tool_choice is required, but none of the tools runs here", param="tool_choice")
     return tools, choice
+
+
+_AS_SENT = (
+    (re.compile(r"^max_tokens$"), "max_output_tokens"),
+    (re.compile(r"^reasoning_effort$"), "reasoning.effort"),
+    (re.compile(r"^(tools\[\d+\])\.function\b"), r"\1"),
+    (re.compile(r"^response_format\.json_schema\.schema\b"), "text.format.schema"),
+    (re.compile(r"^messages\.\d+.*"), "input"),
+)
+
+
+def as_sent(name: str) -> str:
+    """What a field of the chat request is called in the response request."""
+    for pattern, words in _AS_SENT:
+        name = pattern.sub(words, name)
+    return name
 
 
 def _messages(items: Sequence[Item], notes: Notes | None) -> list[dict[str, Any]]:

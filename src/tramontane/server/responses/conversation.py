@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from tramontane.llm.async_llm import Stream
 from tramontane.server.chat.plan import AnswerPlan, plan_chat
 from tramontane.server.endpoint import Call
-from tramontane.server.responses.chat_request import chat_request, require_possible
+from tramontane.server.notes import Notes
+from tramontane.server.responses.chat_request import as_sent, chat_request, require_possible
 from tramontane.server.schema.response_request import Item, ItemReference, MessageItem, ResponseInput, TextPart
 
 ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
@@ -23,6 +26,10 @@ ANSWER_TOKENS = 512
 class Conversation:
     items: list[Item]
     plan: AnswerPlan
+
+    async def start(self, call: Call) -> Stream:
+        with _noted_as_sent(call.notes):
+            return await self.plan.start(call)
 
     def as_json(self, call: Call) -> list[dict[str, Any]]:
         """The items as they are kept and listed, each with an id."""
@@ -42,7 +49,9 @@ async def read_conversation(call: Call, request: ResponseInput) -> Conversation:
     notes = None if call.is_strict else call.notes
 
     async def plan_of(some: Sequence[Item]) -> AnswerPlan:
-        return await plan_chat(call, chat_request(request, some, notes))
+        chat = chat_request(request, some, notes)
+        with _noted_as_sent(call.notes):
+            return await plan_chat(call, chat)
 
     if request.truncation != "auto":
         return Conversation(items, await plan_of(items))
@@ -64,11 +73,20 @@ async def read_conversation(call: Call, request: ResponseInput) -> Conversation:
     return Conversation(kept, plans.get(low) or await plan_of(kept))
 
 
+@contextlib.contextmanager
+def _noted_as_sent(notes: Notes) -> Iterator[None]:
+    """What is noted meanwhile of a chat request gets the names that the client knows."""
+    ignored, changed = set(notes.ignored), set(notes.changed)
+    yield
+    notes.ignored = ignored | set(map(as_sent, notes.ignored - ignored))
+    notes.changed = changed | set(map(as_sent, notes.changed - changed))
+
+
 def _items(call: Call, request: ResponseInput) -> list[Item]:
     stored, owner = call.services.stored_responses, call.caller.owner
     items: list[Item] = []
     if request.previous_response_id is not None:
-        before = stored.get(request.previous_response_id, owner)
+        before = stored.get(request.previous_response_id, owner, param="previous_response_id")
         items += _read([*before.input, *before.body["output"]])
     if isinstance(request.input, str):
         return [*items, MessageItem(role="user", content=[TextPart(type="input_text", text=request.input)])]

@@ -35,10 +35,10 @@ class StoredResponses:
         with self.database.write() as session:
             session.add(row)
 
-    def get(self, response_id: str, owner: str) -> StoredResponse:
-        """Raises ApiError 404 if there is none."""
+    def get(self, response_id: str, owner: str, *, param: str = "id") -> StoredResponse:
+        """Raises ApiError 404 if there is none; `param` is the field that names it."""
         with self.database.read() as session:
-            return _find(session, response_id, owner)
+            return _find(session, response_id, owner, param)
 
     def item(self, item_id: str, owner: str) -> dict[str, Any]:
         """An item of a stored response's input or output. Raises ApiError 404 if there is none."""
@@ -67,8 +67,9 @@ def _row(session: Session, response_id: str, owner: str) -> StoredResponse | Non
     return session.scalar(select(StoredResponse).where(*wanted))
 
 
-def _find(session: Session, response_id: str, owner: str) -> StoredResponse:
+def _find(session: Session, response_id: str, owner: str, param: str = "id") -> StoredResponse:
     row = _row(session, response_id, owner)
     if row is None:
-        raise ApiError(404, "no response of that id is kept here; send the whole input", param="id")
+        code = "previous_response_not_found" if param == "previous_response_id" else None
+        raise ApiError(404, "no response of that id is kept here; send the whole input", param=param, code=code)
     return row

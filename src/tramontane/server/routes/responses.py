@@ -27,7 +27,7 @@ async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
     builder = _builder(call, request, conversation)
     for _ in builder.open():
         pass
-    async with await conversation.plan.start(call) as stream:
+    async with await conversation.start(call) as stream:
         async for delta in stream:
             call.saw_token()
             for _ in builder.take(delta):
@@ -41,7 +41,7 @@ async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
 
 async def stream(call: Call, request: ResponseRequest) -> AsyncGenerator[bytes]:
     conversation = await read_conversation(call, request)
-    return response_events(_builder(call, request, conversation), await conversation.plan.start(call))
+    return response_events(_builder(call, request, conversation), await conversation.start(call))
 
 
 def _builder(call: Call, request: ResponseRequest, conversation: Conversation) -> ResponseBuilder:

@@ -166,6 +166,18 @@ class Tool(ApiModel):
     function: Function
 
 
+class OtherTool(ApiModel):
+    """A tool that does not run here: of another server's own machines, or called in another way than functions are."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+def tool_kind(tool: Any) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "function" if kind in ("function", None) else "other"
+
+
 class FunctionName(ApiModel):
     name: str
 
@@ -254,7 +266,10 @@ class ChatRequest(SamplingFields):
     messages: list[Message] = Field(min_length=1)
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: (
+        list[Annotated[Annotated[Tool, Tag("function")] | Annotated[OtherTool, Tag("other")], Discriminator(tool_kind)]]
+        | None
+    ) = Field(default=None, max_length=128)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = True
     logprobs: bool | None = None
@@ -267,6 +282,11 @@ class ChatRequest(SamplingFields):
     safe_prompt: bool = False
     guardrails: list[Guardrail] | None = None
     modalities: list[Literal["text"]] | None = None
+
+    @property
+    def functions(self) -> dict[int, Tool]:
+        """The tools that can be called, by their place among all."""
+        return {place: tool for place, tool in enumerate(self.tools or ()) if isinstance(tool, Tool)}
 
     @property
     def has_prefix(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from tramontane.server.schema.base import ApiModel
-from tramontane.server.schema.chat import JsonObject
+from tramontane.server.schema.chat import JsonObject, OtherTool, tool_kind
 
 
 class TextPart(ApiModel):
@@ -30,9 +30,8 @@ class OtherPart(ApiModel):
 
 def _part_kind(part: Any) -> str | None:
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    kinds = {"text": TextPart, "file": FilePart, "other": OtherPart}
-    found = (tag for tag, part in kinds.items() if kind in get_args(part.model_fields["type"].annotation))
-    return next(found, None)
+    kinds: dict[str, type[ApiModel]] = {"text": TextPart, "file": FilePart, "other": OtherPart}
+    return next((tag for tag, part in kinds.items() if kind in get_args(part.model_fields["type"].annotation)), None)
 
 
 Part = Annotated[
@@ -133,20 +132,8 @@ class FunctionTool(ApiModel):
     strict: bool | None = None
 
 
-class OtherTool(ApiModel):
-    """A tool that does not run here: of OpenAI's own machines, or called in another way than functions are."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-
-
-def _tool_kind(tool: Any) -> str:
-    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
-    return "function" if kind in ("function", None) else "other"
-
-
 ResponseTool = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")], Discriminator(_tool_kind)
+    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")], Discriminator(tool_kind)
 ]
 
 

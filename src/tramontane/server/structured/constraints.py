@@ -36,7 +36,7 @@ async def constraints(
         body, side = await in_thread(lambda: _body(wanted, tokenizer, notes))
     has_calls = "[TOOL_CALLS]" in tokenizer.control_names
     if not tools:
-        banned = [tokenizer.control_id("[TOOL_CALLS]")] if request.tools and has_calls else []
+        banned = [tokenizer.control_id("[TOOL_CALLS]")] if request.functions and has_calls else []
         if not body:
             return (ForbiddenTokens(banned),) if banned else ()
         return (await model.grammars.compile(_grammar(tokenizer, "body", body, side), prefix=prefix),)
@@ -53,7 +53,7 @@ async def constraints(
 
 def _chosen_tools(request: ChatRequest) -> tuple[Mapping[int, Tool], str]:
     """The tools that may be called, by their place in the request, and whether one must be."""
-    tools, choice = dict(enumerate(request.tools or ())), request.tool_choice or "auto"
+    tools, choice = request.functions, request.tool_choice or "auto"
     if choice == "none":
         return {}, "none"
     if isinstance(choice, AllowedToolsChoice):
