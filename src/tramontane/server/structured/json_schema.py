@@ -102,7 +102,7 @@ class _Work:
             if isinstance(kept.get(name), Mapping):
                 kept[name] = self.inside(kept[name], f"{place}.{name}", may_close=True)
         if isinstance(kept.get("oneOf"), list) and not self._excludes(kept):
-            self.leave_out(f"{place}.oneOf")
+            self.leave_out(f"{place}.oneOf", kept["oneOf"])
             branches = {"anyOf": kept.pop("oneOf")}
             kept |= branches if "anyOf" not in kept else {"allOf": [*kept.get("allOf", ()), branches]}
         if self.closed and may_close and _is_closable(kept):
