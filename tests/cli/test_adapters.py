@@ -134,11 +134,6 @@ def test_where_an_adapter_alone_is_of_no_use_the_command_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_is_nothing_to_a_server(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "eval", "http://127.0.0.1:9", "--base", base, "--tasks", "hellaswag")
-    assert "is for a LoRA adapter of this machine" in line
-
-
 def test_a_folder_of_runs_is_no_whole_model(base: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As the Trainer leaves it: checkpoint-500, with what the optimiser keeps beside the adapter."""
     run_folder = base.parent / "run"

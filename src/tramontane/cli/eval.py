@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import WEIGHT_FORMAT_HELP, Base, Json, ModelOptions
+from tramontane.cli.options import WEIGHT_FORMAT_HELP, Base, Json, ModelOptions, given_options, refuse_options
 from tramontane.cli.terminal import bar, print_json, printable
 from tramontane.errors import RequestError
 
@@ -40,10 +40,12 @@ Unisolated = Annotated[
     bool,
     typer.Option("--unisolated-code", help="Run code the model wrote even where it keeps access to the network."),
 ]
+OF_THE_ENGINE = ("--base", "--device", "--dtype", "--stride", "--threads", "--weight-format", "--window")
 ServedModel = Annotated[str | None, typer.Option(help="Name of the model at a server (default: its first).")]
 
 
 def eval(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -77,12 +79,15 @@ def eval(
     report in Markdown and HTML; an evaluation that was interrupted goes on where it was. `eval compare A B` sets two
     such folders side by side, with the significance of each difference.
     """
+    given = given_options(context)
     if model == "compare":
+        refuse_options(given, given - {"--json"}, "on compare, which sets two evaluations side by side")
         run_compare(folders or [], as_json=as_json)
         return
     if folders:
         raise RequestError(f"unexpected argument {str(folders[0])!r}; only compare takes folders")
     if tasks == "list":
+        refuse_options(given, given - {"--tasks"}, "on the list of tasks")
         list_tasks()
         return
     from tramontane.evals.report import write_report
@@ -92,18 +97,21 @@ def eval(
     if limit is not None and limit < 1:
         raise RequestError(f"limit={limit} must be at least 1")
     wanted = chosen_tasks(tasks, text or [], questions or [], unisolated_code=unisolated_code)
+    if not any(task.kind == "text" for task in wanted):
+        refuse_options(given, {"--window", "--stride"}, "where no text is measured")
+    if not tasks:
+        refuse_options(given, {"--data"}, "on files of your own; name --tasks")
     folder = out or Path("evals") / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
     target: Target
     if re.match(r"https?://", model):
         from tramontane.evals.server_target import ServerTarget
 
-        if base is not None:
-            raise RequestError(f"--base {base} is for a LoRA adapter of this machine; a server has its own")
-
+        refuse_options(given, OF_THE_ENGINE, "on a server, which has its own")
         target = ServerTarget(model, served_model, api_key=os.environ.get("TRAMONTANE_API_KEY"), seed=seed)
     else:
         from tramontane.evals.target import EngineTarget
 
+        refuse_options(given, {"--served-model"}, "on a model of this machine")
         options = ModelOptions(
             model=model, base=base, weight_format=weight_format, dtype=dtype, device=device, threads=threads
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tramontane import durable
-from tramontane.cli.options import Base, Json
+from tramontane.cli.options import Base, Json, given_options, refuse_options
 from tramontane.cli.pretrain import Changes, MaxSeconds, Resume, run_training
 from tramontane.cli.terminal import amount, print_json, printable
 from tramontane.errors import ConfigError
@@ -42,7 +42,9 @@ def finetune(
     method: Annotated[
         Literal["lora", "full"], typer.Option(help="Train a small adapter beside the model, or all its weights.")
     ] = "lora",
-    loss: Annotated[Literal["dpo", "ipo", "simpo", "orpo"], typer.Option(help="Loss on preferences.")] = "dpo",
+    loss: Annotated[
+        Literal["dpo", "ipo", "simpo", "orpo"] | None, typer.Option(help="Loss on preferences (default: dpo).")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
     steps: Annotated[int | None, typer.Option(help="Instead of --epochs: this many updates.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
@@ -93,10 +95,11 @@ def finetune(
     from tramontane.training.recipe import read_recipe, write_recipe
 
     saved = run / "recipe.toml"
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if {"epochs", "steps"} <= given:
+    given = given_options(context)
+    if {"--epochs", "--steps"} <= given:
         raise ConfigError("give --epochs or --steps, not both")
+    if check:
+        refuse_options(given, {"--max-seconds"}, "with --check, which trains nothing")
     named = find_model(model, base)
     arguments: dict[str, Any] = {
         "MODEL": str((named.adapter or named.path).resolve()),
@@ -108,8 +111,7 @@ def finetune(
         **{"--skip-invalid": skip_invalid, "--seed": seed},
     }
     if resume and saved.exists():
-        flags = {"MODEL", "DATA", *(f"--{name.replace('_', '-')}" for name in given)}
-        require_same_arguments(run, {name: value for name, value in arguments.items() if name in flags})
+        require_same_arguments(run, {name: arguments[name] for name in arguments if name in given | {"MODEL", "DATA"}})
     else:
         if (run / "checkpoints").exists() and any((run / "checkpoints").iterdir()):
             raise ConfigError(f"{run} already holds checkpoints; --resume goes on, another --run begins anew")
@@ -141,13 +143,18 @@ def finetune(
             raise
         durable.make_folder(run)
         durable.write(saved, write_recipe(recipe))
-        resolved = {"--lr": recipe.optimizer.lr, "--rank": None if recipe.lora is None else recipe.lora.rank}
-        save_arguments(run, arguments | resolved | {"--max-len": max_len_of(options)})
+        resolved = {
+            "--lr": recipe.optimizer.lr,
+            "--rank": None if recipe.lora is None else recipe.lora.rank,
+            "--loss": recipe.task.loss if task == "preference" else None,
+            "--max-len": max_len_of(options),
+        }
+        save_arguments(run, arguments | resolved)
         if not check and not as_json:
             for note in notes_of(recipe):
                 print(printable(note))
     recipe = in_folder(read_recipe(saved, changes or ()), run)
-    if "device" in given:
+    if "--device" in given:
         recipe = replace(recipe, machine=replace(recipe.machine, device=device))
     if not any(change.startswith("schedule.num_steps=") for change in changes or ()):
         recipe = with_steps_of_epochs(recipe)

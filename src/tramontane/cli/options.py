@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+from tramontane.errors import RequestError
 
 if TYPE_CHECKING:
     from tramontane.engine.sampling import SamplingParams
@@ -158,6 +160,22 @@ def as_group(name: str, about: str, verbs: Mapping[str, Callable[..., None]]) ->
 
     grouped.callback(help=f"{about[:1].upper()}{about[1:]}")(describe)
     return get_command(grouped)
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The options that stand on the command line, by their long names."""
+    names: dict[str, str] = {parameter.name or "": max(parameter.opts, key=len) for parameter in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = {names[name] for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return {name for name in given if name.startswith("--")}  # arguments have a bare one
+
+
+def refuse_options(given: Collection[str], useless: Collection[str], place: str) -> None:
+    """Raises RequestError that names each of `given` that is among `useless`, whose options mean nothing `place`."""
+    names = sorted(set(given) & set(useless))
+    if names:
+        has, it = ("has", "it") if len(names) == 1 else ("have", "them")
+        raise RequestError(f"{' and '.join(names)} {has} no effect {place}; leave {it} out")
 
 
 def flags(group: Any) -> list[inspect.Parameter]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tramontane.cli.options import Json
+from tramontane.cli.options import Json, given_options, refuse_options
 from tramontane.cli.terminal import amount, print_json, printable
 from tramontane.errors import ConfigError
 
@@ -18,6 +18,7 @@ MEASURED_PARAMETERS = 20e6  # a larger model is taken to reach the same share of
 
 
 def plan(
+    context: typer.Context,
     *,
     hours: Annotated[float | None, typer.Option(help="Budget in hours of the machine.")] = None,
     budget: Annotated[float | None, typer.Option(help="Budget in money; needs --price-per-hour.")] = None,
@@ -50,6 +51,13 @@ def plan(
     given = [name for name, value in wanted.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(f"give one of {', '.join(wanted)}" + (f", not {' and '.join(given)}" if given else ""))
+    flags = given_options(context)
+    if hours is not None or budget is not None:
+        refuse_options(flags, {"--epochs"}, "on a budget of time or money; name the data")
+    if data:
+        refuse_options(flags, {"--vocab-size"}, "beside --data, which says it")
+    if tflops is not None:
+        refuse_options(flags, {"--device", "--threads"}, "beside --tflops, where nothing is measured")
     if budget is not None and price_per_hour is None:
         raise ConfigError("--budget needs --price-per-hour, what an hour of the machine costs")
     planning.require_positive(

@@ -28,13 +28,20 @@ class Target(Protocol):
 
 
 class EngineTarget:
-    """A model in this process. Texts are scored in windows of `window` tokens that advance by `stride`."""
+    """A model in this process. Texts are scored in windows of `window` tokens that advance by `stride`.
+
+    Raises RequestError for a window the model does not hold, or a stride that would leave tokens out.
+    """
 
     def __init__(self, llm: LLM, name: str, *, window: int | None = None, stride: int | None = None, seed: int = 0):
         self.llm = llm
         self.seed = seed
-        self.window = min(window or 2048, llm.max_seq_len)
-        self.stride = min(stride or max(1, self.window // 2), self.window)
+        if window is not None and not 1 <= window <= llm.max_seq_len:
+            raise RequestError(f"window={window} must lie between 1 and the {llm.max_seq_len} tokens the model reads")
+        self.window = min(2048, llm.max_seq_len) if window is None else window
+        self.stride = max(1, self.window // 2) if stride is None else stride
+        if not 1 <= self.stride <= self.window:
+            raise RequestError(f"stride={self.stride} must lie between 1 and window={self.window}")
         config = llm.checkpoint.config
         self.description: dict[str, Any] = {
             "model": name,

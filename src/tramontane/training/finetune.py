@@ -27,6 +27,7 @@ from tramontane.training.recipe import (
     MetricsRecipe,
     ModelRecipe,
     OptimizerRecipe,
+    PreferenceLoss,
     Recipe,
     TaskRecipe,
 )
@@ -60,7 +61,7 @@ class FinetuneOptions:
     valid: Path | str | None = None
     task: TaskKind = "chat"
     method: Method = "lora"
-    loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
+    loss: PreferenceLoss | None = None  # None: dpo, of preferences alone
     epochs: float = 3.0
     steps: int | None = None
     lr: float | None = None
@@ -88,6 +89,8 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         raise ConfigError(f"weight_format={options.weight_format} packs a frozen base; use it with method lora")
     if options.rank is not None and options.method == "full":
         raise ConfigError(f"rank={options.rank} is that of an adapter; leave it out with method full")
+    if options.loss is not None and options.task != "preference":
+        raise ConfigError(f"loss={options.loss} is one on preferences; leave it out with task {options.task}")
     if not (options.epochs > 0 and math.isfinite(options.epochs)):
         raise ConfigError(f"epochs={options.epochs} must be a number above 0")
     if options.steps is not None and options.steps < 1:
@@ -120,7 +123,7 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
         seed=options.seed,
         data=data,
         model=model,
-        task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss),
+        task=TaskRecipe(kind="text" if options.task == "chat" else options.task, loss=options.loss or "dpo"),
         lora=lora,
         optimizer=optimizer,
         schedule=Schedule(num_steps=num_steps, kind="cosine", warmup_steps=min(num_steps // 10, 50), final=0.1),

@@ -20,6 +20,7 @@ from tramontane.errors import ConfigError, DataError
 from tramontane.model.lora import ALL_LINEARS, require_lora
 from tramontane.training.schedule import Schedule
 
+PreferenceLoss = Literal["dpo", "ipo", "simpo", "orpo"]
 BESIDE_CHECKPOINT = ("checkpoint", "adapter", "adapter_digest", "weight_format")
 """What of [model] has a meaning where that starts from a checkpoint."""
 
@@ -177,10 +178,19 @@ class TaskRecipe:
     """
 
     kind: Literal["text", "preference", "classify"] = "text"
-    loss: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
+    loss: PreferenceLoss = "dpo"
     beta: float = 0.1
     gamma: float = 0.5
     num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        means = {"text": (), "preference": ("loss", "beta", "gamma"), "classify": ("num_classes",)}[self.kind]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("kind", *means) and value != field.default:
+                raise ConfigError(f"task.{field.name}={value} has no effect with task.kind={self.kind!r}; leave it out")
+        if self.gamma != 0.5 and self.loss != "simpo":
+            raise ConfigError(f"task.gamma={self.gamma} is the margin of simpo, not of {self.loss}; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
