@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tramontane.data.decontaminate import EvaluationNgrams, read_evaluation_ngrams
 from tramontane.data.dedupe import DuplicateIndex, Fingerprint, FingerprintLog, fingerprint, words_of
@@ -99,6 +100,35 @@ def test_the_wording_of_a_task_is_no_contamination(tmp_path: Path) -> None:
     lines = [f'{{"q": "{wording} {subject}"}}' for subject in ("law", "art", "war")]
     assert evaluation(tmp_path, lines, max_items=3).first_match(words_of(wording)) is not None
     assert evaluation(tmp_path, lines, max_items=2).first_match(words_of(wording)) is None
+
+
+FORMULA = "once upon a time there was a little girl named lucy she loved to play"
+MARKED = [
+    f"{FORMULA} with {toy}. The {toy} of story number {n} had a name that nobody in the whole wide town knew"
+    for n, toy in enumerate(("balls", "dolls", "cars", "kites"))
+]
+
+
+@pytest.mark.parametrize("between", ["\n<|endoftext|>\n", "\n\n", "\n \n\n"])
+def test_documents_and_paragraphs_of_a_text_are_items(between: str, tmp_path: Path) -> None:
+    (tmp_path / "stories.txt").write_text(between.join(MARKED), "utf-8")
+
+    def match(text: str, max_items: int) -> str | None:
+        recipe = DecontaminateRecipe(paths=("stories.txt",), max_items=max_items)
+        return read_evaluation_ngrams(recipe, tmp_path).first_match(words_of(text))
+
+    assert match(FORMULA, 3) is None
+    assert match(FORMULA, 4) is not None
+    for story in MARKED:
+        assert match(story, 3) is not None
+
+
+def test_ngrams_go_on_from_paragraph_to_paragraph_but_not_from_document_to_document(tmp_path: Path) -> None:
+    words = "one two three four five six seven\n\neight nine ten\n\neleven twelve thirteen fourteen"
+    (tmp_path / "whole.txt").write_text(words, "utf-8")
+    (tmp_path / "parts.txt").write_text(words.replace("seven", "seven <|endoftext|>"), "utf-8")
+    for name, count in (("whole.txt", 2), ("parts.txt", 0)):
+        assert len(read_evaluation_ngrams(DecontaminateRecipe(paths=(name,)), tmp_path)) == count
 
 
 def test_ngrams_survive_saving(tmp_path: Path) -> None:

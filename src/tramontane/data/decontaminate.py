@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,14 @@ import numpy as np
 
 from tramontane.data.dedupe import words_of
 from tramontane.data.recipe import DecontaminateRecipe, SourceRecipe
-from tramontane.data.sources import read_records
+from tramontane.data.sources import expand, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+END_OF_TEXT = "<|endoftext|>"
+"""What stands between the documents of a plain text, as in TinyStories."""
+_PARAGRAPH_END = re.compile(r"\n\s*\n")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 loses nothing
 
 
@@ -84,19 +89,37 @@ class EvaluationNgrams:
 
 
 def read_evaluation_ngrams(recipe: DecontaminateRecipe, folder: Path) -> EvaluationNgrams:
-    """All n-grams of the evaluation files under `folder`, each string of each record on its own."""
+    """All n-grams of the evaluation files under `folder`, each string of each record on its own.
+
+    An item is a record; of a plain text, a document that ends at END_OF_TEXT, or a paragraph where there are none.
+    """
     hasher = WordHasher()
     items: list[NDArray[np.uint64]] = []
     if recipe.paths:
-        source = SourceRecipe(name="evaluation", paths=recipe.paths)
-        for record in read_records(source, folder):
-            grams = [ngram_hashes(hasher(words_of(text)), recipe.ngram_len) for text in _strings(record.fields)]
-            if grams:
-                items.append(np.unique(np.concatenate(grams)))
+        source = SourceRecipe(name="evaluation", paths=recipe.paths, split_on=END_OF_TEXT)
+        for file in expand(source, folder):
+            records = read_file(file.path, file.shown, source.name, source.split_on)
+            first = list(islice(records, 2))
+            text = first[0].fields.get("text") if len(first) == 1 else None
+            if isinstance(text, str) and len(first[0].fields) == 1:  # the whole file is one text
+                items += _paragraph_ngrams(text, hasher, recipe.ngram_len)
+                continue
+            for record in chain(first, records):
+                grams = [ngram_hashes(hasher(words_of(text)), recipe.ngram_len) for text in _strings(record.fields)]
+                if grams:
+                    items.append(np.unique(np.concatenate(grams)))
     if not items:
         return EvaluationNgrams(np.empty(0, np.uint64), recipe.ngram_len)
     hashes, counts = np.unique(np.concatenate(items), return_counts=True)
     return EvaluationNgrams(hashes[counts <= recipe.max_items], recipe.ngram_len)
+
+
+def _paragraph_ngrams(text: str, hasher: WordHasher, ngram_len: int) -> list[NDArray[np.uint64]]:
+    """The n-grams of a text by the paragraph they begin in, none lost that goes on into the next."""
+    paragraphs = [hasher(words_of(paragraph)) for paragraph in _PARAGRAPH_END.split(text)]
+    hashes = ngram_hashes(np.concatenate(paragraphs), ngram_len)
+    ends = np.cumsum([len(paragraph) for paragraph in paragraphs])
+    return [np.unique(part) for part in np.split(hashes, ends[:-1]) if len(part)]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -48,7 +48,8 @@ class DedupeRecipe:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecontaminateRecipe:
     """Evaluation files whose word `ngram_len`-grams must not occur in training text. N-grams found in more than
-    `max_items` evaluation items are wording of the task, not of an item, and are ignored (as in arXiv:2005.14165)."""
+    `max_items` evaluation items are wording of the task, not of an item, and are ignored (as in arXiv:2005.14165). An
+    item is a record; of a plain text a document that ends at <|endoftext|>, or else a paragraph."""
 
     paths: tuple[str, ...] = ()
     ngram_len: int = 13
