@@ -235,6 +235,9 @@ def test_a_run_folder_is_never_overwritten_by_another_run(tmp_path: Path, data: 
     train(recipe(tmp_path, data, "schedule.num_steps=2"))
     with pytest.raises(ConfigError, match="already holds step-00000002"):
         train(recipe(tmp_path, data))
+    with pytest.raises(ConfigError, match=r"seed is 5 here and 0 in the run; model\.hidden_dim is 64 here"):
+        train(recipe(tmp_path, data, "model.hidden_dim=64", "seed=5"), resume=True)
+    (tmp_path / "run" / "recipe.toml").unlink()  # what follows is seen without it too
     with pytest.raises(CheckpointError, match="has shape"):
         train(recipe(tmp_path, data, "model.hidden_dim=64"), resume=True)
     with pytest.raises(CheckpointError, match="trains other weights"):

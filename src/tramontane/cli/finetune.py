@@ -88,11 +88,11 @@ def finetune(
     from tramontane.training.finetune import (
         FinetuneOptions,
         finetune_recipe,
-        in_folder,
         max_len_of,
         with_steps_of_epochs,
     )
     from tramontane.training.recipe import read_recipe, write_recipe
+    from tramontane.training.resuming import in_folder, require_same_recipe
 
     saved = run / "recipe.toml"
     given = given_options(context)
@@ -159,6 +159,7 @@ def finetune(
     if not any(change.startswith("schedule.num_steps=") for change in changes or ()):
         recipe = with_steps_of_epochs(recipe)
     if check:
+        require_same_recipe(recipe)
         say_estimate(recipe, as_json=as_json)
         durable.write(saved, write_recipe(recipe))
         return

@@ -37,7 +37,9 @@ def pretrain(
     """Train a model as a recipe says.
 
     Ctrl-C saves and stops; --resume goes on bit for bit. The run folder holds metrics.jsonl, loss.svg, checkpoints/
-    and at the end model/, which every verb reads. Exit code 75: stopped before the end.
+    and at the end model/, which every verb reads. Exit code 75: stopped before the end. With --resume the recipe is
+    the run's own: of other values those of [machine], [checkpoint], [metrics] and data.valid count from here on, a
+    schedule may change what is still to come, and any other difference is refused by name.
     """
     from tramontane.training.recipe import read_recipe
 

@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result.stopped_by is not None:
         print(f"stopped by {result.stopped_by} after step {result.step}; --resume goes on", file=sys.stderr)
         return 75
+    if result.was_finished:
+        print(f"{result.run}: already finished, after step {result.step}", file=sys.stderr)
     return 0
 
 

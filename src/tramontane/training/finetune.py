@@ -183,20 +183,6 @@ def with_steps_of_epochs(recipe: Recipe) -> Recipe:
     return replace(recipe, schedule=replace(recipe.schedule, num_steps=num_steps, warmup_steps=warmup_steps))
 
 
-def in_folder(recipe: Recipe, run: Path) -> Recipe:
-    """The recipe of a run that lies in `run` by now, with the samples in it."""
-    before = Path(recipe.run)
-
-    def moved(folders: tuple[str, ...]) -> tuple[str, ...]:
-        paths = [Path(folder) for folder in folders]
-        return tuple(
-            str(run / path.relative_to(before)) if path.is_relative_to(before) else str(path) for path in paths
-        )
-
-    data = replace(recipe.data, train=moved(recipe.data.train), valid=moved(recipe.data.valid))
-    return replace(recipe, run=str(run), data=data)
-
-
 def _microbatch_len(lens: Sequence[int], longest: int, wanted: int) -> int:
     """That holds the longest sample and wastes little: up to a quarter more than `wanted` where that helps."""
     shortest = _rounded_up(longest, LEN_MULTIPLE)

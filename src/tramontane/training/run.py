@@ -24,6 +24,7 @@ from tramontane.training.flops import measure_matmul_rate
 from tramontane.training.metrics import Metrics, read_rows
 from tramontane.training.muon import full_tensor
 from tramontane.training.recipe import Recipe, write_recipe
+from tramontane.training.resuming import require_same_recipe
 from tramontane.training.stopping import Deadline, StopRequest
 from tramontane.training.trainer import Update
 
@@ -50,6 +51,8 @@ def train(
 
     Raises ConfigError, DataError or CheckpointError before anything is written.
     """
+    if resume:
+        require_same_recipe(recipe)
     finished = _finished(recipe) if resume else None
     if finished is not None:
         return finished
