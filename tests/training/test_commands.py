@@ -120,6 +120,18 @@ def test_a_file_is_checked_and_its_training_estimated_before_it_begins(
     assert json.loads(capsys.readouterr().out)["step"] == expected["num_steps"]
 
 
+@pytest.mark.parametrize(("epochs", "words"), [("1", "1 time in 1 update of"), ("8", r"8 times in \d updates of")])
+def test_a_check_says_how_often_in_good_words(
+    epochs: str, words: str, tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = conversations(tmp_path / "chat.jsonl", 2)
+    command = ["finetune", str(chat_checkpoint), str(data), "--run", str(tmp_path / "run"), "--epochs", epochs]
+    assert run([*command, "--check"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(f"each sample seen {words} about", told)
+    assert re.search(r"about 0\.\d minutes and [\d.]+ MB of memory on this machine\. --resume begins\.$", told.strip())
+
+
 def test_files_of_any_shape_with_weights_and_a_share_held_out(
     tmp_path: Path, chat_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from tramontane.errors import ConfigError
 
 if TYPE_CHECKING:
     from tramontane.data.sample_files import UnsoundFileError
+    from tramontane.training.estimate import Estimate
     from tramontane.training.recipe import Recipe
 
 
@@ -196,18 +197,23 @@ def say_estimate(recipe: Recipe, *, as_json: bool) -> None:
     ]
     notes = notes_of(recipe)
     if as_json:
-        print_json({"run": recipe.run, **asdict(expected), "skipped": skipped, "notes": notes})
+        print_json(
+            {"run": recipe.run, **asdict(expected), "summary": summary(expected), "skipped": skipped, "notes": notes}
+        )
         return
     for note in notes:
         print(printable(note))
     for problem in skipped:
         print(printable(f"{problem['split']}: line {problem['line']} is skipped: {problem['message']}"))
-    print(
-        printable(
-            f"{recipe.run}: {amount(expected.data_tokens)} tokens of samples, each sample seen "
-            f"{expected.epochs:.3g} times in {expected.num_steps} update{'s' if expected.num_steps > 1 else ''} of "
-            f"about {amount(expected.train_tokens_per_step)} tokens ({expected.padding_share:.0%} padding beside); "
-            f"about {expected.expected_seconds / 60:.1f} minutes and {amount(expected.memory_bytes, 'B')} of memory on "
-            "this machine. --resume begins."
-        )
+    print(printable(f"{recipe.run}: {summary(expected)}. --resume begins."))
+
+
+def summary(expected: Estimate) -> str:
+    """What training takes, in a line."""
+    seen, num_steps, minutes = f"{expected.epochs:.3g}", expected.num_steps, expected.expected_seconds / 60
+    return (
+        f"{amount(expected.data_tokens)} tokens of samples, each sample seen {seen} "
+        f"{'time' if seen == '1' else 'times'} in {num_steps} {'update' if num_steps == 1 else 'updates'} of about "
+        f"{amount(expected.train_tokens_per_step)} tokens ({expected.padding_share:.0%} padding beside); "
+        f"about {minutes:.1f} minutes and {amount(expected.memory_bytes, 'B')} of memory on this machine"
     )

@@ -12,7 +12,7 @@ from tramontane.cli.terminal import amount, print_json, printable
 from tramontane.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tramontane.training.plan import Machine, OverTrained, Run
+    from tramontane.training.plan import Machine, Run
 
 MEASURED_PARAMETERS = 20e6  # a larger model is taken to reach the same share of the machine's peak
 
@@ -42,8 +42,9 @@ def plan(
 ) -> None:
     """Plan a pretraining run.
 
-    From a budget or a data set: the compute-optimal model (Chinchilla) beside smaller ones that are trained for
-    longer and are cheaper to use. The machine's speed is measured with a few updates of a small model.
+    From a budget or a data set: the model that sees about 20 tokens for each of its weights (the rule of Chinchilla,
+    which spends a budget best), beside smaller ones, which see more and are cheaper to use. A rule of thumb: no loss is
+    predicted. The machine's speed is measured with a few updates of a small model.
     """
     from tramontane.training import plan as planning
 
@@ -86,19 +87,17 @@ def plan(
     else:
         seconds = 3600 * (hours if hours is not None else (budget or 0) / (price_per_hour or 1))
         runs = planning.plan_budget(seconds * flops_per_s, machine, vocab_size=vocab_size, **lens)
-    longer = planning.over_trained(runs, machine, **lens)
-    notes = epoch_notes(tokens, epochs, longer)
+    notes = epoch_notes(epochs)
     if as_json:
         print_json(
             {
                 "machine": facts,
                 "runs": [run_facts(run) for run in runs],
-                "as_good_as_the_first": [longer_facts(each) for each in longer],
                 "notes": notes,
             }
         )
     else:
-        print(printable("\n".join(page(facts, machine, runs, longer, notes))))
+        print(printable("\n".join(page(facts, machine, runs, notes))))
 
 
 def measured(device: str, threads: int | None, vocab_size: int) -> tuple[dict[str, float], float]:
@@ -120,18 +119,12 @@ def measured(device: str, threads: int | None, vocab_size: int) -> tuple[dict[st
     return facts, found.flops_per_s
 
 
-def epoch_notes(tokens: float | None, epochs: float, longer: list[OverTrained]) -> list[str]:
+def epoch_notes(epochs: float) -> list[str]:
     from tramontane.training.plan import USEFUL_EPOCHS
 
-    if tokens is None:
+    if epochs <= USEFUL_EPOCHS:
         return []
-    notes = []
-    if epochs > USEFUL_EPOCHS:
-        notes.append(f"{epochs:g} epochs: beyond {USEFUL_EPOCHS}, text seen again is worth less than these losses say")
-    needed = [each.run.num_tokens / tokens for each in longer if each.run.num_tokens > USEFUL_EPOCHS * tokens]
-    if needed:
-        notes.append(f"training for longer takes up to {max(needed):.1f} epochs of this data set; gather more text")
-    return notes
+    return [f"{epochs:g} epochs: beyond {USEFUL_EPOCHS}, text seen again is worth less than new text"]
 
 
 def run_facts(run: Run) -> dict[str, Any]:
@@ -140,7 +133,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "model": {name: getattr(run.model, name) for name in shape},
         "num_parameters": run.num_parameters,
         "num_tokens": run.num_tokens,
-        "tokens_per_parameter": run.num_tokens / run.num_parameters,
+        "tokens_per_parameter": run.tokens_per_weight,
         "seconds": run.seconds,
         "memory_bytes": run.memory_bytes,
         "inference_flops_per_token": run.inference_flops,
@@ -149,19 +142,10 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def longer_facts(each: OverTrained) -> dict[str, Any]:
-    return {
-        **run_facts(each.run),
-        "training_cost": each.extra_training,
-        "inference_saving": each.inference_saving,
-        "break_even_tokens": each.break_even_tokens,
-    }
-
-
-def page(
-    facts: dict[str, float], machine: Machine, runs: list[Run], longer: list[OverTrained], notes: list[str]
-) -> list[str]:
+def page(facts: dict[str, float], machine: Machine, runs: list[Run], notes: list[str]) -> list[str]:
     """The plan for people."""
+    from tramontane.training.plan import TOKENS_PER_WEIGHT
+
     reached = f"{amount(facts['flops_per_s'], 'FLOP')}/s in training"
     if "share_of_peak" in facts:
         reached += f", {facts['share_of_peak']:.0%} of its matrix products "
@@ -176,31 +160,23 @@ def page(
     lines = [
         f"machine: {reached}",
         "",
-        "The first is compute-optimal, the others are smaller, for the same tokens or time:",
+        f"The first comes nearest to {TOKENS_PER_WEIGHT} tokens a weight; the others are smaller, for the same tokens "
+        "or time. A rule of thumb: what they reach depends on the text.",
     ]
     lines += table(runs, machine)
     lines += ["", f"Shape of the first, for a recipe's [model]: {shape}"]
-    if longer:
-        lines += ["", "As good as the first, but smaller; dearer to train and cheaper to use:"]
-        lines += table([each.run for each in longer], machine)
-        lines += [
-            f"  {amount(each.run.num_parameters)} weights: {each.extra_training:.2f} x the training, "
-            f"{each.inference_saving:.0%} less for each generated token; pays off after "
-            f"{amount(each.break_even_tokens)} of them"
-            for each in longer
-        ]
     return [*lines, *(f"note: {note}" for note in notes)]
 
 
 def table(runs: list[Run], machine: Machine) -> list[str]:
-    head = f"{'weights':>10}{'tokens':>10}{'per weight':>12}{'hours':>12}{'memory':>11}"
+    head = f"{'weights':>10}{'tokens':>10}{'per weight':>12}{'hours':>14}{'memory':>11}"
     head += f"{'kWh':>10}" if machine.watts is not None else ""
     head += f"{'price':>10}" if machine.price_per_hour is not None else ""
     lines = [head]
     for run in runs:
         line = (
-            f"{amount(run.num_parameters):>10}{amount(run.num_tokens):>10}{run.num_tokens / run.num_parameters:>12,.0f}"
-            f"{run.seconds / 3600:>12,.2f}{amount(run.memory_bytes, 'B'):>11}"
+            f"{amount(run.num_parameters):>10}{amount(run.num_tokens):>10}{run.tokens_per_weight:>12,.0f}"
+            f"{run.seconds / 3600:>14,.2f}{amount(run.memory_bytes, 'B'):>11}"
         )
         line += f"{run.energy_kwh:>10,.2f}" if run.energy_kwh is not None else ""
         line += f"{run.price:>10,.2f}" if run.price is not None else ""

@@ -16,7 +16,7 @@ from tramontane.data.shards import Manifest, ShardSet
 from tramontane.errors import DataError
 from tramontane.loading import open_checkpoint
 from tramontane.training.metrics import loss_unit, read_rows
-from tramontane.training.plan import USEFUL_EPOCHS, optimal_parameters_for_tokens
+from tramontane.training.plan import TOKENS_PER_WEIGHT, USEFUL_EPOCHS
 from tramontane.training.recipe import Recipe, read_recipe
 from tramontane.training.streams import plan_stream, takes_samples
 
@@ -232,9 +232,8 @@ def _limits(
         limits.append("It knows only the sources above, and languages other than theirs hardly at all.")
         if not is_chat:
             limits.append("It continues text; it was not taught to answer or to follow instructions.")
-        best = optimal_parameters_for_tokens(num_tokens)
-        if config.num_parameters() > 2 * best:
-            each = num_tokens / config.num_parameters()
+        each = num_tokens / config.num_parameters()
+        if each < TOKENS_PER_WEIGHT / 2:
             limits.append(f"It is large for its {num_tokens:,} tokens: it read {each:.2g} for each weight.")
     elif recipe.task.kind == "text" and num_tokens < config.num_parameters():
         few = f"It was fine-tuned on {num_tokens:,} tokens, fewer than it has weights"

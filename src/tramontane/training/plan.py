@@ -1,14 +1,15 @@
-"""What a training run will cost and bring, worked out before it is paid for.
+"""Which model to train on a budget or a data set, and what it costs, worked out before it is paid for.
 
-The loss of a model of N weights after D tokens is taken as E + A / N^alpha + B / D^beta (Chinchilla, arXiv:2203.15556)
-with the constants of its replication (arXiv:2404.10102), which were fitted on web text with a vocabulary of 32,000: the
-values differ on other data, the order of the choices hardly does.
+The size is chosen by a rule alone: TOKENS_PER_WEIGHT tokens for every weight, which Chinchilla (arXiv:2203.15556) found
+to give the lowest loss for the arithmetic spent, on web text and from tens of millions of weights on. No loss is
+predicted: what a model reaches depends on text and vocabulary, and the formulas that were published were fitted on
+others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tramontane.config import ModelConfig
@@ -17,11 +18,11 @@ from tramontane.training.flops import forward_flops, training_flops
 from tramontane.training.memory import activation_bytes
 from tramontane.training.recipe import ModelRecipe
 
-E, A, ALPHA, B, BETA = 1.8172, 482.01, 0.3478, 2085.43, 0.3658
-SMALLER = (1.0, 0.5, 0.25, 0.125)  # sizes shown, as shares of the compute-optimal one
-MAX_OVER_TRAINING = 100  # times the tokens of the optimum, beyond which the formula was never tried
+TOKENS_PER_WEIGHT = 20
+SMALLER = (1.0, 0.5, 0.25, 0.125)  # sizes shown, as shares of the first
+FEWEST_TOKENS_PER_WEIGHT = 5  # below which no model makes much of its weights
 USEFUL_EPOCHS = 4  # up to which seeing text again is about as good as new text (arXiv:2305.16264)
-HEAD_DIM, MAX_HEADS = 64, 128
+HEAD_DIM, MAX_HEADS, MAX_HEADS_PER_KEY_HEAD = 64, 512, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,6 @@ class Run:
     config: ModelConfig
     num_tokens: float
     seconds: float
-    loss: float
     memory_bytes: int  # weights, gradients, optimiser and activations of one microbatch, about
     inference_flops: float  # per token
     energy_kwh: float | None
@@ -51,51 +51,20 @@ class Run:
     def num_parameters(self) -> int:
         return self.config.num_parameters()
 
-
-@dataclass(frozen=True, slots=True)
-class OverTrained:
-    """A smaller model trained until it is as good as the compute-optimal one: dearer to make, cheaper to use."""
-
-    run: Run
-    extra_training: float  # compute relative to the optimum: 1.2 is a fifth more
-    inference_saving: float  # share of the compute of each generated token that is saved
-    break_even_tokens: float  # generated tokens after which it was the cheaper one in all
+    @property
+    def tokens_per_weight(self) -> float:
+        return self.num_tokens / self.num_parameters
 
 
-def predicted_loss(num_parameters: float, num_tokens: float) -> float:
-    """Nats per token."""
-    return float(E + A / num_parameters**ALPHA + B / num_tokens**BETA)
-
-
-def tokens_for_loss(num_parameters: float, loss: float) -> float | None:
-    """Tokens after which a model of this size has that loss; None if it never does."""
-    rest = loss - E - A / num_parameters**ALPHA
-    return float((B / rest) ** (1 / BETA)) if rest > 0 else None
-
-
-def optimal_parameters(flops: float) -> float:
-    """The N that minimises the loss where 6 N D = flops."""
-    return float(_g() * (flops / 6) ** (BETA / (ALPHA + BETA)))
-
-
-def optimal_parameters_for_tokens(num_tokens: float) -> float:
-    """The N for which `num_tokens` are the compute-optimal number."""
-    flops = 6 * (_g() * num_tokens) ** ((ALPHA + BETA) / ALPHA)
-    return optimal_parameters(flops)
-
-
-def _g() -> float:
-    return float((ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA)))
-
-
-def shape_of_size(num_parameters: float, vocab_size: int, max_seq_len: int = 2048) -> ModelRecipe:
-    """The sensible shape whose size, embeddings included, is nearest: heads of 64, a third of them for keys, and a
-    width that grows with the depth (48 dimensions a layer at 8 layers, 128 at 32, as Mistral's)."""
-
-    def shape(num_heads: int) -> ModelRecipe:
+def shapes(max_seq_len: int = 2048) -> Iterator[ModelRecipe]:
+    """Sensible shapes from small to large: heads of 64, a third of them for keys, and a width that grows with the depth
+    (48 dimensions a layer at 8 layers, 128 at 32, as Mistral's)."""
+    for num_heads in range(1, MAX_HEADS + 1):
         dim = num_heads * HEAD_DIM
         n_kv_heads = max(n for n in range(1, max(1, num_heads // 3) + 1) if num_heads % n == 0)
-        return ModelRecipe(
+        if num_heads > MAX_HEADS_PER_KEY_HEAD * n_kv_heads:  # prime numbers and their like
+            continue
+        yield ModelRecipe(
             dim=dim,
             n_layers=max(2, round(dim / (40 + dim * 11 / 512))),
             n_heads=num_heads,
@@ -106,37 +75,71 @@ def shape_of_size(num_parameters: float, vocab_size: int, max_seq_len: int = 204
             sliding_window=min(512, max_seq_len),
         )
 
+
+def shape_of_size(num_parameters: float, vocab_size: int, max_seq_len: int = 2048) -> ModelRecipe:
+    """The shape whose size, embeddings included, is nearest."""
+
     def distance(recipe: ModelRecipe) -> float:
         return abs(math.log(recipe.config(vocab_size).num_parameters() / num_parameters))
 
-    return min(map(shape, range(1, MAX_HEADS + 1)), key=distance)
+    return min(shapes(max_seq_len), key=distance)
 
 
 def plan_budget(
     flops: float, machine: Machine, *, vocab_size: int, document_len: int = 2048, microbatch_len: int = 8192
 ) -> list[Run]:
-    """The compute-optimal model of a budget, first, and smaller ones trained for as long."""
-    optimum = optimal_parameters(flops)
-    runs: dict[int, Run] = {}
-    for share in SMALLER:
-        recipe = shape_of_size(optimum * share, vocab_size, document_len)
-        config = recipe.config(vocab_size)
-        num_tokens = flops / _per_token(config, document_len)
-        run = make_run(recipe, config, num_tokens, machine, document_len=document_len, microbatch_len=microbatch_len)
-        runs.setdefault(run.num_parameters, run)
-    return list(runs.values())
+    """The model that such a budget trains on TOKENS_PER_WEIGHT tokens a weight, first, and smaller ones trained for as
+    long, on more tokens."""
+    return _plan(
+        lambda config: flops / _per_token(config, document_len),
+        machine,
+        vocab_size=vocab_size,
+        document_len=document_len,
+        microbatch_len=microbatch_len,
+    )
 
 
 def plan_tokens(
     num_tokens: float, machine: Machine, *, vocab_size: int, document_len: int = 2048, microbatch_len: int = 8192
 ) -> list[Run]:
-    """The model for which a data set is compute-optimal, first, and smaller ones trained on all of it."""
-    optimum = optimal_parameters_for_tokens(num_tokens)
+    """The model for which a data set is TOKENS_PER_WEIGHT tokens a weight, first, and smaller ones trained on all of
+    it."""
+    return _plan(
+        lambda config: num_tokens,
+        machine,
+        vocab_size=vocab_size,
+        document_len=document_len,
+        microbatch_len=microbatch_len,
+    )
+
+
+def _plan(
+    tokens_of: Callable[[ModelConfig], float],
+    machine: Machine,
+    *,
+    vocab_size: int,
+    document_len: int,
+    microbatch_len: int,
+) -> list[Run]:
+    """`tokens_of` a model is what it would be trained on. Raises ConfigError where that is too little for any."""
+
+    def distance(recipe: ModelRecipe) -> float:
+        config = recipe.config(vocab_size)
+        return abs(math.log(tokens_of(config) / config.num_parameters() / TOKENS_PER_WEIGHT))
+
+    first = min(shapes(document_len), key=distance).config(vocab_size)
+    if tokens_of(first) < FEWEST_TOKENS_PER_WEIGHT * first.num_parameters():
+        raise ConfigError(
+            f"that is {tokens_of(first):,.0f} tokens for the smallest model of {vocab_size:,} different tokens, which "
+            f"has {first.num_parameters():,} weights: too few to train any; plan for more, or for a smaller vocabulary"
+        )
     runs: dict[int, Run] = {}
     for share in SMALLER:
-        recipe = shape_of_size(optimum * share, vocab_size, document_len)
+        recipe = shape_of_size(first.num_parameters() * share, vocab_size, document_len)
         config = recipe.config(vocab_size)
-        run = make_run(recipe, config, num_tokens, machine, document_len=document_len, microbatch_len=microbatch_len)
+        run = make_run(
+            recipe, config, tokens_of(config), machine, document_len=document_len, microbatch_len=microbatch_len
+        )
         runs.setdefault(run.num_parameters, run)
     return list(runs.values())
 
@@ -157,31 +160,11 @@ def make_run(
         config,
         num_tokens,
         seconds,
-        predicted_loss(config.num_parameters(), num_tokens),
         training_memory_bytes(config, microbatch_len),
         forward_flops(config, (document_len,)) / document_len,
         None if machine.watts is None else machine.watts * hours / 1000,
         None if machine.price_per_hour is None else machine.price_per_hour * hours,
     )
-
-
-def over_trained(runs: Sequence[Run], machine: Machine, *, document_len: int, microbatch_len: int) -> list[OverTrained]:
-    """The smaller ones of `runs` trained to the loss of the first, where they can reach it."""
-    first = runs[0]
-    spent = first.seconds * machine.flops_per_s
-    found = []
-    for run in runs[1:]:
-        num_tokens = tokens_for_loss(run.num_parameters, first.loss)
-        if num_tokens is None or num_tokens > MAX_OVER_TRAINING * first.num_tokens:
-            continue
-        longer = make_run(
-            run.model, run.config, num_tokens, machine, document_len=document_len, microbatch_len=microbatch_len
-        )
-        extra_flops = longer.seconds * machine.flops_per_s - spent
-        saved_flops = first.inference_flops - longer.inference_flops
-        saving = saved_flops / first.inference_flops
-        found.append(OverTrained(longer, 1 + extra_flops / spent, saving, max(0.0, extra_flops / saved_flops)))
-    return found
 
 
 def training_memory_bytes(config: ModelConfig, microbatch_len: int, itemsize: int = 4) -> int:

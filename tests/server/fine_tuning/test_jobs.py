@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def test_a_job_ends_in_a_model_that_answers(client: TestClient, trained: dict[st
     assert name.split(":")[4] == "ahoy"
     metadata = trained["metadata"]
     assert metadata["train_tokens"] == trained["trained_tokens"]
+    [estimated] = [event["data"] for event in trained["events"] if event["name"] == "estimated"]
+    assert estimated["memory_bytes"] > 300e6  # the process alone
+    assert re.search(
+        r"seen [\d.]+ times in 12 updates of about .* minutes and [\d.]+ [MG]B of memory", estimated["message"]
+    )
     assert metadata["train_tokens_per_step"] == round(metadata["train_tokens"] / 12)
     assert metadata["cost"] == pytest.approx(metadata["expected_duration_seconds"] / 3600 * 2, rel=0.5, abs=0.001)
     statuses = [event["data"]["status"] for event in trained["events"] if event["name"] == "status-updated"]
@@ -139,6 +145,7 @@ def test_nothing_starts_until_the_samples_are_sound(client: TestClient) -> None:
     told = make(client, training_files=files, invalid_sample_skip_percentage=0.2, params={"dry_run": True})
     assert told["object"] == "job.metadata"
     assert told["training_steps"] == 12
+    assert re.search(r"in 12 updates of about .* and [\d.]+ [MG]B of memory on this machine", told["details"])
     assert told["train_tokens"] == 12 * told["train_tokens_per_step"]
     assert client.get(PATH, params={"page": 0}).json()["total"] == before
 

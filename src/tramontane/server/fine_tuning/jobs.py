@@ -28,6 +28,8 @@ MOVING = (QUEUED, VALIDATING, STARTED, RUNNING, CANCELLATION_REQUESTED)
 STATUSES = (*MOVING, VALIDATED, FAILED_VALIDATION, FAILED, SUCCESS, CANCELLED)
 ENDED = (FAILED_VALIDATION, FAILED, SUCCESS, CANCELLED)
 STATUS_UPDATED, INVALID_LINE, INTERRUPTED, SAMPLE = "status-updated", "invalid-line", "interrupted", "sample"
+ESTIMATED = "estimated"
+"""What training takes, memory among it, for which a job's metadata has no field in the API."""
 NOTE = "note"
 """How the samples were read, where that is not as they stand."""
 

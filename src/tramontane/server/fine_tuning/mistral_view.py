@@ -80,10 +80,7 @@ def dry_run(job: FineTuningJob, price_per_hour: float | None) -> DryRun:
         **_estimated(estimate, job, price_per_hour),
         epochs=estimate["epochs"],
         training_steps=estimate["num_steps"],
-        details=(
-            f"{estimate['data_tokens']:,} tokens of samples, {estimate['epochs']:.1f} times in "
-            f"{estimate['num_steps']:,} updates"
-        ),
+        details=estimate["summary"],
     )
 
 

@@ -23,6 +23,7 @@ from tramontane.server.fine_tuning.command import JobFolder, check_command, envi
 from tramontane.server.fine_tuning.jobs import (
     CANCELLATION_REQUESTED,
     CANCELLED,
+    ESTIMATED,
     FAILED,
     FAILED_VALIDATION,
     INTERRUPTED,
@@ -173,6 +174,8 @@ class FineTuningRunner:
             )
         if notes := estimate.pop("notes", []):
             self.jobs.say(job.id, NOTE, [{"message": note} for note in notes])
+        told = {"message": estimate["summary"], "memory_bytes": estimate["memory_bytes"]}
+        self.jobs.say(job.id, ESTIMATED, [told])
         undeclared = _undeclared_labels(job, folder)
         if undeclared is not None:
             self.jobs.update(job, FAILED_VALIDATION, error=undeclared)
