@@ -25,6 +25,9 @@ class ByteEncoder:
         self.lengths.append(len(text))
         return list(text.encode("utf-8", "surrogatepass"))
 
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode("utf-8", "ignore")
 

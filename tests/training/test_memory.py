@@ -20,10 +20,12 @@ from tramontane.ops.torch_ops import TorchOps
 
 FACTOR = 1.6  # what the estimate is good for: whether a run fits, not the last tenth
 PEAK = """
-import json, resource, sys
+import re, sys
+from pathlib import Path
 from tramontane.cli.main import run
 code = run(sys.argv[1:])
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+# of this program alone: what getrusage tells includes what its parent had when it was forked
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
 sys.exit(code)
 """
 
