@@ -109,7 +109,9 @@ def test_a_whole_file_and_those_beside_it_are_read_as_transformers_reads_them(
         if tokenizer.is_control(token_id):
             assert tokenizer.control_id(name) == token_id
     for text in TEXTS:  # nothing in them is a special token, which we never find in a text
-        assert tokenizer.encode_prompt(text) == judge(text)["input_ids"], text
+        token_ids = judge(text)["input_ids"]
+        assert tokenizer.encode_prompt(text) == token_ids, text
+        assert tokenizer.decode(token_ids) == judge.decode(token_ids, skip_special_tokens=True), text
 
 
 @pytest.mark.parametrize("combination", ["added_tokens", "decoder", "roles_alone", "stripping"])

@@ -88,11 +88,12 @@ class BytePairVocabulary:
     @property
     def adds_space(self) -> bool:
         """Whether a space is put before the text."""
-        parts = (self.normalizer, *(self.normalizer or {}).get("normalizers", ()), self.pre_tokenizer)
-        return any(
-            part is not None and (part["type"] == "Prepend" or part.get("prepend_scheme") in ("always", "first"))
-            for part in parts
-        )
+        return self._prepends or (self.pre_tokenizer or {}).get("prepend_scheme") in ("always", "first")
+
+    @property
+    def _prepends(self) -> bool:
+        parts = (self.normalizer, *(self.normalizer or {}).get("normalizers", ()))
+        return any(part is not None and part["type"] == "Prepend" for part in parts)
 
     def pieces(self) -> list[bytes]:
         """Bytes of every token by id; control tokens and unused ids are empty."""
@@ -100,7 +101,9 @@ class BytePairVocabulary:
         for token, token_id in self.tokens.items():
             pieces[token_id] = self.bytes_of(token)
         for token_id, entry in self.literal.items():
-            pieces[token_id] = entry["content"].encode()
+            # one that is found in the text as it is spelled has taken the space before it in
+            space = " " if entry["normalized"] and self._prepends else ""
+            pieces[token_id] = f"{space}{entry['content']}".encode()
         return pieces
 
     def bytes_of(self, token: str) -> bytes:
