@@ -61,6 +61,7 @@ SYSTEM = (*INST, "[SYSTEM_PROMPT]", "[TOOL_CONTENT]")
         ((*SYSTEM, "[ARGS]", "[MODEL_SETTINGS]"), 5, None, "v15"),
         (SYSTEM, 5, "<|user|>{{ content }}", None),
         (SYSTEM, 5, MISTRAL + "<|im_start|>assistant", None),  # a fine-tune's own, with what it kept of the base's
+        (SYSTEM, 5, MISTRAL + "<<SYS>>", None),
         ((), 28705, MISTRAL + "### Response:", None),
         ((), 29871, MISTRAL + " ASSISTANT: ", None),
     ],

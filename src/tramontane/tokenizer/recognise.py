@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Marks of other formats: a template that has them too is a fine-tune's own, not one of Mistral's or Llama 2's.
 _FOREIGN = re.compile(r"<\|\w+\|>|<(start|end)_of_turn>|### ?(Instruction|Human|User|Response)|\b(USER|ASSISTANT) ?:")
 
+_LLAMA2_SYSTEM = "<<SYS>>"
+
 # Where the two 32,000-piece vocabularies without control tokens have their single space.
 _SPACE_ID_LLAMA = 29871
 _SPACE_ID_MISTRAL_V1 = 28705
@@ -53,6 +55,8 @@ def recognise(tokenizer: Tokenizer, template: str | None) -> str | None:
         return None
     if "[INST]" not in names:
         return _without_control_tokens(tokenizer, template)
+    if template is not None and _LLAMA2_SYSTEM in template:  # Llama 2's words around Mistral's control tokens
+        return None
     if "[MODEL_SETTINGS]" in names and (template is None or "[MODEL_SETTINGS]" in template):
         return "v15"
     return _from_template(template) if template is not None else _from_control_tokens(names)
@@ -60,7 +64,7 @@ def recognise(tokenizer: Tokenizer, template: str | None) -> str | None:
 
 def _without_control_tokens(tokenizer: Tokenizer, template: str | None) -> str | None:
     if template is not None:
-        return "llama2" if "<<SYS>>" in template else "v1"
+        return "llama2" if _LLAMA2_SYSTEM in template else "v1"
     if "▁<PRE>" in tokenizer.control_names or _is_space(tokenizer, _SPACE_ID_LLAMA):
         return "llama2"
     return "v1" if _is_space(tokenizer, _SPACE_ID_MISTRAL_V1) else None
