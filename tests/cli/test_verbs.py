@@ -253,6 +253,19 @@ def test_pull_prints_where_the_model_lies(
     assert json.loads(tramontane("pull", "org/name", "--json"))["path"] == str(tiny_checkpoint)
 
 
+def test_bench_shows_no_share_above_the_whole(
+    tramontane: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where something else ran while the machine's limits were measured."""
+    monkeypatch.setattr("tramontane.cli.machine.timed", lambda work, device: 1000.0)
+    monkeypatch.setattr("tramontane.cli.machine.cache_bytes", lambda device: 0)
+    flags = ("--prompt-tokens", 16, "--answer-tokens", 4, "--repeats", 1)
+    text, figures = tramontane("bench", "-m", tiny_checkpoint, *flags).splitlines()
+    found = json.loads(figures)
+    assert found["prefill_share"] == found["decode_share"] == 1
+    assert text.count("(100% of ") == 2
+
+
 @pytest.mark.parametrize("verb", ["generate", "info", "convert", "bench"])
 def test_an_unknown_model_names_the_remedy(verb: str, refused: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"

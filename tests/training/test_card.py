@@ -54,6 +54,17 @@ def test_a_card_says_what_the_run_recorded(finished: Path, tmp_path: Path, capsy
     assert "muon_lr = 0.02" in text
 
 
+def test_a_share_above_the_whole_is_not_repeated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of version 0.1.0 recorded such ones."""
+    metrics = finished / "metrics.jsonl"
+    rows = [row | {"share_of_peak": 9.9} if row["kind"] == "train" else row for row in read_rows(metrics)]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert main.run(["card", str(finished)]) == 0
+    assert "hours of updates (evaluation and saving not counted)\n" in (finished / "model" / "README.md").read_text(
+        "utf-8"
+    )
+
+
 @pytest.mark.parametrize(("num_steps", "few"), [(2, True), (150, False)])
 def test_a_run_from_a_checkpoint_on_few_tokens_is_said_to_be_so(
     num_steps: int, few: bool, finished: Path, tmp_path: Path

@@ -58,7 +58,7 @@ def card_facts(
             "loss_unit": loss_unit(dataclasses.asdict(recipe.task)),
             "skipped_updates": int(updates[-1].get("num_skipped", 0)),
             "hours": hours,
-            "share_of_peak": _mean([row["share_of_peak"] for row in updates]),
+            "share_of_peak": _share_of_peak(updates),
             "machine": next((str(row["text"]) for row in rows if row["kind"] == "event"), UNKNOWN),
             "kwh": None if watts is None else watts * hours / 1000,
             "price": None if price_per_hour is None else price_per_hour * hours,
@@ -98,11 +98,12 @@ def card(facts: Mapping[str, Any]) -> str:
         f"{_cell(each['provenance'] or UNKNOWN)} | {_cell(each['licence'] or UNKNOWN)} |"
         for each in facts["data"]
     ]
+    share = training["share_of_peak"]
+    at_share = "" if share is None else f", at {share:.0%} of the machine's matrix products"
     lines += ["", f"Licences of the data: {'; '.join(licences) or UNKNOWN}.", "", "## Training", ""]
     lines += [
         f"- {training['steps']:,} of {training['num_steps']:,} updates, {training['tokens']:,} tokens",
-        f"- {training['hours']:.2f} hours of updates (evaluation and saving not counted), at "
-        f"{training['share_of_peak']:.0%} of the machine's matrix products",
+        f"- {training['hours']:.2f} hours of updates (evaluation and saving not counted){at_share}",
         f"- machine: {training['machine']}",
         f"- energy: {UNKNOWN if training['kwh'] is None else format(training['kwh'], '.3f') + ' kWh'}",
         *([] if training["price"] is None else [f"- price: {training['price']:.2f}"]),
@@ -246,6 +247,12 @@ def _limits(
         limits.append("It has not been evaluated beyond the held-out text above.")
     limits.append("Nothing was done to keep it from harmful or biased answers beyond the choice of the data.")
     return limits
+
+
+def _share_of_peak(updates: Sequence[Mapping[str, Any]]) -> float | None:
+    """None where the peak was measured too low, as runs of version 0.1.0 did beside other programs."""
+    shares = [float(row["share_of_peak"]) for row in updates]
+    return None if max(shares) > 1 else _mean(shares)
 
 
 def _mean(values: Sequence[float]) -> float:
