@@ -36,7 +36,9 @@ async def list_models(
 
 @router.get("/{name:path}", summary="One model", response_model=ModelCard, responses={404: {"model": Error}})
 async def get_model(name: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    return card_of(services.registry.get(name, caller.owner), name)
+    """Of whatever would answer a request that gives this name."""
+    registry = services.registry
+    return card_of(registry.look_up(name, caller.owner) or registry.get(name, caller.owner), name)
 
 
 @router.delete(
