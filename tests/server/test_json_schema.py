@@ -151,6 +151,15 @@ def test_objects_that_list_their_properties_take_no_others(schema: dict[str, Any
     assert not takes(schema, bad)
 
 
+def test_a_schema_that_is_too_long_is_refused_before_it_is_worked_on() -> None:
+    choices = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
+    schema = {"type": "object", "properties": {f"{number:0100}": choices for number in range(1000)}}
+    notes = Notes()
+    with pytest.raises(ApiError, match="at most 131,072 are taken"):
+        schema_text(schema, strict=False, place="x", notes=notes)
+    assert not notes.ignored
+
+
 def test_a_strict_schema_that_is_open_stays_open() -> None:
     assert takes(properties("a"), '{"a": 1, "b": 1}', closed=False)
 

@@ -76,11 +76,16 @@ def schema_text(
     of further properties take none. Raises ApiError 400 for a schema that is too large or too deep."""
     if _depth(schema) > MAX_DEPTH:
         raise ApiError(400, f"{place} is nested deeper than {MAX_DEPTH} levels", param=place)
+    _text(schema, place)  # what is too long is not worked on
     # between two tokens of JSON a space, or a line break and indentation: weak models fill answers with spaces if let
     closed = not strict if closed is None else closed
     schema = checkable(schema, strict=strict, place=place, closed=closed, notes=notes)
     options = {"whitespace_pattern": r"[ ]?|\n[ ]{0,20}", "lenient": not strict}
-    text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    return _text({**schema, "x-guidance": options}, place)
+
+
+def _text(schema: Mapping[str, Any], place: str) -> str:
+    text = json.dumps(schema, ensure_ascii=False)
     if len(text) > MAX_SCHEMA_CHARS:
         raise ApiError(
             400, f"{place} has {len(text):,} characters; at most {MAX_SCHEMA_CHARS:,} are taken", param=place
