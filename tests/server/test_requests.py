@@ -109,6 +109,8 @@ def test_the_headline_names_what_the_client_meant(app_client: TestClient, change
     ("path", "body", "message"),
     [
         ("/v1/responses", {"input": 5}, "input: Input should be a valid string or a valid list"),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "function", "function": {"name": "f"}}]},
+         "tools.0.name: Field required"),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
          "input.0.content.0.text: Field required"),
         ("/v1/embeddings", {"input": {}}, "input: Input should be a valid string or a valid list"),

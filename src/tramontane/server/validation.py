@@ -46,7 +46,8 @@ def _path(error: Wrong, data: Any) -> Path:
         is_last = number == len(error["loc"])
         if isinstance(data, dict):
             is_tag = part in (data.get("role"), data.get("type")) and not is_last
-            if is_tag and not is_tagged and not _holds(data, part, error["loc"][number]):
+            is_missing = error["type"] == "missing" and number + 1 == len(error["loc"])
+            if is_tag and not is_tagged and not _holds(data, part, error["loc"][number], is_missing=is_missing):
                 is_tagged = True
                 continue
             if part not in data and not (is_last and error["type"] == "missing"):
@@ -61,9 +62,10 @@ def _path(error: Wrong, data: Any) -> Path:
     return tuple(path)
 
 
-def _holds(data: Mapping[str, Any], name: str | int, inner: str | int) -> bool:
+def _holds(data: Mapping[str, Any], name: str | int, inner: str | int, *, is_missing: bool) -> bool:
     """Whether `inner` is a field of `data[name]` rather than of `data`, whose tag has the name of a field."""
-    return isinstance(name, str) and isinstance(data.get(name), Mapping) and inner not in data
+    value = data.get(name) if isinstance(name, str) else None
+    return isinstance(value, Mapping) and inner not in data and (inner in value) != is_missing
 
 
 def _place(error: Wrong, path: Path) -> list[str | int]:
