@@ -51,9 +51,14 @@ def python(server: LiveServer) -> Journey:
     return lambda name: run([str(PYTHON), str(HERE / "python" / f"{name}_journey.py"), server.url])
 
 
-def run(command: list[str], *, cwd: Path | None = None, **environment: str) -> Any:
+def run(command: list[str]) -> Any:
     """The JSON on the last line that `command` prints."""
-    surroundings = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return json.loads(printed(command).strip().splitlines()[-1])
+
+
+def printed(command: list[str], *, cwd: Path | None = None, **environment: str) -> str:
+    """What `command` prints, which must end well; of our environment it sees nothing that could change what it does."""
+    surroundings = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -65,4 +70,4 @@ def run(command: list[str], *, cwd: Path | None = None, **environment: str) -> A
         check=False,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout

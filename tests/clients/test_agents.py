@@ -4,10 +4,9 @@ end."""
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
-from tests.clients.conftest import JOURNEY_S, NODE, Journey
+from tests.clients.conftest import NODE, Journey, printed
 from tests.server.live import LiveServer
 
 QUESTION = "Hello, who are you?"
@@ -15,19 +14,8 @@ QUESTION = "Hello, who are you?"
 
 def events(command: list[str], cwd: Path, **environment: str) -> list[dict[str, object]]:
     """The JSON lines that an agent prints about its turn."""
-    surroundings = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(cwd), **environment}
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=surroundings,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=JOURNEY_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = printed(command, cwd=cwd, HOME=str(cwd), **environment).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def test_codex(server: LiveServer, node: Journey, tmp_path: Path) -> None:
