@@ -76,7 +76,7 @@ def _task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
             name,
             metric + (" (headline)" if metric == summary["headline"] else ""),
             *_cells(estimate),
-            f"{chance_of(summary, metric):.4f}" if chance_of(summary, metric) is not None else "",
+            "" if (chance := chance_of(summary, metric)) is None else f"{chance:.4f}",
         )
         for name, summary in results["results"].items()
         for metric, estimate in summary["metrics"].items()
@@ -97,7 +97,7 @@ def interval_text(estimate: dict[str, float]) -> str:
     """The 95 % interval in words; a single item that is not right or wrong has none."""
     if estimate["num_items"] == 1 and estimate["low"] == estimate["high"]:
         return "none of one item"
-    return f"{estimate['low'] + 0.0:.4f} to {estimate['high'] + 0.0:.4f}".replace("-0.0000", "0.0000")
+    return f"{estimate['low']:.4f} to {estimate['high']:.4f}".replace("-0.0000", "0.0000")
 
 
 def _cells(estimate: dict[str, float]) -> tuple[str, ...]:

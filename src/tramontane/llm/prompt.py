@@ -26,24 +26,22 @@ class Prompt:
     reads_calls: bool = True  # of tools, in a chat; else they are text like any other
 
     def answers(self, params: SamplingParams) -> list[Answer]:
+        digest = hashlib.sha256(array("q", self.token_ids).tobytes()).hexdigest() if self.is_chat else ""
         return [
             Answer(
                 self.tokenizer,
                 params.stop,
                 index=index,
                 continuation=self.continuation,
-                parser=self._parser(index) if self.is_chat else None,
+                parser=self._parser(f"{digest} {index}") if self.is_chat else None,
             )
             for index in range(params.n)
         ]
 
-    def _parser(self, index: int) -> AnswerParser:
-        digest = hashlib.sha256(array("q", self.token_ids).tobytes()).hexdigest()
+    def _parser(self, call_seed: str) -> AnswerParser:
+        """`call_seed`: of this prompt and answer alone, so that the next turn of the conversation has other ids."""
         return AnswerParser(
-            self.tokenizer,
-            continuation=self.continuation,
-            reads_calls=self.reads_calls,
-            call_seed=f"{digest} {index}",  # the next turn of this conversation has other ids
+            self.tokenizer, continuation=self.continuation, reads_calls=self.reads_calls, call_seed=call_seed
         )
 
 
