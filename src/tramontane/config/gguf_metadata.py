@@ -177,8 +177,12 @@ def _read_rope_scaling(fields: Fields) -> RopeScaling | None:
     fields.expect("rope.scaling.yarn_ext_factor", -1, 1, reason="is not supported; yarn mixes with weight 1")
     fields.expect("rope.scaling.yarn_attn_factor", 1, reason="is not supported; use rope.scaling.attn_factor")
     fields.expect("rope.scaling.yarn_log_multiplier", 0, reason="is not supported")
-    fields.expect("rope.scaling.yarn_beta_fast", 32, reason="is not applied by llama.cpp to architecture llama")
-    fields.expect("rope.scaling.yarn_beta_slow", 1, reason="is not applied by llama.cpp to architecture llama")
+    fields.expect(
+        "rope.scaling.yarn_beta_fast", 32, reason="is not supported; 32 is, which architecture llama always has"
+    )
+    fields.expect(
+        "rope.scaling.yarn_beta_slow", 1, reason="is not supported; 1 is, which architecture llama always has"
+    )
     legacy_factor = fields.optional_number("rope.scale_linear")
     factor = fields.optional_number("rope.scaling.factor")
     factor = legacy_factor if factor is None else factor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,16 +76,15 @@ def read_peft_config(document: Mapping[str, Any], source: str, model_config: Mod
             if linear.rpartition(".")[2] not in ALL_LINEARS:
                 reader.refuse("target_modules", f"adapts {module!r}, which cannot carry an adapter here; {REMEDY}")
             shapes[linear] = reader.shape(module)
+    known = {f"{stack.prefix}.{suffix}": stack for stack, suffix in _stacks(model_config, body)}
     parameters = document.get("target_parameters") or ()
-    for stack, suffix in _stacks(model_config, body):
-        key = f"{stack.prefix}.{suffix}"
-        if any(key == target or key.endswith(f".{target}") for target in parameters):
+    for key, stack in known.items():
+        if _is_named(key, parameters):
             shape = reader.shape(key)
             shapes |= {linear: shape for expert in stack.experts for linear in expert}
             stacks.append(Stack(stack.prefix, stack.experts, shape.rank))
-    known = [f"{stack.prefix}.{suffix}" for stack, suffix in _stacks(model_config, body)]
     for target in parameters:
-        if not any(key == target or key.endswith(f".{target}") for key in known):
+        if not any(_is_named(key, (target,)) for key in known):
             reader.refuse("target_parameters", f"names {target!r}, which cannot carry an adapter here; {REMEDY}")
     if not shapes:
         reader.refuse("target_modules", "names nothing that this model has; is the adapter for another model?")
@@ -177,7 +176,7 @@ class _Reader:
     def _matches(self, names: str | list[str], module: str) -> bool:
         if isinstance(names, str):
             return self._search(f"(?:{names})$", module) is not None
-        return any(module == name or module.endswith(f".{name}") for name in names)
+        return _is_named(module, names)
 
     def _layer_of(self, module: str) -> int | None:
         """The first number after a container of layers, whatever its name unless `layers_pattern` says."""
@@ -216,6 +215,11 @@ def _nested(stacks: Sequence[Stack]) -> Iterator[Stack]:
     for index, stack in enumerate(stacks):
         is_inner = any(later.prefix == stack.prefix for later in stacks[index + 1 :])
         yield Stack(f"{stack.prefix}.base_layer" if is_inner else stack.prefix, stack.experts, stack.rank)
+
+
+def _is_named(module: str, names: Iterable[str]) -> bool:
+    """Whether one of the names is the module's, or the end of it."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _is_rank(value: object) -> bool:

@@ -70,11 +70,11 @@ def save_checkpoint(
             all_files |= {path.name: path for path in tokenizer.save(folder)}
             files = _without_added(files or {}) if "tokenizer.json" in all_files else files
         all_files |= files or {}
-        own_stop_ids = () if tokenizer is None else (tokenizer.eos_id,)
-        stop_ids = {*stop_ids, *(() if tokenizer is None else tokenizer.stop_ids)}
+        own_stop_ids = [] if tokenizer is None else [tokenizer.eos_id]
+        more_stop_ids = sorted({*stop_ids, *(() if tokenizer is None else tokenizer.stop_ids)}.difference(own_stop_ids))
         if layout == "consolidated":
-            if stop_ids - {*own_stop_ids}:
-                all_files[ADVICE] = _with_stop_ids(all_files.get(ADVICE), sorted(stop_ids))
+            if more_stop_ids:
+                all_files[ADVICE] = _with_stop_ids(all_files.get(ADVICE), sorted(own_stop_ids + more_stop_ids))
             write_consolidated(
                 out,
                 config,
@@ -88,8 +88,7 @@ def save_checkpoint(
         config_json = to_hf_config(config, str(dtype).removeprefix("torch."))
         if tokenizer is not None:
             config_json["bos_token_id"] = tokenizer.bos_id
-        if stop_ids:
-            ordered = [*own_stop_ids, *sorted(stop_ids - {*own_stop_ids})]
+        if ordered := own_stop_ids + more_stop_ids:
             config_json["eos_token_id"] = ordered[0] if len(ordered) == 1 else ordered
         write_hf(
             out,

@@ -35,7 +35,8 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
     for one that cannot be served; those loaded by then are let go again."""
     models: list[ServedModel] = []
     named = named_models(settings)
-    if settings.base is not None and not any(is_adapter(resolve_model(source)) for _, source in named):
+    adapted = [name for name, source in named if settings.base is not None and is_adapter(resolve_model(source))]
+    if settings.base is not None and not adapted:
         raise ConfigError(
             f"base={settings.base} is for LoRA adapters, and none is to be served as a MODEL; leave it out"
         )
@@ -46,7 +47,7 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
             with progress_of(source) as progress:
                 llm = AsyncLLM(
                     source,
-                    base=settings.base if is_adapter(resolve_model(source)) else None,
+                    base=settings.base if name in adapted else None,
                     weight_format=settings.weight_format,
                     dtype=settings.dtype,
                     device=settings.device,
@@ -59,7 +60,7 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     max_waiting=settings.max_waiting,
                     progress=progress,
                 )
-            is_default = source == "default" or llm.checkpoint.path == default_model()
+            is_default = llm.checkpoint.path == default_model()
             models.append(serve_model(name, llm, description=DESCRIPTION_OF_DEFAULT if is_default else None))
         adapters = [serve_adapter(models[0], *named_adapter(given)) for given in settings.adapter or ()]
         aliases = default_aliases(models)
