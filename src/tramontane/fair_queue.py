@@ -1,9 +1,9 @@
 """FairQueue: what many owners wait for, taken in turns, so that nobody's share depends on how much others ask for.
 
-Deficit round robin (Shreedhar and Varghese, Efficient Fair Queuing Using Deficit Round Robin, 1996): each turn an owner
-may spend `quantum` more; what its next item costs beyond that waits for its later turns. In the long run each owner with
-something waiting gets the same cost served, whatever sizes its items have, and an owner who has nothing waiting saves
-nothing up.
+Deficit round robin (Shreedhar and Varghese, Efficient Fair Queuing Using Deficit Round Robin, 1996): each turn an
+owner may spend `quantum` more; what its next item costs beyond that waits for its later turns. In the long run each
+owner with something waiting gets the same cost served, whatever sizes its items have, and an owner who has nothing
+waiting saves nothing up.
 """
 
 from __future__ import annotations
