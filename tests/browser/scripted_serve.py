@@ -45,6 +45,7 @@ class ScriptedLLM(AsyncLLM):
         sampling: SamplingParams,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Stream:
@@ -56,7 +57,7 @@ class ScriptedLLM(AsyncLLM):
             token_ids = self.tokenizer.encode(text.removeprefix(begun))
             dictated = Dictated(token_ids, self.tokenizer.eos_id, 0.0 if said else COUNT_PAUSE_S)
             sampling = dataclasses.replace(sampling, logits_processors=(dictated,))
-        return await super().start(prompt, sampling, priority=priority, salt=salt, adapter=adapter)
+        return await super().start(prompt, sampling, priority=priority, owner=owner, salt=salt, adapter=adapter)
 
 
 if __name__ == "__main__":

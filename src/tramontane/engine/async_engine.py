@@ -69,6 +69,7 @@ class AsyncEngine:
         params: SamplingParams,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         first_index: int = 0,
         adapter: Adapter | None = None,
@@ -77,7 +78,7 @@ class AsyncEngine:
         step. Raises RequestError and CapacityError as Engine.add does, EngineStoppedError if the engine ends."""
 
         outputs = await self.start(
-            token_ids, params, priority=priority, salt=salt, first_index=first_index, adapter=adapter
+            token_ids, params, priority=priority, owner=owner, salt=salt, first_index=first_index, adapter=adapter
         )
         async with contextlib.aclosing(outputs):
             async for output in outputs:
@@ -89,6 +90,7 @@ class AsyncEngine:
         params: SamplingParams,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         first_index: int = 0,
         adapter: Adapter | None = None,
@@ -98,7 +100,7 @@ class AsyncEngine:
 
         def add() -> int:
             return self._engine.add(
-                token_ids, params, priority=priority, salt=salt, first_index=first_index, adapter=adapter
+                token_ids, params, priority=priority, owner=owner, salt=salt, first_index=first_index, adapter=adapter
             )
 
         outputs = self._follow(params.n, add)
@@ -111,13 +113,16 @@ class AsyncEngine:
         collector: Collector,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: Adapter | None = None,
     ) -> None:
         """Compute a prompt for `collector`, beside everything else; errors as in `generate`."""
 
         def add() -> int:
-            return self._engine.add_prompt(token_ids, collector, priority=priority, salt=salt, adapter=adapter)
+            return self._engine.add_prompt(
+                token_ids, collector, priority=priority, owner=owner, salt=salt, adapter=adapter
+            )
 
         async with contextlib.aclosing(self._follow(1, add)) as outputs:
             async for _ in outputs:

@@ -111,6 +111,7 @@ class Engine:
         params: SamplingParams,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         first_index: int = 0,
         adapter: Adapter | None = None,
@@ -125,7 +126,7 @@ class Engine:
         collector = None
         if params.prompt_logprobs is not None:
             collector = PromptLogprobs(self.model, token_ids, params.prompt_logprobs, self.max_logits_rows)
-        return self._add(token_ids, params, priority, salt, first_index, collector, adapter)
+        return self._add(token_ids, params, priority, owner, salt, first_index, collector, adapter)
 
     def add_prompt(
         self,
@@ -133,11 +134,12 @@ class Engine:
         collector: Collector,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: Adapter | None = None,
     ) -> int:
         """Queue a prompt that is computed for `collector` alone and draws nothing; errors as in `add`."""
-        return self._add(token_ids, SamplingParams(max_tokens=0), priority, salt, 0, collector, adapter)
+        return self._add(token_ids, SamplingParams(max_tokens=0), priority, owner, salt, 0, collector, adapter)
 
     def step(self) -> list[Output]:
         """Compute one batch; what it added to the answers. Should computing fail, the batch is put back untouched."""
@@ -261,6 +263,7 @@ class Engine:
         token_ids: SequenceOf[int],
         params: SamplingParams,
         priority: int,
+        owner: str,
         salt: str | None,
         first_index: int,
         collector: Collector | None,
@@ -283,6 +286,7 @@ class Engine:
             stop_token_ids=frozenset((*eos, *params.stop_token_ids)),
             max_total_tokens=self._max_total_tokens(len(prompt), params),
             priority=priority,
+            owner=owner,
             salt=salt,
             first_index=first_index,
             collector=collector,

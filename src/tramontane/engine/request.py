@@ -84,6 +84,7 @@ class Request:
     stop_token_ids: frozenset[int]
     max_total_tokens: int  # prompt and answer
     priority: int = 0  # lower is served first
+    owner: str = ""  # between owners, service is shared out evenly
     salt: str | None = None  # the prefix cache is shared only between requests of equal salt
     first_index: int = 0
     collector: Collector | None = None

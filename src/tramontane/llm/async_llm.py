@@ -76,7 +76,8 @@ class AsyncLLM:
     """The methods of LLM as coroutines. Requests of all tasks are computed together; their results do not depend on
     each other. Every method raises EngineStoppedError once the engine has failed or was shut down.
 
-    `priority`: lower is served first. `salt`: cached prompts are shared only between requests of equal salt.
+    `priority`: lower is served first. `owner`: between owners, service is shared out evenly. `salt`: cached prompts are
+    shared only between requests of equal salt.
     `adapter`: the name `load_adapter` gave.
     """
 
@@ -146,11 +147,12 @@ class AsyncLLM:
         sampling: SamplingParams | None = None,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Completion:
         """Continue a text or token ids."""
-        return await self._complete(text_prompt(self.tokenizer, prompt), sampling, priority, salt, adapter)
+        return await self._complete(text_prompt(self.tokenizer, prompt), sampling, priority, owner, salt, adapter)
 
     async def chat(
         self,
@@ -159,11 +161,14 @@ class AsyncLLM:
         *,
         tools: Sequence[Message] | None = None,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Completion:
         """Answer a conversation."""
-        return await self._complete(chat_prompt(self.tokenizer, messages, tools), sampling, priority, salt, adapter)
+        return await self._complete(
+            chat_prompt(self.tokenizer, messages, tools), sampling, priority, owner, salt, adapter
+        )
 
     async def fill_in_middle(
         self,
@@ -172,11 +177,14 @@ class AsyncLLM:
         sampling: SamplingParams | None = None,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Completion:
         """The text between `prompt` and `suffix`."""
-        return await self._complete(fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, salt, adapter)
+        return await self._complete(
+            fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, owner, salt, adapter
+        )
 
     async def stream(
         self,
@@ -185,6 +193,7 @@ class AsyncLLM:
         *,
         tools: Sequence[Message] | None = None,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> AsyncGenerator[Delta]:
@@ -193,6 +202,7 @@ class AsyncLLM:
             await self.read_prompt(prompt, tools=tools),
             sampling or self.default_sampling,
             priority=priority,
+            owner=owner,
             salt=salt,
             adapter=adapter,
         )
@@ -206,13 +216,16 @@ class AsyncLLM:
         sampling: SamplingParams,
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Stream:
         """Queue a prompt: RequestError and CapacityError are raised here, before anything is computed. The stream
         must be read to the end or closed."""
         carried = await self._adapter(adapter)
-        outputs = await self.engine.start(prompt.token_ids, sampling, priority=priority, salt=salt, adapter=carried)
+        outputs = await self.engine.start(
+            prompt.token_ids, sampling, priority=priority, owner=owner, salt=salt, adapter=carried
+        )
         return Stream(self.engine, Generation(prompt, sampling), outputs)
 
     async def read_prompt(
@@ -231,18 +244,20 @@ class AsyncLLM:
         texts: Sequence[str | Sequence[int]],
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
         batch = [(await self.read_prompt(text)).token_ids for text in texts]
-        return await self.embed_token_ids(batch, priority=priority, salt=salt, adapter=adapter)
+        return await self.embed_token_ids(batch, priority=priority, owner=owner, salt=salt, adapter=adapter)
 
     async def embed_token_ids(
         self,
         batch: Sequence[Sequence[int]],
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Tensor:
@@ -253,7 +268,9 @@ class AsyncLLM:
             some = slice(first, first + EMBED_TOGETHER)
             pairs = zip(batch[some], collectors[some], strict=True)
             tasks = [
-                asyncio.ensure_future(self.engine.collect(*pair, priority=priority, salt=salt, adapter=carried))
+                asyncio.ensure_future(
+                    self.engine.collect(*pair, priority=priority, owner=owner, salt=salt, adapter=carried)
+                )
                 for pair in pairs
             ]
             try:
@@ -268,13 +285,14 @@ class AsyncLLM:
         token_ids: Sequence[int],
         *,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
     ) -> Tensor:
         """Final hidden state of an encoded text's last token, (dim,) float32: what a classifier's head reads."""
         collector = LastHidden()
         carried = await self._adapter(adapter)
-        await self.engine.collect(token_ids, collector, priority=priority, salt=salt, adapter=carried)
+        await self.engine.collect(token_ids, collector, priority=priority, owner=owner, salt=salt, adapter=carried)
         return collector.last
 
     async def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:
@@ -295,10 +313,18 @@ class AsyncLLM:
         return None if name is None else await asyncio.to_thread(self.adapters.get, name)
 
     async def _complete(
-        self, prompt: Prompt, sampling: SamplingParams | None, priority: int, salt: str | None, adapter: str | None
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None,
+        priority: int,
+        owner: str,
+        salt: str | None,
+        adapter: str | None,
     ) -> Completion:
         params = sampling or self.default_sampling
-        async with await self.start(prompt, params, priority=priority, salt=salt, adapter=adapter) as stream:
+        async with await self.start(
+            prompt, params, priority=priority, owner=owner, salt=salt, adapter=adapter
+        ) as stream:
             async for _ in stream:
                 pass
             return stream.completion()

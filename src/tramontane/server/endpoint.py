@@ -73,7 +73,7 @@ class Call:
         if params.max_tokens is not None and 0 < room < params.max_tokens and not self.services.settings.strict:
             self.notes.changed.add("max_tokens")
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
-        return await model.start(prompt, params, salt=self.caller.salt, priority=self.priority)
+        return await model.start(prompt, params, owner=self.caller.owner, salt=self.caller.salt, priority=self.priority)
 
     def count(self, completion: Completion) -> None:
         """Add what a whole answer has used."""

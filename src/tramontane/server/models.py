@@ -72,21 +72,25 @@ class ServedModel:
     def is_seen_by(self, owner: str) -> bool:
         return self.owner is None or self.owner == owner
 
-    async def start(self, prompt: Prompt, sampling: SamplingParams, *, salt: str, priority: int = 0) -> Stream:
+    async def start(
+        self, prompt: Prompt, sampling: SamplingParams, *, owner: str, salt: str, priority: int = 0
+    ) -> Stream:
         """As AsyncLLM.start, with this model's adapter."""
-        return await self.llm.start(prompt, sampling, salt=salt, priority=priority, adapter=self.adapter)
+        return await self.llm.start(prompt, sampling, owner=owner, salt=salt, priority=priority, adapter=self.adapter)
 
-    async def embed(self, batch: Sequence[Sequence[int]], *, salt: str, priority: int = 0) -> Tensor:
+    async def embed(self, batch: Sequence[Sequence[int]], *, owner: str, salt: str, priority: int = 0) -> Tensor:
         """As AsyncLLM.embed_token_ids, with this model's adapter."""
-        return await self.llm.embed_token_ids(batch, salt=salt, priority=priority, adapter=self.adapter)
+        return await self.llm.embed_token_ids(batch, owner=owner, salt=salt, priority=priority, adapter=self.adapter)
 
     async def classify(
-        self, token_ids: Sequence[int], *, salt: str, priority: int = 0
+        self, token_ids: Sequence[int], *, owner: str, salt: str, priority: int = 0
     ) -> Mapping[str, Mapping[str, float]]:
         """Probability of each label by target, of a model that was trained to tell them."""
         if self.classifier is None:
             raise ValueError(f"{self.name} is no classifier")
-        hidden_D = await self.llm.last_hidden(token_ids, salt=salt, priority=priority, adapter=self.adapter)
+        hidden_D = await self.llm.last_hidden(
+            token_ids, owner=owner, salt=salt, priority=priority, adapter=self.adapter
+        )
         return self.classifier.probabilities(hidden_D)
 
 

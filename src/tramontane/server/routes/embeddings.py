@@ -28,7 +28,9 @@ async def answer(call: Call, request: EmbeddingRequest) -> dict[str, Any]:
         raise ApiError(400, f"output_dimension={dimension}: packed bits need a multiple of 8", param="output_dimension")
     texts = [(await model.llm.read_prompt(text)).token_ids for text in request.texts]
     call.prompt_tokens = sum(map(len, texts))
-    vectors_ND = (await model.embed(texts, salt=call.caller.salt, priority=call.priority)).numpy()[:, :dimension]
+    vectors_ND = (
+        await model.embed(texts, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority)
+    ).numpy()[:, :dimension]
     if dimension < dim:
         vectors_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     packed = quantised(vectors_ND, request.output_dtype or "float")

@@ -63,7 +63,10 @@ async def _classify(
     batch = [(await model.llm.read_prompt(each)).token_ids for each in inputs]
     call.prompt_tokens += sum(map(len, batch))
     found = await asyncio.gather(
-        *(model.classify(token_ids, salt=call.caller.salt, priority=call.priority) for token_ids in batch)
+        *(
+            model.classify(token_ids, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority)
+            for token_ids in batch
+        )
     )
     results = [{target: {"scores": scores} for target, scores in targets.items()} for targets in found]
     return _answer(call, name, results)
