@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.files.files import Files
+from tramontane.server.lease import LeaseWatch
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import BatchJob
@@ -31,6 +36,7 @@ def make(
     caller: Caller = OWNER,
     timeout_s: float = 3600.0,
     dialect: str = "mistral",
+    owner: str | None = None,
 ) -> BatchJob:
     """`requests` may be a number of numbered ones."""
     if isinstance(requests, int):
@@ -38,6 +44,7 @@ def make(
     new = NewBatch(
         dialect=dialect, endpoint=CHAT, needs_model=False, timeout_s=timeout_s, requests=requests, model="wind"
     )
+    caller = caller if owner is None else replace(caller, owner=owner)
     return create_batch(jobs, Files(jobs.database, jobs.contents), caller, new)
 
 
@@ -52,9 +59,24 @@ def lines_of(jobs: BatchJobs, file_id: str | None) -> list[str]:
         return file.read().decode().splitlines()
 
 
-def new_holder() -> str:
-    return str(uuid.uuid4())
+class Server:
+    """One that claims jobs, with a monotonic clock of its own, which tests move."""
+
+    def __init__(self, jobs: BatchJobs) -> None:
+        self.jobs, self.holder, self.now = jobs, str(uuid.uuid4()), 0.0
+        self.watch = LeaseWatch(lambda: self.now)
+        self.working: list[str] = []
+
+    def claim(self, *, max_per_owner: int | None = None) -> BatchJob | None:
+        job = self.jobs.claim(self.holder, self.watch, working=self.working, max_per_owner=max_per_owner)
+        self.working += [] if job is None else [job.id]
+        return job
 
 
-def later(seconds: float) -> float:
-    return time.time() + seconds
+@contextlib.contextmanager
+def wall_clock_at(seconds: float) -> Iterator[None]:
+    """The wall clock of this process has jumped by so much, meanwhile."""
+    true = time.time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.time", lambda: true() + seconds)
+        yield

@@ -9,20 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from tests.server.batch.making import jobs_in, later, lines_of, make, new_holder, result
+from tests.server.batch.making import Server, jobs_in, lines_of, make, result, wall_clock_at
 from tramontane.server.batch.jobs import (
     CANCELLATION_REQUESTED,
     CANCELLED,
-    LEASE_S,
     RUNNING,
     SUCCESS,
     TIMEOUT_EXCEEDED,
     BatchJobs,
     JobListing,
-    LeaseLostError,
 )
 from tramontane.server.batch.results import finish
 from tramontane.server.errors import ApiError
+from tramontane.server.lease import LEASE_S, LeaseLostError, LeaseWatch
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database
 from tramontane.server.store.errors import DiskFullError
@@ -34,28 +33,83 @@ def jobs(database: Database, tmp_path: Path) -> BatchJobs:
     return jobs_in(database, tmp_path / "state")
 
 
-def test_a_job_has_one_holder_until_its_lease_ends(jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_has_one_holder_until_it_no_longer_shows_itself(jobs: BatchJobs) -> None:
     made = make(jobs)
-    first, second = new_holder(), new_holder()
-    claimed = jobs.claim(first)
+    first, second = Server(jobs), Server(jobs)
+    claimed = first.claim()
     assert claimed is not None
     assert (claimed.id, claimed.status) == (made.id, RUNNING)
-    assert jobs.claim(second) is None
-    jobs.append(made.id, first, [result(0)])
-    at = later(LEASE_S + 1)
-    monkeypatch.setattr("time.time", lambda: at)
-    assert jobs.claim(first) is None  # it has it already
-    taken = jobs.claim(second)
+    for second.now in (0.0, LEASE_S - 1):
+        assert second.claim() is None
+    jobs.append(made.id, first.holder, [result(0)])
+    jobs.renew(made.id, first.holder)
+    for second.now in (LEASE_S + 1, 2 * LEASE_S):
+        assert second.claim() is None  # it has shown itself
+    assert first.claim() is None  # it has it already
+    second.now = 2 * LEASE_S + 1
+    taken = second.claim()
     assert taken is not None
-    for late in (lambda: jobs.append(made.id, first, [result(1)]), lambda: jobs.renew(made.id, first)):
+    for late in (
+        lambda: jobs.append(made.id, first.holder, [result(1)]),
+        lambda: jobs.renew(made.id, first.holder),
+        lambda: finish(jobs, made.id, first.holder, SUCCESS),
+    ):
         with pytest.raises(LeaseLostError):
             late()
-    with pytest.raises(LeaseLostError):
-        finish(jobs, made.id, first, SUCCESS)
     assert jobs.finished_lines(made.id) == {0}
-    jobs.append(made.id, second, [result(1), result(2, 400)])
-    ended = finish(jobs, made.id, second, SUCCESS)
+    jobs.append(made.id, second.holder, [result(1), result(2, 400)])
+    ended = finish(jobs, made.id, second.holder, SUCCESS)
     assert (ended.num_succeeded, ended.num_failed, ended.num_requests) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, -3600.0, 3600.0, 10 * 365 * 86400.0])
+def test_a_wall_clock_that_jumps_neither_stalls_a_job_nor_gives_it_to_two(jobs: BatchJobs, jump_s: float) -> None:
+    crashed, other, skewed = (Server(jobs) for _ in range(3))
+    with wall_clock_at(-jump_s):
+        made, cancelled = make(jobs), make(jobs)
+        assert crashed.claim() is not None
+        with wall_clock_at(2 * jump_s):
+            assert jobs.cancel(cancelled.id, "local").status == CANCELLED
+            assert skewed.claim() is None
+        jobs.renew(made.id, crashed.holder)  # it is not lost to a jump
+    assert jobs.cancel(made.id, "local").status == CANCELLATION_REQUESTED
+    assert other.claim() is None
+    other.now = LEASE_S  # of which `crashed` makes no use
+    taken = other.claim()
+    assert taken is not None
+    assert taken.id == made.id
+    skewed.now = 100 * LEASE_S
+    assert skewed.claim() is None  # what it has seen of it is out of date
+    with pytest.raises(LeaseLostError):
+        jobs.renew(made.id, crashed.holder)
+    with wall_clock_at(jump_s):
+        assert finish(jobs, made.id, other.holder, CANCELLED).status == CANCELLED
+
+
+def test_a_job_that_could_not_be_given_back_is_taken_up_again(jobs: BatchJobs) -> None:
+    made = make(jobs)
+    server = Server(jobs)
+    assert server.claim() is not None
+    server.working.clear()
+    again = server.claim()
+    assert again is not None
+    assert again.id == made.id
+
+
+def test_owners_take_turns(jobs: BatchJobs) -> None:
+    alices = [make(jobs, owner="alice").id for _ in range(6)]
+    bob, carol = make(jobs, owner="bob"), make(jobs, owner="carol")
+    one, two = Server(jobs), Server(jobs)
+    claimed = [server.claim(max_per_owner=2) for server in (one, two, one, two, one, one, two, two)]
+    owners = [None if job is None else job.owner for job in claimed]
+    assert owners == ["alice", "bob", "carol", "alice", "alice", None, "alice", None]
+    assert [job.id for job in claimed if job is not None and job.owner == "alice"] == alices[:4]
+    assert not jobs.is_anyone_kept_waiting(["alice"])
+    jobs.release(two.holder, job_id=bob.id)
+    assert jobs.is_anyone_kept_waiting(["alice"])
+    jobs.release(one.holder, job_id=carol.id)
+    assert jobs.is_anyone_kept_waiting(["alice", "bob"])
+    assert not jobs.is_anyone_kept_waiting(["alice", "bob"], but_for=[carol.id])
 
 
 def test_servers_that_ask_at_once_get_different_jobs(jobs: BatchJobs) -> None:
@@ -63,9 +117,10 @@ def test_servers_that_ask_at_once_get_different_jobs(jobs: BatchJobs) -> None:
     claimed: list[str] = []
 
     def take() -> None:
-        holder = new_holder()
-        while (job := jobs.claim(holder)) is not None:
-            claimed.append(job.id)
+        server = Server(jobs)
+        while server.claim() is not None:
+            pass
+        claimed.extend(server.working)
 
     threads = [threading.Thread(target=take) for _ in range(3)]
     for thread in threads:
@@ -77,18 +132,18 @@ def test_servers_that_ask_at_once_get_different_jobs(jobs: BatchJobs) -> None:
 
 def test_what_is_released_is_free_at_once(jobs: BatchJobs) -> None:
     make(jobs)
-    first, second = new_holder(), new_holder()
-    jobs.claim(first)
-    jobs.release(second)
-    assert jobs.claim(second) is None
-    jobs.release(first)
-    assert jobs.claim(second) is not None
+    first, second = Server(jobs), Server(jobs)
+    first.claim()
+    jobs.release(second.holder)
+    assert second.claim() is None
+    jobs.release(first.holder)
+    assert second.claim() is not None
 
 
 def test_an_end_writes_files_in_the_order_of_the_requests(jobs: BatchJobs) -> None:
     job = make(jobs, 5)
-    holder = new_holder()
-    jobs.claim(holder)
+    holder = Server(jobs).holder
+    jobs.claim(holder, LeaseWatch())
     jobs.append(job.id, holder, [result(4), result(2, 422)])
     jobs.append(job.id, holder, [result(0)])
     ended = finish(jobs, job.id, holder, TIMEOUT_EXCEEDED)
@@ -110,8 +165,8 @@ def test_an_end_writes_files_in_the_order_of_the_requests(jobs: BatchJobs) -> No
 
 def test_an_end_without_room_on_the_disk_has_not_happened(jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make(jobs, 2)
-    holder = new_holder()
-    jobs.claim(holder)
+    holder = Server(jobs).holder
+    jobs.claim(holder, LeaseWatch())
     jobs.append(job.id, holder, [result(0), result(1, 400)])
     published: list[str] = []
 
@@ -132,8 +187,8 @@ def test_an_end_without_room_on_the_disk_has_not_happened(jobs: BatchJobs, monke
 def test_cancelling(jobs: BatchJobs) -> None:
     waiting, running = make(jobs), make(jobs)
     assert jobs.cancel(waiting.id, "local").status == CANCELLED
-    holder = new_holder()
-    claimed = jobs.claim(holder)
+    holder = Server(jobs).holder
+    claimed = jobs.claim(holder, LeaseWatch())
     assert claimed is not None
     assert claimed.id == running.id
     for _ in range(2):

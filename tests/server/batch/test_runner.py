@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.server.batch.making import jobs_in, lines_of, make
+from tests.server.batch.making import jobs_in, lines_of, make, wall_clock_at
 from tramontane.server.auth import Caller, Gate, caller_of
 from tramontane.server.batch import runner as runner_module
-from tramontane.server.batch.jobs import CANCELLED, FAILED, SUCCESS, TIMEOUT_EXCEEDED, UNFINISHED, BatchJobs
+from tramontane.server.batch.jobs import CANCELLED, FAILED, RUNNING, SUCCESS, TIMEOUT_EXCEEDED, UNFINISHED, BatchJobs
 from tramontane.server.batch.runner import BatchRunner
 from tramontane.server.keys import KeyOptions, create_key, revoke_key
 from tramontane.server.limits import RateLimits
@@ -115,6 +115,72 @@ def test_every_request_is_answered_once_a_few_at_a_time(jobs: BatchJobs) -> None
                 assert done.errors == [{"message": "as told", "count": 8}]
         assert set(answers.asked.values()) == {3}
         assert 1 < answers.most_at_once <= 3
+
+    run(test())
+
+
+def test_one_owners_many_batches_keep_nobody_waiting(jobs: BatchJobs) -> None:
+    """One owner's 33 batches used to be worked on before the next owner's first request."""
+
+    async def test() -> None:
+        answers = Answers()
+        answers.held_from = 0  # none of hers ever ends
+        for _ in range(33):
+            make(jobs, 200, owner="alice")
+        async with working(jobs, answers) as runner:
+            await until(lambda: answers.at_once == 3)
+            bob = make(jobs, [{"custom_id": "b", "body": {"n": -1}}], owner="bob")
+            runner.wake()
+            assert (await ended(jobs, bob)).num_succeeded == 1
+            assert answers.most_at_once == 4
+
+    run(test())
+
+
+def test_a_batch_gives_way_where_there_is_no_room_for_another_owner(
+    jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "MAX_JOBS", 4)
+    monkeypatch.setattr(runner_module, "TURN_S", 0.0)
+    monkeypatch.setattr(runner_module, "CHECK_S", 0.05)
+
+    async def test() -> None:
+        answers = Answers()
+        answers.held_from = 5
+        long = [make(jobs, 10, owner=owner) for owner in ("alice", "alice", "carol", "dave")]
+        async with working(jobs, answers, concurrency=30) as runner:
+            await until(lambda: all(jobs.get(job.id, job.owner).lease_holder for job in long))
+            for n in range(6):
+                short = make(jobs, 3, owner=f"bob {n}")
+                runner.wake()
+                assert (await ended(jobs, short)).status == SUCCESS
+            answers.gate.set()
+            for job in long:
+                done = await ended(jobs, job)
+                assert ids(jobs, done.output_file) == [f"id-{n}" for n in range(10)]
+
+    run(test())
+
+
+def test_a_wall_clock_that_jumps_ends_no_batch_before_its_time(jobs: BatchJobs) -> None:
+    async def test() -> None:
+        answers = Answers()
+        answers.held_from = 3
+        job = make(jobs, 6, timeout_s=3600)
+        async with working(jobs, answers) as runner:
+            await until(lambda: answers.at_once == 3)
+            for jump_s in (-86400.0, 10 * 365 * 86400.0):
+                with wall_clock_at(jump_s):
+                    runner.wake()
+                    await asyncio.sleep(0.1)
+                    assert jobs.get(job.id, job.owner).status == RUNNING
+            answers.gate.set()
+            assert (await ended(jobs, job)).status == SUCCESS
+        with wall_clock_at(10 * 365 * 86400.0):  # it is wrong when the next server begins
+            job = make(jobs, 6, timeout_s=3600)
+        with wall_clock_at(20 * 365 * 86400.0):
+            async with working(jobs, answers):
+                assert (await ended(jobs, job)).status == SUCCESS
 
     run(test())
 

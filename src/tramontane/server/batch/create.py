@@ -46,7 +46,7 @@ def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -
             num_succeeded=0,
             num_failed=0,
             errors=[],
-            lease_until=0.0,
+            lease_count=0,
         )
         return jobs.add(incoming, job)
 

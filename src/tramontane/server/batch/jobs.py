@@ -4,13 +4,15 @@ that it has lost is refused, so that no result is ever stored twice."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import case, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.lease import LeaseLostError, LeaseWatch, Sight
 from tramontane.server.store.contents import ID, ContentStore, Incoming
 from tramontane.server.store.database import Database
 from tramontane.server.store.pages import select_page
@@ -20,13 +22,6 @@ QUEUED, RUNNING, CANCELLATION_REQUESTED = "QUEUED", "RUNNING", "CANCELLATION_REQ
 SUCCESS, FAILED, TIMEOUT_EXCEEDED, CANCELLED = "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLED"
 UNFINISHED = (QUEUED, RUNNING, CANCELLATION_REQUESTED)
 STATUSES = (*UNFINISHED, SUCCESS, FAILED, TIMEOUT_EXCEEDED, CANCELLED)
-
-LEASE_S = 10.0
-"""A server that does not renew for this long is taken to be dead, and its jobs go to whoever asks first."""
-
-
-class LeaseLostError(Exception):
-    """Another server works on the job now, or it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ class BatchJobs:
         now = time.time()
         with self.database.write() as session:
             job = _find(session, job_id, owner, lock=True)
-            if job.status == QUEUED and job.lease_until < now:
+            if job.status == QUEUED and job.lease_holder is None:
                 job.status, job.cancelled_at, job.completed_at = CANCELLED, now, now
             elif job.status in (QUEUED, RUNNING):
                 job.status, job.cancelled_at = CANCELLATION_REQUESTED, now
@@ -125,43 +120,75 @@ class BatchJobs:
             session.delete(job)
         self.contents.delete(job.requests_id)
 
-    def claim(self, holder: str) -> BatchJob | None:
-        """The next job that nobody works on, from now on `holder`'s: those to be cancelled first, then the oldest."""
-        now = time.time()
-        # a server that was too busy to renew goes on with its job, and does not begin it a second time
-        is_not_own = or_(BatchJob.lease_holder.is_(None), BatchJob.lease_holder != holder)
+    def claim(
+        self, holder: str, watch: LeaseWatch, *, working: Collection[str] = (), max_per_owner: int | None = None
+    ) -> BatchJob | None:
+        """The next job that nobody works on, from now on `holder`'s, who works on `working` (or puts off to) already.
+        Those to be cancelled first; then of the owner for whom the fewest are worked on, and who has fewer than
+        `max_per_owner` at `holder`, the oldest."""
+        holds = BatchJob.lease_holder.is_not(None)
         with self.database.write() as session:
+            held_rows = session.execute(
+                select(BatchJob.id, BatchJob.owner, BatchJob.lease_holder, BatchJob.lease_count).where(
+                    BatchJob.status.in_(UNFINISHED), holds
+                )
+            ).all()
+            per_owner = Counter(row.owner for row in held_rows if row.lease_holder == holder)
+            full = [] if max_per_owner is None else [owner for owner, n in per_owner.items() if n >= max_per_owner]
+            sights = [Sight(row.id, row.lease_holder, row.lease_count) for row in held_rows]
+            # a row of this holder's that it does not work on is one that it could not give back
+            gone = watch.expired(sight for sight in sights if sight.holder != holder)
+            gone += [sight for sight in sights if sight.holder == holder and sight.row_id not in working]
+            worked_on = (
+                select(BatchJob.owner, func.count().label("num_jobs"))
+                .where(BatchJob.status.in_(UNFINISHED), holds)
+                .group_by(BatchJob.owner)
+                .subquery()
+            )
+            is_cancelled = BatchJob.status == CANCELLATION_REQUESTED
             job = session.scalar(
                 select(BatchJob)
-                .where(BatchJob.status.in_(UNFINISHED), BatchJob.lease_until < now, is_not_own)
-                .order_by(case((BatchJob.status == CANCELLATION_REQUESTED, 0), else_=1), BatchJob.created_at)
+                .outerjoin(worked_on, worked_on.c.owner == BatchJob.owner)
+                .where(
+                    BatchJob.status.in_(UNFINISHED),
+                    or_(BatchJob.lease_holder.is_(None), *map(_is_as_seen, gone)),
+                    BatchJob.id.not_in(working),
+                    or_(is_cancelled, BatchJob.owner.not_in(full)),
+                )
+                .order_by(case((is_cancelled, 0), else_=1), func.coalesce(worked_on.c.num_jobs, 0), BatchJob.created_at)
                 .limit(1)
-                .with_for_update(skip_locked=True)
+                .with_for_update(of=BatchJob, skip_locked=True)
             )
             if job is not None:
-                job.lease_holder, job.lease_until = holder, now + LEASE_S
-                job.started_at = job.started_at or now
+                job.lease_holder, job.lease_count = holder, job.lease_count + 1
+                job.started_at = job.started_at or time.time()
                 if job.status == QUEUED:
                     job.status = RUNNING
         return job
+
+    def is_anyone_kept_waiting(self, owners: Collection[str], *, but_for: Collection[str] = ()) -> bool:
+        """Whether a job that nobody works on, none of `but_for`, is of another owner than these."""
+        query = select(BatchJob.id).where(
+            BatchJob.status.in_(UNFINISHED),
+            BatchJob.lease_holder.is_(None),
+            BatchJob.owner.not_in(owners),
+            BatchJob.id.not_in(but_for),
+        )
+        with self.database.read() as session:
+            return session.scalar(query.limit(1)) is not None
 
     def renew(self, job_id: str, holder: str) -> BatchJob:
         """The job as it is now. Raises LeaseLostError."""
         with self.database.write() as session:
             job = held(session, job_id, holder)
-            job.lease_until = time.time() + LEASE_S
+            job.lease_count += 1
         return job
 
-    def release(self, holder: str, *, job_id: str | None = None, for_s: float = 0.0) -> None:
-        """Let others have the jobs of `holder`, or the one, in `for_s` seconds."""
-        which = BatchJob.lease_holder == holder if job_id is None else BatchJob.id == job_id
-        until = time.time() + for_s
+    def release(self, holder: str, *, job_id: str | None = None) -> None:
+        """Let others have the jobs of `holder`, or the one."""
+        which = [] if job_id is None else [BatchJob.id == job_id]
         with self.database.write() as session:
-            session.execute(
-                update(BatchJob)
-                .where(which, BatchJob.lease_holder == holder)
-                .values(lease_holder=None, lease_until=until)
-            )
+            session.execute(update(BatchJob).where(BatchJob.lease_holder == holder, *which).values(lease_holder=None))
 
     def finished_lines(self, job_id: str) -> set[int]:
         with self.database.read() as session:
@@ -185,6 +212,10 @@ def held(session: Session, job_id: str, holder: str) -> BatchJob:
     if job is None:
         raise LeaseLostError
     return job
+
+
+def _is_as_seen(sight: Sight) -> ColumnElement[bool]:
+    return and_(BatchJob.id == sight.row_id, BatchJob.lease_holder == sight.holder, BatchJob.lease_count == sight.beat)
 
 
 def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> BatchJob:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import delete, select
 
-from tramontane.server.batch.jobs import LEASE_S, TIMEOUT_EXCEEDED, BatchJobs, held
+from tramontane.server.batch.jobs import TIMEOUT_EXCEEDED, BatchJobs, held
 from tramontane.server.batch.requests import read_items
 from tramontane.server.files.files import WORKSPACE
+from tramontane.server.lease import RENEW_S
 from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import BatchJob, BatchResult, File
 
@@ -90,7 +91,7 @@ def finish(jobs: BatchJobs, job_id: str, holder: str, status: str, problems: Seq
                 job.error_file = failures.incoming.id if failures in written else None
                 job.errors = [{"message": text, "count": n} for text, n in messages.most_common(MAX_MESSAGES)]
                 job.status, job.completed_at = status, time.time()
-                job.lease_holder, job.lease_until = None, 0.0
+                job.lease_holder = None
                 session.execute(delete(BatchResult).where(BatchResult.job_id == job_id))
         except BaseException:
             for file in written:
@@ -111,6 +112,6 @@ def _renewing(entries: Iterator[T], jobs: BatchJobs, job_id: str, holder: str) -
     renewed = time.monotonic()
     for entry in entries:
         yield entry
-        if time.monotonic() - renewed > LEASE_S / 4:
+        if time.monotonic() - renewed > RENEW_S:
             jobs.renew(job_id, holder)
             renewed = time.monotonic()

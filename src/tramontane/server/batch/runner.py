@@ -1,4 +1,8 @@
-"""BatchRunner: answers the requests of batches in the background, a few at a time, behind those of waiting users."""
+"""BatchRunner: answers the requests of batches in the background, a few at a time, behind those of waiting users.
+
+Owners take turns twice: at the requests that are computed at once, and at the jobs that are worked on. An owner's jobs
+are opened a few at a time, for more would end no sooner; where there is no room left, one gives way to another owner's.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tramontane.server.auth import Caller, Gate
@@ -17,22 +23,25 @@ from tramontane.server.batch.jobs import (
     CANCELLATION_REQUESTED,
     CANCELLED,
     FAILED,
-    LEASE_S,
     SUCCESS,
     TIMEOUT_EXCEEDED,
     BatchJobs,
-    LeaseLostError,
 )
 from tramontane.server.batch.requests import BatchItem, read_items
 from tramontane.server.batch.results import finish
 from tramontane.server.errors import ApiError
+from tramontane.server.fair_slots import FairSlots
+from tramontane.server.lease import RENEW_S, Deadlines, LeaseLostError, LeaseWatch
 from tramontane.server.store.tables import BatchJob
 
 log = logging.getLogger(__name__)
 
 MAX_JOBS = 32
 """Jobs worked on at once; their requests share `concurrency`."""
-CHECK_S = LEASE_S / 4
+MAX_JOBS_PER_OWNER = 4
+TURN_S = 10.0
+"""How long a job is worked on at least before it gives way to another owner's."""
+CHECK_S = RENEW_S
 """How often a job's lease is renewed and new jobs are looked for, where nothing tells of them sooner."""
 BUSY_RETRY_S = 0.5
 RETRY_S = 30.0
@@ -50,6 +59,15 @@ class Answer(Protocol):
     ) -> Awaitable[tuple[int, dict[str, Any]]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """`since`: on the monotonic clock."""
+
+    owner: str
+    since: float
+    task: asyncio.Task[None]
+
+
 class BatchFailedError(Exception):
     """The batch cannot go on; the message is for its owner."""
 
@@ -58,12 +76,16 @@ class BatchRunner:
     """`run` works until it is cancelled; then others may go on with its jobs at once."""
 
     def __init__(self, jobs: BatchJobs, gate: Gate, answer: Answer, *, concurrency: int) -> None:
+        """`concurrency`: requests of one owner computed at once. There is always a place for one more of another's."""
         self.jobs = jobs
         self.gate = gate
         self._answer = answer
-        self._free = asyncio.Semaphore(concurrency)
+        self._slots = FairSlots(concurrency + 1, per_owner=concurrency)
         self._holder = str(uuid.uuid4())
-        self._working: set[asyncio.Task[None]] = set()
+        self._watch = LeaseWatch()
+        self._deadlines = Deadlines()
+        self._working: dict[str, _Work] = {}  # by job, the longest worked on first
+        self._put_off: dict[str, float] = {}  # jobs that failed here, until when
         self._news = asyncio.Event()
 
     def wake(self) -> None:
@@ -74,31 +96,52 @@ class BatchRunner:
         try:
             while True:
                 self._news.clear()
-                await self._begin()
+                try:
+                    await self._begin()
+                    await self._give_way()
+                except Exception:
+                    log.exception("no batch can be begun; the next try comes in %g s", CHECK_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CHECK_S):
                         await self._news.wait()
         finally:
-            for task in self._working:
+            tasks = [work.task for work in self._working.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._working, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self.jobs.release, self._holder)
 
     async def _begin(self) -> None:
+        self._put_off = {job_id: until for job_id, until in self._put_off.items() if until > time.monotonic()}
         while len(self._working) < MAX_JOBS:
-            try:
-                job = await asyncio.to_thread(self.jobs.claim, self._holder)
-            except Exception:
-                log.exception("no batch can be begun; the next try comes in %g s", CHECK_S)
-                return
+            job = await asyncio.to_thread(
+                self.jobs.claim,
+                self._holder,
+                self._watch,
+                working=[*self._working, *self._put_off],
+                max_per_owner=MAX_JOBS_PER_OWNER,
+            )
             if job is None:
                 return
             task = asyncio.create_task(self._work(job))
-            self._working.add(task)
-            task.add_done_callback(self._ended)
+            self._working[job.id] = _Work(job.owner, time.monotonic(), task)
+            task.add_done_callback(lambda _, job_id=job.id: self._ended(job_id))  # type: ignore[misc]
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._working.discard(task)
+    async def _give_way(self) -> None:
+        """Where there is no room, and an owner waits of whom nothing is worked on, put one job back: of the owner who
+        has the most here, the one that has been worked on longest."""
+        num_jobs = Counter(work.owner for work in self._working.values())
+        if len(self._working) < MAX_JOBS:
+            return
+        if not await asyncio.to_thread(self.jobs.is_anyone_kept_waiting, num_jobs, but_for=self._put_off):
+            return
+        old = time.monotonic() - TURN_S
+        ready = [work for work in self._working.values() if work.since <= old]
+        if ready:
+            max(ready, key=lambda work: num_jobs[work.owner]).task.cancel()
+
+    def _ended(self, job_id: str) -> None:
+        del self._working[job_id]
         self.wake()
 
     async def _work(self, job: BatchJob) -> None:
@@ -111,10 +154,14 @@ class BatchRunner:
             log.info("batch %s has ended: %s", job.id, status)
         except LeaseLostError:
             log.warning("batch %s goes on elsewhere", job.id)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)
+            raise
         except Exception:
             log.exception("batch %s cannot go on now; the next try comes in %g s", job.id, RETRY_S)
-            with suppress(Exception):  # the lease ends by itself too
-                await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id, for_s=RETRY_S)
+            self._put_off[job.id] = time.monotonic() + RETRY_S
+            with suppress(Exception):  # or it is taken back when it is claimed
+                await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)
 
     async def _attend(self, job: BatchJob) -> str:
         """Keep the lease and watch for cancellation and the end of the time while the requests are answered. Returns
@@ -125,9 +172,10 @@ class BatchRunner:
             while True:
                 if job.status == CANCELLATION_REQUESTED:
                     return CANCELLED
-                if job.expires_at <= time.time():
+                left_s = self._deadlines.left_s(job.created_at, job.expires_at)
+                if left_s <= 0:
                     return TIMEOUT_EXCEEDED
-                wait_s = min(CHECK_S, job.expires_at - time.time())
+                wait_s = min(CHECK_S, left_s)
                 news = asyncio.create_task(self._news.wait())
                 try:
                     await asyncio.wait((answering, news), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -148,9 +196,9 @@ class BatchRunner:
             async with asyncio.TaskGroup() as group, aclosing(self._items(job, done)) as items:
                 async for item in items:
                     caller = await self._admitted(job)
-                    await self._free.acquire()
+                    await self._slots.acquire(job.owner)
                     task = group.create_task(self._answer_one(job, item, caller, results))
-                    task.add_done_callback(lambda _: self._free.release())  # also of a task that never began
+                    task.add_done_callback(lambda _: self._slots.release(job.owner))  # also of one that never began
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 

@@ -88,7 +88,7 @@ class BatchJob(Base):
     happens to the files it was made from can change it."""
 
     __tablename__ = "batch_jobs"
-    __table_args__ = (Index(None, "owner", "created_at"), Index(None, "status", "lease_until"))
+    __table_args__ = (Index(None, "owner", "created_at"), Index(None, "status", "lease_holder"))
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     owner: Mapped[str] = mapped_column(OWNER)
@@ -112,8 +112,8 @@ class BatchJob(Base):
     output_file: Mapped[str | None] = mapped_column(ID)
     error_file: Mapped[str | None] = mapped_column(ID)
     errors: Mapped[list[dict[str, Any]]]
-    lease_until: Mapped[float]  # the server that runs it renews this; past means free to take
-    lease_holder: Mapped[str | None] = mapped_column(ID)
+    lease_holder: Mapped[str | None] = mapped_column(ID)  # the server that works on it; None: free to take
+    lease_count: Mapped[int] = mapped_column(Integer)  # how often its holder has shown itself
 
 
 class BatchResult(Base):
