@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 from tests.power_cut import Recorder, State, Trace, lasting, put, states
 from tramontane import durable
@@ -25,6 +26,7 @@ from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.write import write_safetensors
 from tramontane.loading.packed_cache import PackedCache
 from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.id_folder import IdFolder
 from tramontane.training.checkpointer import Checkpointer, TrainerState, read_state
 
 
@@ -128,6 +130,25 @@ def uploaded(root: Path) -> object:
     return len(data)
 
 
+ENTRY = "0c3a58a4-0000-4000-8000-000000000000"
+
+
+def set_aside(root: Path, n: int) -> None:
+    entries = IdFolder(LocalFileSystem(), str(root), what="entries", is_sharded=True)
+    if n == 1:
+        durable.make_folder(root / ENTRY[:2])
+        durable.write(Path(entries.path(ENTRY)), "kept")
+    else:
+        entries.sweep((), age_s=-1, day="2026-11-30")
+
+
+def where_it_lies(root: Path) -> object:
+    entries = IdFolder(LocalFileSystem(), str(root), what="entries", is_sharded=True)
+    found = {"there": [e.path for e in entries.entries().values()], "trash": [*entries.trashed().values()]}
+    lies = [name for name, paths in found.items() if [Path(path).read_text() for path in paths] == ["kept"]]
+    return lies[0] if lies else None  # in both after a cut: then it is still there
+
+
 def pack(root: Path, n: int) -> None:
     PackedCache(root / "cache", 10**6).store("k", {"w": 100}, [("w", torch.full((100,), n, dtype=torch.uint8))])
 
@@ -153,6 +174,7 @@ CASES = {
         between=(("1.0", "1.1", "2.0"),),
     ),
     "an uploaded file": Case(upload, uploaded),
+    "an entry in the trash": Case(set_aside, where_it_lies),
     "packed weights": Case(pack, packed, between=(None,)),
 }
 
@@ -214,8 +236,9 @@ def test_a_power_cut_leaves_the_old_or_the_new_whole(name: str, tmp_path: Path) 
         (name, kind)
         for name in CASES
         for kind in ("files", "folders")
-        # a cache may be lost; the name of a log is on disk from the first generation on
-        if name != "packed weights" and (name, kind) != ("a log of items", "folders")
+        # a cache may be lost; the name of a log, and what goes to the trash, is on disk from the first generation on
+        if name != "packed weights"
+        and (name, kind) not in (("a log of items", "folders"), ("an entry in the trash", "files"))
     ],
 )
 def test_without_a_sync_a_power_cut_would_be_seen(name: str, kind: str, tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def remove_folder(target: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def transfer(source: Path, target: Path) -> None:
+    """The file or folder `source` moves to `target` on the same file system, in one step. Raises FileExistsError for a
+    target that is there."""
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    _rename(source, target)
+    _sync(target.parent)
+    _sync(source.parent)
+
+
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """`path` is a folder, and so is what is above it; those that are made are of `mode` and survive a power cut."""
     missing = [place for place in (path, *path.parents) if not place.exists()]

@@ -18,6 +18,7 @@ from sqlalchemy import event
 from tests.server.in_process import serving
 from tramontane.server.files.upload import clean_name
 from tramontane.server.keys import KeyOptions, create_key
+from tramontane.server.store.tie import TIE
 
 CHAT_LINE = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
 BATCH_LINES = "\n".join(json.dumps({"custom_id": str(n), "body": {"messages": []}}) for n in range(3))
@@ -45,7 +46,8 @@ def upload(
 
 
 def stored(home: Path) -> list[Path]:
-    return [path for folder in ("files", "incoming") for path in (home / folder).rglob("*") if path.is_file()]
+    found = [path for folder in ("files", "incoming") for path in (home / folder).rglob("*") if path.is_file()]
+    return [path for path in found if path != home / "files" / TIE]
 
 
 def test_a_whole_journey(client: TestClient, home: Path) -> None:

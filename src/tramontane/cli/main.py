@@ -23,6 +23,7 @@ from tramontane.extras import missing_extra
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
     *("data", "tokenizer", "plan", "pretrain", "finetune", "merge", "average", "card", "serve", "keys", "usage"),
+    "adopt",
 )
 GROUPS = {"data": ("build",), "tokenizer": ("train",)}  # verbs of two words
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
@@ -11,14 +12,13 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import tramontane
+from tramontane.errors import TramontaneError
 from tramontane.server.auth import LOOPBACK, Caller, Gate, require_policies, require_safe_address
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import Answer, BatchRunner
 from tramontane.server.dialect import Dialect
 from tramontane.server.dispatch import dispatch
 from tramontane.server.failures import add_error_handlers
-from tramontane.server.files.files import Files
-from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.fine_tuning.models import FineTunedModels
 from tramontane.server.fine_tuning.runner import FineTuningRunner
 from tramontane.server.guard import LOCAL_NAMES, MIB, BodyLimit, Guard, GuardPolicy
@@ -51,10 +51,12 @@ from tramontane.server.routes import (
 )
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
-from tramontane.server.store.contents import ContentStore
-from tramontane.server.store.database import open_database
+from tramontane.server.state import State, open_state
+from tramontane.server.store.tie import holds_tie, renew_tie
 from tramontane.server.usage.writer import UsageWriter
 from tramontane.server.web_page import WebPage
+
+log = logging.getLogger(__name__)
 
 ROUTERS = (
     health.router,
@@ -95,7 +97,8 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
             stack.callback(database.close)
             usage_writer.start()
             stack.callback(usage_writer.close)
-            await stack.enter_async_context(running(keep_house(files, stored_responses)))
+            house = keep_house(state, stored_responses, trash_days=settings.trash_days)
+            await stack.enter_async_context(running(house))
             await stack.enter_async_context(running(services.batch_runner.run()))
             await services.fine_tuned_models.sync(services.registry)  # before the first request asks for one
             await stack.enter_async_context(running(services.fine_tuned_models.watch(services.registry)))
@@ -112,16 +115,15 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     )
     counters = Metrics(settings.price_per_hour)
     served = ModelRegistry() if registry is None else registry
-    database = open_database(settings.resolved_database_url)
+    state = open_state(settings)
+    database, files, tuning_jobs = state.database, state.files, state.fine_tuning_jobs
     require_safe_address(settings.host, database)
-    files = Files(database, ContentStore(settings.state_folder, settings.files_url))
     gate = Gate(database, RateLimits())
     jobs = BatchJobs(database, files.contents)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
     stored_responses = StoredResponses(database, days=settings.response_days)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
     observers = [counters.observe, gate.observe, usage_writer.observe]
-    tuning_jobs = FineTuningJobs(database, settings.state_folder / "fine_tuning")
     tuned_models = FineTunedModels(tuning_jobs)
     tuning_runner = FineTuningRunner(tuning_jobs, tuned_models, settings)
     app.state.services = Services(
@@ -184,11 +186,28 @@ def answers_of(app: FastAPI) -> Answer:
     return answer
 
 
-async def keep_house(*stores: Files | StoredResponses) -> None:
+async def keep_house(state: State, stored_responses: StoredResponses, *, trash_days: int) -> None:
     while True:
-        for store in stores:
-            await asyncio.to_thread(store.sweep)
+        await asyncio.to_thread(sweep, state, stored_responses, trash_days=trash_days)
         await asyncio.sleep(SWEEP_S)
+
+
+def sweep(state: State, stored_responses: StoredResponses, *, trash_days: int) -> None:
+    """Delete what has expired and move what crashes have left to the trash; what fails is tried again the next time."""
+    try:
+        stored_responses.sweep()
+        if not holds_tie(state.database, state.keepers):
+            log.error("%s or a folder of it was exchanged while the server runs: nothing is swept", state.database.name)
+            return
+        state.files.sweep()
+        state.fine_tuning_jobs.sweep()
+        for keeper in state.keepers:
+            keeper.entries.empty_trash(days=trash_days)
+        renew_tie(state.database, state.keepers)
+    except (TramontaneError, OSError) as error:
+        log.error("the sweep was cut short: %s", error)
+    except Exception:
+        log.exception("the sweep was cut short")
 
 
 @contextlib.asynccontextmanager

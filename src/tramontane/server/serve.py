@@ -21,7 +21,7 @@ from tramontane.server.keys import has_keys
 from tramontane.server.load import ProgressOf, load_registry, no_progress
 from tramontane.server.models import ModelRegistry
 from tramontane.server.settings import ServerSettings
-from tramontane.server.store.database import open_database
+from tramontane.server.state import open_state
 
 log = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -104,9 +104,9 @@ async def _serve(
 
 
 def _check_address(settings: ServerSettings) -> None:
-    """Before models are loaded: raises ConfigError for a database that cannot be used, and for an address that other
-    machines reach while there is no key."""
-    database = open_database(settings.resolved_database_url)
+    """Before models are loaded: raises ConfigError for a database that cannot be used or is not that of the folders,
+    and for an address that other machines reach while there is no key."""
+    database = open_state(settings).database
     try:
         require_safe_address(settings.host, database)
     finally:

@@ -119,6 +119,9 @@ class ServerSettings:
     response_days: Annotated[
         int, typer.Option(help="Days that answers of /v1/responses are kept for their owner (0: not at all).")
     ] = 30
+    trash_days: Annotated[
+        int, typer.Option(help="Days that files and jobs without a row in the database stay in the trash.")
+    ] = 30
     usage_days: Annotated[int, typer.Option(help="Days that the usage of requests is kept.")] = 90
     request_log: Annotated[
         Path | None, typer.Option(help="Append a JSON line for every request to this file ('-': stderr).")
@@ -127,7 +130,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port={self.port} must lie between 0 and 65535")
-        for name in ("max_upload_mib", "batch_concurrency", "usage_days"):
+        for name in ("max_upload_mib", "batch_concurrency", "trash_days", "usage_days"):
             if not 1 <= getattr(self, name) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
         if not 0 <= self.response_days < 2**20:

@@ -47,14 +47,16 @@ def test_what_is_not_published_vanishes(store: ContentStore, tmp_path: Path) -> 
         store.open(incoming.id)
 
 
-def test_orphans_are_swept(store: ContentStore, tmp_path: Path) -> None:
-    kept, lost = put(store, b"a"), put(store, b"b")
-    (tmp_path / "incoming" / "x.part").write_bytes(b"cut off")
-    assert store.sweep({kept}) == 0  # they are young
-    assert store.sweep({kept}, age_s=-1) == 2
-    store.open(kept).close()
-    with pytest.raises(FileNotFoundError):
-        store.open(lost)
+def test_uploads_cut_short_are_swept_and_nothing_else(store: ContentStore, tmp_path: Path) -> None:
+    content_id = put(store, b"a")
+    incoming = tmp_path / "incoming"
+    (incoming / f"{uuid.uuid4()}.part").write_bytes(b"cut off")
+    (incoming / "reading-x").mkdir()
+    (incoming / "notes").write_text("the operator's")
+    assert store.sweep_incoming() == 0  # they are young
+    assert store.sweep_incoming(age_s=-1) == 2
+    assert [path.name for path in incoming.iterdir()] == ["notes"]
+    store.open(content_id).close()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
 from tramontane.server.lease import LeaseLostError, LeaseWatch, Sight
-from tramontane.server.store.contents import ID, ContentStore, Incoming
+from tramontane.server.store.contents import ContentStore, Incoming
 from tramontane.server.store.database import Database
+from tramontane.server.store.id_folder import ID
 from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import BatchJob, BatchResult
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,10 +12,12 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
-from tramontane.server.store.contents import ID, ContentStore, Incoming
+from tramontane.server.store.contents import ContentStore, Incoming
 from tramontane.server.store.database import Database
+from tramontane.server.store.id_folder import ID, IdFolder
 from tramontane.server.store.pages import select_page
 from tramontane.server.store.tables import BatchJob, File
+from tramontane.server.store.tie import Rows
 
 WORKSPACE = "workspace"
 VISIBILITIES = (WORKSPACE, "user")
@@ -119,7 +120,7 @@ class Files:
             )
 
     def delete(self, file_id: str, reader: Reader) -> None:
-        """The row first: a crash in between leaves content without a row, which the next start sweeps away."""
+        """The row first: a crash in between leaves content without a row, which the next sweep moves to the trash."""
         with self.database.write() as session:
             session.delete(find_file(session, file_id, reader))
         self.contents.delete(file_id)
@@ -127,14 +128,25 @@ class Files:
     def sweep(self) -> None:
         """Remove expired files, and what crashes have left behind."""
         with self.database.write() as session:
-            expired = session.scalars(select(File.id).where(~_is_live())).all()
-            session.execute(delete(File).where(File.id.in_(expired)))
+            is_expired = File.expires_at <= time.time()
+            expired = session.scalars(select(File.id).where(is_expired)).all()
+            session.execute(delete(File).where(is_expired))
         for file_id in expired:
             self.contents.delete(file_id)
+        self.contents.sweep_incoming()
+        self.entries.sweep(self.rows().known)
+
+    @property
+    def entries(self) -> IdFolder:
+        return self.contents.folder
+
+    def rows(self) -> Rows:
+        """Of files, and of batches, whose requests are kept as contents until they have ended."""
         with self.database.read() as session:
-            known = {*session.scalars(select(File.id)), *session.scalars(select(BatchJob.requests_id))}
-        with suppress(FileNotFoundError):  # another server sweeps too
-            self.contents.sweep(known)
+            files = frozenset(session.scalars(select(File.id)))
+            requests = frozenset(session.scalars(select(BatchJob.requests_id)))
+            unfinished = frozenset(session.scalars(select(BatchJob.requests_id).where(BatchJob.completed_at.is_(None))))
+        return Rows(files | requests, files | unfinished)
 
 
 def find_file(session: Session, file_id: str, reader: Reader) -> File:

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from fsspec.implementations.local import LocalFileSystem
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from tramontane import durable
 from tramontane.server.errors import ApiError
-from tramontane.server.store.contents import ID
 from tramontane.server.store.database import Database
+from tramontane.server.store.id_folder import ID, IdFolder
 from tramontane.server.store.pages import select_page
-from tramontane.server.store.tables import FineTuningEvent, FineTuningJob
+from tramontane.server.store.tables import FineTunedModel, FineTuningEvent, FineTuningJob
+from tramontane.server.store.tie import Rows
 
 QUEUED, VALIDATING, VALIDATED, STARTED, RUNNING = "QUEUED", "VALIDATING", "VALIDATED", "STARTED", "RUNNING"
 FAILED_VALIDATION, FAILED, SUCCESS = "FAILED_VALIDATION", "FAILED", "SUCCESS"
@@ -60,12 +62,17 @@ class JobPage:
 class FineTuningJobs:
     """Waits for the disk: call it from other threads than the event loop's.
 
-    `folder` is shared by the servers that use one state folder; `place` is its name in the database.
+    `folder` is shared by the servers that use one state folder; `place` is its name in the database. `is_only_place`:
+    no server on this database has another.
     """
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, *, is_only_place: bool = False) -> None:
         self.database = database
         self.folder = folder
+        self.entries = IdFolder(
+            LocalFileSystem(), str(folder.absolute()), what="folders of fine-tuning jobs", is_sharded=False
+        )
+        self._is_only_place = is_only_place
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.place = _place(folder / "place")
 
@@ -162,10 +169,27 @@ class FineTuningJobs:
         with self.database.read() as session:
             return session.scalars(query).all()
 
-    def ids(self) -> Sequence[str]:
-        """Of all jobs, whatever their owner."""
+    def rows(self) -> Rows:
+        """Of all jobs, whatever their owner. Those that go on and those whose model is there need their folder."""
+        needed = select(FineTuningJob.id).where(FineTuningJob.status.in_((QUEUED, VALIDATED, STARTED, RUNNING)))
+        models = select(FineTunedModel.job_id)
+        if not self._is_only_place:
+            needed = needed.where(FineTuningJob.place == self.place)
+            models = models.where(FineTunedModel.place == self.place)
+        everyones = select(FineTuningJob.id).union(select(FineTunedModel.job_id))
         with self.database.read() as session:
-            return session.scalars(select(FineTuningJob.id)).all()
+            return Rows(frozenset(session.scalars(everyones)), frozenset(session.scalars(needed.union(models))))
+
+    def take_over(self) -> None:
+        """Jobs and models whose folder is here are this place's from now on."""
+        here = list(self.entries.entries())
+        with self.database.write() as session:
+            for table, column in ((FineTuningJob, FineTuningJob.id), (FineTunedModel, FineTunedModel.job_id)):
+                session.execute(update(table).where(column.in_(here)).values(place=self.place))
+
+    def sweep(self) -> None:
+        """Move folders of jobs that were never taken in to the trash."""
+        self.entries.sweep(self.rows().known)
 
     def update(self, job: FineTuningJob, status: str | None = None, **values: Any) -> FineTuningJob | None:
         """Set fields, and the status if the job still has that of `job`: None where its owner was faster."""

@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import json
 import logging
-import shutil
 import signal
 import time
 from contextlib import suppress
@@ -44,7 +43,6 @@ from tramontane.server.fine_tuning.progress import newest_checkpoint, read_progr
 from tramontane.server.fine_tuning.samples import place_of
 from tramontane.server.models import ModelRegistry
 from tramontane.server.settings import ServerSettings
-from tramontane.server.store.contents import ID
 from tramontane.server.store.tables import FineTuningJob
 
 log = logging.getLogger(__name__)
@@ -59,7 +57,6 @@ KILL_AFTER_S = 15.0
 PREVIEW_S = 60.0
 STOPPED_EARLY = 75
 """What `tramontane finetune` exits with when it was asked to stop and has saved."""
-ORPHAN_AGE_S = 3600.0
 
 
 class FineTuningRunner:
@@ -82,7 +79,6 @@ class FineTuningRunner:
         with (self.jobs.folder / "lock").open("w") as lock:
             while not _try_lock(lock):
                 await asyncio.sleep(IDLE_S)
-            await asyncio.to_thread(self._sweep)
             while True:
                 self._news.clear()
                 num_moving = await self._turn(registry)
@@ -322,14 +318,6 @@ class FineTuningRunner:
         if limit is not None and any(sign in complaint for sign in ("MemoryError", "alloc", "Cannot allocate")):
             return f"it needs more memory than the {limit:g} GiB a job may take (fine_tuning_memory_gib)"
         return complaint or "it ended without a word"
-
-    def _sweep(self) -> None:
-        """Remove folders of jobs that were never taken in."""
-        known = set(self.jobs.ids())
-        old = time.time() - ORPHAN_AGE_S
-        for folder in self.jobs.folder.iterdir():
-            if ID.match(folder.name) and folder.name not in known and folder.stat().st_mtime < old:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_lock(lock: IO[str]) -> bool:

@@ -10,21 +10,20 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from tramontane import durable
 from tramontane.errors import ConfigError
 from tramontane.server.store.errors import DiskFullError
+from tramontane.server.store.id_folder import ORPHAN_AGE_S, IdFolder
 
-ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
-ORPHAN_AGE_S = 3600.0
-"""Content without a row is left by a server that died between the two; younger ones may still get theirs."""
+READING = "reading-"
+UNFINISHED = re.compile(r"[0-9a-f-]{36}\.part|reading-.+|tmp\w+")  # the last: of version 0.2.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,7 +79,7 @@ class ContentStore:
             self._fs.makedirs(self._root, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"file contents cannot be kept at {url or folder}: {error}") from None
-        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self.folder = IdFolder(self._fs, self._root, what="contents of files", is_sharded=True)
 
     def incoming(self) -> Incoming:
         return Incoming(self._incoming)
@@ -88,9 +87,9 @@ class ContentStore:
     def publish(self, incoming: Incoming) -> None:
         """Content becomes readable by its id, whole or not at all. Raises DiskFullError."""
         incoming.flush()
-        target = self._path(incoming.id)
+        target = self.folder.path(incoming.id)
         with _disk_full():
-            if self._is_local:
+            if self.folder.is_local:
                 durable.make_folder(Path(target).parent)
                 durable.publish(incoming.path, Path(target))
             else:
@@ -98,43 +97,34 @@ class ContentStore:
 
     def open(self, content_id: str) -> IO[bytes]:
         """Raises FileNotFoundError."""
-        file: IO[bytes] = self._fs.open(self._path(content_id), "rb")
+        file: IO[bytes] = self._fs.open(self.folder.path(content_id), "rb")
         return file
 
     @contextlib.contextmanager
     def local(self, content_id: str) -> Iterator[Path]:
         """A path on this machine's disk where the content can be read meanwhile."""
-        if self._is_local:
-            yield Path(self._path(content_id))
+        if self.folder.is_local:
+            yield Path(self.folder.path(content_id))
             return
-        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+        with tempfile.TemporaryDirectory(prefix=READING, dir=self._incoming) as folder:
             path = Path(folder) / content_id
-            self._fs.get_file(self._path(content_id), str(path))
+            self._fs.get_file(self.folder.path(content_id), str(path))
             yield path
 
     def delete(self, content_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(content_id))
+            self._fs.rm_file(self.folder.path(content_id))
 
-    def sweep(self, known: Collection[str], *, age_s: float = ORPHAN_AGE_S) -> int:
-        """Remove what uploads cut short have left: content whose id is not `known`, older than `age_s`."""
+    def sweep_incoming(self, *, age_s: float = ORPHAN_AGE_S) -> int:
+        """Remove what uploads cut short have left, which nobody was ever told is stored; how many."""
         old = time.time() - age_s
         num_removed = 0
         for path in self._incoming.iterdir():
-            if path.stat().st_mtime < old:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                num_removed += 1
-        for path_name, info in self._fs.find(self._root, detail=True).items():
-            content_id = path_name.rsplit("/", 1)[-1]
-            if ID.match(content_id) and content_id not in known and _modified(info) < old:
-                self._fs.rm_file(path_name)
-                num_removed += 1
+            with contextlib.suppress(FileNotFoundError):  # another server sweeps too
+                if UNFINISHED.fullmatch(path.name) and path.stat().st_mtime < old:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    num_removed += 1
         return num_removed
-
-    def _path(self, content_id: str) -> str:
-        if not ID.match(content_id):
-            raise ValueError("not an id of this store")
-        return f"{self._root}/{content_id[:2]}/{content_id}"
 
 
 @contextlib.contextmanager
@@ -145,11 +135,3 @@ def _disk_full() -> Iterator[None]:
         if error.errno in FULL:
             raise DiskFullError("the server's disk is full; the file was not stored") from None
         raise
-
-
-def _modified(info: dict[str, Any]) -> float:
-    for name in ("mtime", "LastModified", "created"):
-        value = info.get(name)
-        if value is not None:
-            return float(value.timestamp() if hasattr(value, "timestamp") else value)
-    return time.time()

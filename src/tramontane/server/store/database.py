@@ -34,6 +34,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.name = _shown(engine.url)  # for the user, without the password
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._writers = sessionmaker(engine.execution_options(writes=True), expire_on_commit=False)
 
@@ -117,6 +118,7 @@ def _prepare_sqlite(engine: Engine, url: URL) -> None:
     if url.database:
         path = Path(url.database)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_log(path)
         with contextlib.suppress(FileExistsError):  # hashes and the signing secret are for this user alone
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
@@ -131,6 +133,16 @@ def _prepare_sqlite(engine: Engine, url: URL) -> None:
         # A transaction that reads first and writes later would fail, not wait, if another has written in between.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _check_log(path: Path) -> None:
+    """SQLite takes an empty file for a new database and throws away its log, the last that is left of it."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size and (not path.exists() or not path.stat().st_size):
+        raise ConfigError(
+            f"{path} is empty or gone, and {log.name} beside it shows that it was not: put a backup in its place, with "
+            f"{log.name} moved away"
+        )
 
 
 def _check(connection: Connection, url: URL) -> None:
@@ -157,7 +169,7 @@ def _unusable(url: URL, reason: str) -> ConfigError:
     if url.get_backend_name() == "sqlite":
         return ConfigError(
             f"{_shown(url)} cannot be used: {reason}. Is it a database of this server, readable, and on a disk with "
-            "room? If it is damaged, put a backup in its place, or move it away to start with an empty one"
+            "room? If it is damaged, put a backup in its place; to start anew, move the folders of files away with it"
         )
     return ConfigError(f"{_shown(url)} cannot be used: {reason}")
 

@@ -238,3 +238,13 @@ class Secret(Base):
 
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     value: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class Store(Base):
+    """The one row that says which store this is: its folders carry the same id (store/tie.py)."""
+
+    __tablename__ = "store"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # always 1
+    store_id: Mapped[str] = mapped_column(ID)
+    used_at: Mapped[float]

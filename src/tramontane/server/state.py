@@ -1,0 +1,49 @@
+"""State: the database of a server and the folders that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tramontane.server.files.files import Files
+from tramontane.server.fine_tuning.jobs import FineTuningJobs
+from tramontane.server.settings import ServerSettings
+from tramontane.server.store.contents import ContentStore
+from tramontane.server.store.database import Database, open_database
+from tramontane.server.store.tie import Keeper, renew_tie, require_tie
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    database: Database
+    files: Files
+    fine_tuning_jobs: FineTuningJobs
+
+    @property
+    def keepers(self) -> Sequence[Keeper]:
+        return (self.files, self.fine_tuning_jobs)
+
+    def adopt(self) -> None:
+        """Tie the folders to the database, whatever they were tied to, with what it knows back from their trash."""
+        for keeper in self.keepers:
+            keeper.entries.restore(keeper.rows().known)
+        self.fine_tuning_jobs.take_over()
+        renew_tie(self.database, self.keepers)
+
+
+def open_state(settings: ServerSettings, *, untied: bool = False) -> State:
+    """Raises ConfigError for a database that cannot be used and, unless `untied`, for one that the folders do not
+    belong to."""
+    database = open_database(settings.resolved_database_url)
+    try:
+        state = State(
+            database,
+            Files(database, ContentStore(settings.state_folder, settings.files_url)),
+            FineTuningJobs(database, settings.state_folder / "fine_tuning", is_only_place=settings.files_url is None),
+        )
+        if not untied:
+            require_tie(database, state.keepers)
+    except BaseException:
+        database.close()
+        raise
+    return state
