@@ -22,7 +22,10 @@ MAX_REDIRECTS = 5
 READ_TIMEOUT_S = 15.0
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_NOT_PUBLIC = [ipaddress.IPv6Network(n) for n in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+_INNER_IPV6 = [ipaddress.IPv6Network(n) for n in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+# What `is_global` lets pass: protocol assignments (Oracle's metadata among them), relays of 6to4, and the one public
+# address that is inside every machine of Azure's, where it hands out certificates and settings.
+_INNER_IPV4 = [ipaddress.IPv4Network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
@@ -115,11 +118,11 @@ def resolve(name: str, port: int, *, allow_private: bool) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is out in the internet: not loopback, private, link-local, shared, multicast or reserved,
-    in IPv4 or wrapped into IPv6."""
+    """Whether an address is out in the internet: not loopback, private, link-local, shared, multicast, reserved or a
+    cloud's own, in IPv4 or wrapped into IPv6 (IANA special-purpose address registries, RFC 6890)."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        return ip in _GLOBAL_UNICAST and not any(ip in network for network in _NOT_PUBLIC)
-    return ip.is_global and not ip.is_multicast
+        return ip in _GLOBAL_UNICAST and not any(ip in network for network in _INNER_IPV6)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _INNER_IPV4)
