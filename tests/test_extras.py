@@ -13,6 +13,7 @@ import pytest
 
 from tests.test_project import ROOT, declared, imported, normal
 from tramontane.documents.child import reply_to
+from tramontane.documents.sandbox import limits_for
 from tramontane.extras import DISTRIBUTION, EXTRA_OF, install_hint, missing_extra
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -70,7 +71,7 @@ def test_a_verb_without_its_extra_ends_in_one_line_with_the_remedy(tmp_path: Pat
 
 def test_a_document_without_its_reader_says_which_extra_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pypdf", None)
-    assert reply_to("pdf", b"%PDF-1.4")["error"].endswith(install_hint("documents"))
+    assert reply_to("pdf", b"%PDF-1.4", limits_for(8)).decode().endswith(install_hint("documents"))
 
 
 def test_help_needs_no_extra(tmp_path: Path) -> None:

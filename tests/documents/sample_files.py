@@ -21,6 +21,11 @@ def pdf_of(*pages: str, filter_bytes: bytes | None = None) -> bytes:
         body = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode("latin-1") if filter_bytes is None else filter_bytes
         coding = b"" if filter_bytes is None else b"/Filter /FlateDecode "
         objects.append(b"<< %s/Length %d >>\nstream\n%s\nendstream" % (coding, len(body), body))
+    return pdf_file(*objects)
+
+
+def pdf_file(*objects: bytes) -> bytes:
+    """With these as objects 1 and on; the first is the catalogue."""
     out = io.BytesIO()
     out.write(b"%PDF-1.4\n")
     offsets = []
@@ -47,6 +52,11 @@ def docx_of(heading: str, *paragraphs: str, table: list[list[str]] | None = None
     out = io.BytesIO()
     document.save(out)
     return out.getvalue()
+
+
+def unzipped(data: bytes) -> dict[str, bytes]:
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    return {name: archive.read(name) for name in archive.namelist()}
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import socket
+import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.documents.hostile_files import HOSTILE
 from tests.documents.sample_files import docx_of, pdf_of
-from tramontane.server.document_text import MAX_FILE_BYTES, display_name
+from tests.server.live import LiveServer
+from tramontane.documents.sandbox import BASE_CPU_S
+from tramontane.server.document_work import MAX_FILE_BYTES, display_name
 
 LONG = "\n\n".join(f"Section {i} is about wind number {i} of the coast." for i in range(120))
 
@@ -120,6 +128,57 @@ def test_a_reader_that_goes_ends_the_work(http: httpx.Client) -> None:
         if num_steps(http) - before <= 3:  # an idle engine turns once a second
             return
     pytest.fail("the engine still works for a reader that has gone")
+
+
+def test_a_small_document_is_read_while_summaries_of_long_texts_wait(http: httpx.Client) -> None:
+    """Four of them once held every thread there was, for hours."""
+    summary = {"model": "chat", "text": LONG * 100, "words": 100, "stream": True}
+    document = {"type": "document_url", "document_url": "data:text/plain;base64,RWxldmVuIGJ5dGU="}
+    message = {"role": "user", "content": [document]}
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(http.stream("POST", "/api/documents/summary", json=summary))
+        body = {"model": "chat", "messages": [message], "max_tokens": 2}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert read(http, "a.pdf", pdf_of("The contract ends in March.")).status_code == 200
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("path", ["/api/documents/text", "/v1/chat/completions"])
+def test_a_parser_ends_with_its_client(server: LiveServer, path: str) -> None:
+    """It once went on for its two minutes of processor time."""
+    page = HOSTILE["attributes.html"](300_000)
+    with server.client() as client:
+        if path == "/api/documents/text":
+            request = client.build_request("POST", path, files={"file": ("a.html", page)})
+        else:
+            url = f"data:text/html;base64,{base64.b64encode(page).decode()}"
+            content = [{"type": "document_url", "document_url": url, "document_name": "a.html"}]
+            request = client.build_request(
+                "POST", path, json={"model": "chat", "messages": [{"role": "user", "content": content}]}
+            )
+        with closing(socket.create_connection((client.base_url.host, client.base_url.port or 80))) as connection:
+            headers = b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
+            connection.sendall(b"POST %s HTTP/1.1\r\n%s\r\n%s" % (path.encode(), headers, request.read()))
+            while not (started := children(server)):
+                time.sleep(0.01)
+        last_s = 0.0
+        while alive := started & children(server):
+            last_s = max(last_s, *map(cpu_seconds, alive))
+            time.sleep(0.01)
+        assert last_s < BASE_CPU_S / 2, "it went on to the limit of its own"
+
+
+def children(server: LiveServer) -> set[int]:
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+def cpu_seconds(pid: int) -> float:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def num_steps(http: httpx.Client) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
-from tramontane.documents.instruct import Answerer, follow, room
-from tramontane.documents.ranking import Passage, rank
-from tramontane.documents.split import split_by_tokens
+from tramontane.documents.instruct import follow, room
+from tramontane.documents.ranking import Passage, score, words
+from tramontane.documents.split import Piece, split_in_turns
+from tramontane.documents.steps import PAUSE, Answerer, Reader, Steps, run_steps
 from tramontane.errors import RequestError
 
 PASSAGE_TOKENS = 256
@@ -30,14 +32,26 @@ def answer_question(
 
     Raises RequestError for an empty question, an impossible number, or a context too short for one passage.
     """
+    return run_steps(llm, answer_steps(llm, text, question, num_passages=num_passages, max_tokens=max_tokens))
+
+
+def answer_steps(
+    llm: Reader, text: str, question: str, *, num_passages: int = 4, max_tokens: int | None = None
+) -> Steps[Answer]:
+    """As `answer_question`, for whoever asks the model."""
     if not question.strip():
         raise RequestError("the question is empty")
     if not 1 <= num_passages <= 100:
         raise RequestError(f"passages={num_passages} must lie between 1 and 100")
     answer_tokens = min(256, llm.reach // 4) if max_tokens is None else max_tokens
     left = room(llm, instruction(question, []), answer_tokens)
-    pieces = split_by_tokens(text, llm.tokenizer, min(PASSAGE_TOKENS, left - 16))
-    scores = rank([piece.text for piece in pieces], question)
+    pieces: list[Piece] = []
+    counts: list[Counter[str]] = []
+    for some in split_in_turns(text, llm.tokenizer, min(PASSAGE_TOKENS, left - 16)):
+        pieces += some
+        counts += [Counter(words(piece.text)) for piece in some]
+        yield PAUSE
+    scores = score(counts, question)
     best = sorted(range(len(pieces)), key=lambda i: (-scores[i], i))[:num_passages]
     chosen: list[int] = []
     for i in best:
@@ -45,7 +59,9 @@ def answer_question(
         if left >= 0:
             chosen.append(i)
     passages = tuple(Passage(pieces[i].start, pieces[i].text.strip(), scores[i]) for i in sorted(chosen))
-    [reply] = follow(llm, [instruction(question, [p.text for p in passages])], answer_tokens)
+    [reply] = yield from follow(
+        llm, [question], lambda asked: instruction(asked, [p.text for p in passages]), answer_tokens
+    )
     numbers = {int(number) for number in re.findall(r"\[(\d{1,3})\]", reply)}
     return Answer(reply, passages, tuple(sorted(n for n in numbers if 1 <= n <= len(passages))))
 

@@ -1,7 +1,7 @@
-"""The child process of `sandbox.py`: `python -m tramontane.documents.child TASK`, bytes in, one JSON object out.
+"""The child process of `sandbox.py`: `python -m tramontane.documents.child TASK LIMITS PARENT`, bytes in, text out.
 
-stdin is the file, or for `url` the JSON object {"url": ..., "allow_private": ...}. stdout is {"text": ...} or
-{"error": ...}, without the document's name.
+stdin is the file, or for `url` the JSON object {"url": ..., "allow_private": ...}. stdout is `+` and the text in
+UTF-8, or `-` and one line that says what is wrong, without the document's name.
 """
 
 from __future__ import annotations
@@ -12,48 +12,29 @@ import sys
 from types import FrameType
 from typing import Any
 
-from tramontane.documents.sandbox import CPU_S
+from tramontane.documents.sandbox import FETCH_S, Limits
 from tramontane.errors import DataError
 from tramontane.extras import install_hint
 
-MEMORY_BYTES = 4 << 30  # of address space: libraries map far more than they use
-FETCH_S = 60
-MAX_CHARS = 64 << 20
 
-
-def limit_resources() -> None:
-    """Kernel limits of this process: address space, processor time, and no file can be written."""
-    try:
-        import resource
-    except ImportError:  # not on Windows, where the parent's time limit remains
-        return
-    for kind, limit in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_S),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def extract(task: str, data: bytes) -> str:
+def extract(task: str, data: bytes, max_chars: int) -> str:
     """Text of `data` by the parser `task`. Raises DataError, or whatever the parser raises on a damaged file."""
     if task == "pdf":
         from tramontane.documents.pdf import pdf_text
 
-        return pdf_text(data)
+        return pdf_text(data, max_chars)
     if task == "docx":
         from tramontane.documents.word import docx_text
 
-        return docx_text(data)
+        return docx_text(data, max_chars)
     if task == "html":
         from tramontane.documents.web_page import html_text
 
         return html_text(data)
-    return page_text(json.loads(data))
+    return page_text(json.loads(data), max_chars)
 
 
-def page_text(request: dict[str, Any]) -> str:
+def page_text(request: dict[str, Any], max_chars: int) -> str:
     """Fetch an address within FETCH_S seconds and extract what comes."""
     from tramontane.documents.document import decode_text, kind_of
     from tramontane.documents.fetch import fetch
@@ -75,31 +56,36 @@ def page_text(request: dict[str, Any]) -> str:
         from tramontane.documents.web_page import html_text
 
         return html_text(page.data, charset=page.charset)
-    return extract(kind, page.data)
+    return extract(kind, page.data, max_chars)
 
 
-def reply_to(task: str, data: bytes) -> dict[str, str]:
+def reply_to(task: str, data: bytes, limits: Limits) -> bytes:
     try:
-        text = extract(task, data)
+        text = extract(task, data, limits.max_chars)
+        if len(text) > limits.max_chars:
+            raise DataError(f"holds {len(text):,} characters, more than {limits.max_chars:,}; split it first")
+        # damaged files can yield lone surrogates, which UTF-8 cannot carry
+        return b"+" + text.encode("utf-8", "replace")
     except DataError as error:
-        return {"error": str(error)}
+        problem = str(error)
     except ImportError as error:
-        return {"error": f"reading it needs a package ({error}): {install_hint('documents')}"}
+        problem = f"reading it needs a package ({error}): {install_hint('documents')}"
     except MemoryError:
-        return {"error": "reading it needs too much memory; given up"}
+        problem = f"reading it needs more than {limits.memory_bytes >> 20} MiB of memory; given up"
     except Exception as error:  # a parser's own failure on a damaged file, whatever its type
-        return {"error": f"damaged, or not what it claims to be ({type(error).__name__}: {str(error)[:200]})"}
-    if len(text) > MAX_CHARS:
-        return {"error": f"holds more than {MAX_CHARS >> 20} million characters; split it first"}
-    return {"text": text}
+        problem = f"damaged, or not what it claims to be ({type(error).__name__}: {str(error)[:200]})"
+    return b"-" + " ".join(problem.split()).encode("utf-8", "replace")
 
 
 def main() -> None:
-    limit_resources()
+    task, limits, parent = sys.argv[1], Limits(**json.loads(sys.argv[2])), int(sys.argv[3])
+    # before anything is read, and before the parsers' libraries are imported
+    from tramontane.documents.confinement import confine
+
+    confine(limits, parent=parent, network=task == "url")
     sys.setrecursionlimit(2000)
-    reply = reply_to(sys.argv[1], sys.stdin.buffer.read())
-    # json escapes lone surrogates, which damaged files can yield and UTF-8 cannot carry
-    sys.stdout.write(json.dumps({key: value.encode("utf-8", "replace").decode() for key, value in reply.items()}))
+    sys.stdout.buffer.write(reply_to(task, sys.stdin.buffer.read(), limits))
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tramontane.documents.foreign import describe
-from tramontane.documents.sandbox import run_parser
+from tramontane.documents.sandbox import MAX_CHARS, MEMORY_BYTES, limits_for, run_parser, run_parser_async
 from tramontane.errors import DataError
 
 MAX_BYTES = 64 << 20  # of a file; beyond it a document is a corpus
@@ -30,7 +30,7 @@ def read_document(source: str | Path, *, allow_private: bool = False) -> Documen
     """
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         request = json.dumps({"url": source, "allow_private": allow_private}).encode()
-        return checked(Document(source, run_parser("url", request, name=source)))
+        return checked(Document(source, run_parser("url", request, name=source, limits=limits_for(MAX_BYTES))))
     if isinstance(source, str) and "://" in source:
         raise DataError(f"{source}: only http and https addresses are read")
     path = Path(source)
@@ -46,11 +46,33 @@ def parse_document(data: bytes, name: str) -> Document:
 
     Raises DataError naming it.
     """
+    if (kind := kind_within_size(data, name)) == "text":
+        return text_document(data, name)
+    return checked(Document(name, run_parser(kind, data, name=name, limits=limits_for(len(data)))), kind)
+
+
+async def parse_document_async(
+    data: bytes, name: str, *, memory_bytes: int = MEMORY_BYTES, max_chars: int = MAX_CHARS
+) -> Document:
+    """As `parse_document`; cancelled, it ends the process that parses. That takes `memory_bytes` at most."""
+    if (kind := kind_within_size(data, name)) == "text":
+        return text_document(data, name, max_chars)
+    limits = limits_for(len(data), memory_bytes=memory_bytes, max_chars=max_chars)
+    return checked(Document(name, await run_parser_async(kind, data, name=name, limits=limits)), kind)
+
+
+def text_document(data: bytes, name: str, max_chars: int = MAX_CHARS) -> Document:
+    """Of data that is text as it stands."""
+    text = decode_text(data, name)
+    if len(text) > max_chars:
+        raise DataError(f"{name}: holds {len(text):,} characters, more than {max_chars:,}; split it first")
+    return checked(Document(name, text), "text")
+
+
+def kind_within_size(data: bytes, name: str) -> Kind:
     if len(data) > MAX_BYTES:
         raise DataError(f"{name}: larger than {MAX_BYTES >> 20} MiB; split it first")
-    kind = kind_of(data, name)
-    text = decode_text(data, name) if kind == "text" else run_parser(kind, data, name=name)
-    return checked(Document(name, text), "; a scan needs OCR first" if kind == "pdf" else "")
+    return kind_of(data, name)
 
 
 def kind_of(data: bytes, name: str = "", content_type: str = "") -> Kind:
@@ -87,7 +109,7 @@ def decode_text(data: bytes, name: str) -> str:
     return text
 
 
-def checked(document: Document, remedy: str = "") -> Document:
+def checked(document: Document, kind: Kind | None = None) -> Document:
     if not document.text.strip():
-        raise DataError(f"{document.name}: holds no text{remedy}")
+        raise DataError(f"{document.name}: holds no text{'; a scan needs OCR first' if kind == 'pdf' else ''}")
     return document

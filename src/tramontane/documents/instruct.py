@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
 
+from tramontane.documents.steps import Ask, Reader, Steps
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import CheckpointError, RequestError
-
-if TYPE_CHECKING:
-    from tramontane.llm import Completion
-    from tramontane.tokenizer import Tokenizer
 
 BATCH = 8
 Progress = Callable[[int, int], None]
 """Called with (instructions answered, instructions of this pass)."""
 
 
-class Answerer(Protocol):
-    """What reading documents asks of a model; LLM is one."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def reach(self) -> int: ...
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[Completion]:
-        """One completion per prompt of token ids, in their order."""
-        ...
-
-
-def encode_instruction(llm: Answerer, instruction: str) -> list[int]:
+def encode_instruction(llm: Reader, instruction: str) -> list[int]:
     """Token ids that ask for an answer to `instruction`. Text of a document can never become a control token."""
     if llm.tokenizer.chat is not None:
         return llm.tokenizer.chat.encode_chat([{"role": "user", "content": instruction}])
     return llm.tokenizer.encode_prompt(f"{instruction}\n\nAnswer:")
 
 
-def room(llm: Answerer, instruction: str, max_tokens: int) -> int:
+def room(llm: Reader, instruction: str, max_tokens: int) -> int:
     """Tokens left for a document's text beside the instruction and an answer of `max_tokens`, of those the model sees.
 
     Raises RequestError where too few are left to be of use.
@@ -53,20 +35,27 @@ def room(llm: Answerer, instruction: str, max_tokens: int) -> int:
     return left
 
 
-def follow(llm: Answerer, instructions: Sequence[str], max_tokens: int, progress: Progress | None = None) -> list[str]:
-    """The answers, greedily drawn, in the order of `instructions`; without the thoughts of models that think first.
+def follow(
+    llm: Reader,
+    texts: Sequence[str],
+    instruction: Callable[[str], str],
+    max_tokens: int,
+    progress: Progress | None = None,
+) -> Steps[list[str]]:
+    """The answers to the `instruction` about each text, greedily drawn, in their order; without the thoughts of models
+    that think first.
 
     Raises CheckpointError where the model's scores are not finite.
     """
     answers: list[str] = []
     chat = llm.tokenizer.chat
-    for first in range(0, len(instructions), BATCH):
-        prompts = [encode_instruction(llm, instruction) for instruction in instructions[first : first + BATCH]]
-        for completion in llm.generate(prompts, SamplingParams(max_tokens=max_tokens)):
+    for first in range(0, len(texts), BATCH):
+        prompts = [encode_instruction(llm, instruction(text)) for text in texts[first : first + BATCH]]
+        for completion in (yield Ask(prompts, SamplingParams(max_tokens=max_tokens))):
             if completion.finish_reason == "error":
                 raise CheckpointError(f"the model broke off: {completion.choices[0].error}")
             text = completion.text if chat is None else chat.parse(completion.token_ids).content
             answers.append(text.strip())
         if progress is not None:
-            progress(len(answers), len(instructions))
+            progress(len(answers), len(texts))
     return answers

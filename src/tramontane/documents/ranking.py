@@ -29,12 +29,16 @@ def words(text: str) -> list[str]:
 
 def rank(texts: Sequence[str], question: str) -> list[float]:
     """One BM25 score per text, 0 where it shares no word with the question; higher is better."""
-    counts = [Counter(words(text)) for text in texts]
+    return score([Counter(words(text)) for text in texts], question)
+
+
+def score(counts: Sequence[Counter[str]], question: str) -> list[float]:
+    """As `rank`, of texts whose words are counted."""
     lengths = [count.total() for count in counts]
     mean_length = max(sum(lengths) / max(len(lengths), 1), 1.0)
     asked = set(words(question))
     containing = Counter(word for count in counts for word in count.keys() & asked)
-    rarity = {word: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for word, n in containing.items()}
+    rarity = {word: math.log(1 + (len(counts) - n + 0.5) / (n + 0.5)) for word, n in containing.items()}
     return [
         sum(
             rarity[word] * count[word] * (K1 + 1) / (count[word] + K1 * (1 - B + B * length / mean_length))

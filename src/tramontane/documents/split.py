@@ -10,6 +10,7 @@ from typing import Protocol
 
 BOUNDARIES = tuple(re.compile(p) for p in (r"\n[^\S\n]*\n\s*", r"\n\s*", r"(?<=[.!?;…。！？；])\s*", r"\s+"))
 CHARS_PER_TOKEN = 16  # no text has more on average; longer pieces are cut before a tokenizer sees them
+WINDOW_CHARS = 1 << 17  # what is looked at together: some tenths of a second's work
 
 
 class Encoder(Protocol):
@@ -29,16 +30,40 @@ class Piece:
 
 def split_by_tokens(text: str, tokenizer: Encoder, max_tokens: int) -> list[Piece]:
     """Pieces of at most `max_tokens` tokens each (16 at least) that joined give `text` exactly."""
+    return [piece for some in split_in_turns(text, tokenizer, max_tokens) for piece in some]
+
+
+def split_in_turns(text: str, tokenizer: Encoder, max_tokens: int) -> Iterator[list[Piece]]:
+    """As `split_by_tokens`, some pieces at a time, each time after a bounded amount of work."""
     if max_tokens < 16:
         raise ValueError(f"max_tokens={max_tokens} must be at least 16")
-    result: list[Piece] = []
     pending: list[Piece] = []
-    for piece in divide(Piece(0, text, 0), tokenizer, max_tokens, 0):
-        if sum(p.num_tokens for p in pending) + piece.num_tokens > max_tokens:
-            result += join(pending, tokenizer, max_tokens)
-            pending = []
-        pending.append(piece)
-    return result + join(pending, tokenizer, max_tokens)
+    num_pending = 0
+    for window in windows(text):
+        done: list[Piece] = []
+        for piece in divide(window, tokenizer, max_tokens, 0):
+            if num_pending + piece.num_tokens > max_tokens:
+                done += join(pending, tokenizer, max_tokens)
+                pending, num_pending = [], 0
+            pending.append(piece)
+            num_pending += piece.num_tokens
+        yield done
+    yield join(pending, tokenizer, max_tokens)
+
+
+def windows(text: str) -> Iterator[Piece]:
+    """Cut at the last paragraph of each window, else at its last line or space, else anywhere."""
+    start = 0
+    while len(text) - start > WINDOW_CHARS:
+        end = start + WINDOW_CHARS
+        for mark in ("\n\n", "\n", " "):
+            cut = text.rfind(mark, start + WINDOW_CHARS // 2, end)
+            if cut != -1:
+                end = cut + len(mark)
+                break
+        yield Piece(start, text[start:end], 0)
+        start = end
+    yield Piece(start, text[start:], 0)
 
 
 def divide(piece: Piece, tokenizer: Encoder, max_tokens: int, level: int) -> Iterator[Piece]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from tramontane.server.auth import Gate
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import BatchRunner
+from tramontane.server.document_work import DocumentWork
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.fine_tuning.models import FineTunedModels
@@ -37,6 +38,7 @@ class Services:
     fine_tuning_jobs: FineTuningJobs
     fine_tuned_models: FineTunedModels
     fine_tuning_runner: FineTuningRunner
+    document_work: DocumentWork = field(default_factory=DocumentWork)
     observers: Sequence[Callable[[RequestRecord], None]] = ()
 
     def observe(self, record: RequestRecord) -> None:

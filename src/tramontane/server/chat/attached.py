@@ -6,20 +6,20 @@ refused: what a server fetches for its users, it can be made to fetch from where
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable
 from typing import cast
 
 from tramontane.errors import DataError
-from tramontane.server.document_text import MAX_FILE_BYTES, read_sent
+from tramontane.server.document_work import MAX_FILE_BYTES, SHORT_BYTES
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.schema.chat import ChatRequest, Chunk, DocumentChunk, FileChunk, Message, TextChunk
-from tramontane.server.waiting_llm import in_thread
 
 MAX_DOCUMENTS = 16  # of a request
+PIECE_CHARS = 1 << 20  # of base64, a multiple of four
 DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w-]+=[^;,]*)*;base64,", re.ASCII)
 
 
@@ -46,24 +46,23 @@ async def with_documents(call: Call, request: ChatRequest) -> ChatRequest:
         if message.role == "assistant":
             raise ApiError(400, f"{param}: an assistant's message holds no documents", param=param)
         chunks = list(cast("list[Chunk]", message.content))
-        text = await in_thread(_reader(call, cast("DocumentChunk | FileChunk", chunks[number]), param))
+        text = await _text(call, cast("DocumentChunk | FileChunk", chunks[number]), param)
         chunks[number] = TextChunk(text=text)
         messages[place] = cast("Message", message.model_copy(update={"content": chunks}))
     return request.model_copy(update={"messages": messages})
 
 
-def _reader(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> Callable[[], str]:
-    def read() -> str:
-        try:
-            if chunk.file_id is None:
-                document = read_sent(_decoded(chunk.data_url, param), chunk.name)
-            else:
-                document = read_sent(*_stored(call, chunk.file_id))
-        except DataError as error:
-            raise ApiError(400, f"{param}: {error}", param=param) from None
-        return f'Document "{document.name}":\n\n{document.text}\n\n'
-
-    return read
+async def _text(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> str:
+    name: str | None
+    try:
+        if chunk.file_id is not None:
+            data, name = await asyncio.to_thread(_stored, call, chunk.file_id)
+        else:
+            data, name = await _decoded(call, chunk.data_url, param), chunk.name
+        document = await call.services.document_work.read(call.caller.owner, data, name)
+    except DataError as error:
+        raise ApiError(400, f"{param}: {error}", param=param) from None
+    return f'Document "{document.name}":\n\n{document.text}\n\n'
 
 
 def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
@@ -77,7 +76,7 @@ def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
         return content.read(), row.filename
 
 
-def _decoded(url: str, param: str) -> bytes:
+async def _decoded(call: Call, url: str, param: str) -> bytes:
     found = DATA_URL.match(url)
     if found is None:
         raise ApiError(
@@ -87,6 +86,14 @@ def _decoded(url: str, param: str) -> bytes:
             param=param,
         )
     try:
-        return base64.b64decode(url[found.end() :], validate=True)
+        if len(url) <= SHORT_BYTES:
+            return base64.b64decode(url[found.end() :], validate=True)
+        return await call.services.document_work.compute(call.caller.owner, lambda: _long_decoded(url, found.end()))
     except (binascii.Error, ValueError):
         raise ApiError(400, f"{param}: the data: URL is not base64", param=param) from None
+
+
+def _long_decoded(url: str, start: int) -> bytes:
+    """A piece at a time, so that others come in between: decoding does not share the interpreter."""
+    pieces = (url[first : first + PIECE_CHARS] for first in range(start, len(url), PIECE_CHARS))
+    return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from tramontane.documents import Document, answer_question, summarize
-from tramontane.errors import DataError
+from tramontane.documents import Document
+from tramontane.documents.answer import answer_steps
+from tramontane.documents.split import windows
+from tramontane.documents.steps import Ask, Steps
+from tramontane.documents.summary import summary_steps
+from tramontane.errors import CapacityError, DataError
+from tramontane.llm import Completion
 from tramontane.server.auth import Caller, authorize
-from tramontane.server.document_text import MAX_FILE_BYTES, read_sent
-from tramontane.server.endpoint import Call, Endpoint
-from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.document_work import MAX_FILE_BYTES
+from tramontane.server.endpoint import CLIENT_GONE, Call, ClientGoneError, Endpoint, unless_disconnected
+from tramontane.server.errors import RETRY_AFTER_S, ApiError, as_api_error
+from tramontane.server.models import ServedModel
 from tramontane.server.schema.documents import AnswerRequest, SummaryRequest
-from tramontane.server.services import ServicesDep
+from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import typed_event
-from tramontane.server.waiting_llm import WaitingLLM, in_thread
 
 FORM_BYTES = 64 << 10  # for what surrounds the file in a form
+Result = TypeVar("Result")
 
 router = APIRouter()
 log = logging.getLogger(__name__)
@@ -51,7 +59,7 @@ Progress = Callable[[int, int, int], None]
 )
 async def text(
     request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
-) -> dict[str, Any]:
+) -> Any:
     """Without `model`, `num_tokens` and `reach`, how many tokens of a prompt its answers can depend on, are null."""
     require_small(request)
     async with request.form(max_files=1, max_fields=1, max_part_size=FORM_BYTES) as form:
@@ -61,14 +69,12 @@ async def text(
         model = services.registry.resolve(model_name, caller.owner) if isinstance(model_name, str) else None
         data, name = await upload.read(), upload.filename
 
-    def read() -> tuple[Document, int | None]:
-        found = read_sent(data, name)
-        return found, None if model is None else len(model.llm.tokenizer.encode(found.text))
-
     try:
-        document, num_tokens = await in_thread(read)
+        document, num_tokens = await unless_disconnected(request, _read(services, caller, data, name, model))
     except DataError as error:
         raise ApiError(400, str(error), param="file") from None
+    except ClientGoneError:
+        return Response(status_code=CLIENT_GONE)
     return {
         "object": "document",
         "name": document.name,
@@ -76,6 +82,19 @@ async def text(
         "num_tokens": num_tokens,
         "reach": None if model is None else model.llm.reach,
     }
+
+
+async def _read(
+    services: Services, caller: Caller, data: bytes, name: str | None, model: ServedModel | None
+) -> tuple[Document, int | None]:
+    document = await services.document_work.read(caller.owner, data, name)
+    if model is None:
+        return document, None
+    num_tokens = 0
+    for window in windows(document.text):  # a whole book in one call would hold up others
+        encode = partial(model.llm.tokenizer.encode, window.text)
+        num_tokens += len(await services.document_work.compute(caller.owner, encode))
+    return document, num_tokens
 
 
 def require_small(request: Request) -> None:
@@ -87,18 +106,52 @@ def require_small(request: Request) -> None:
         raise ApiError(413, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; split it first", param="file")
 
 
-def _summary(call: Call, body: SummaryRequest, llm: WaitingLLM, progress: Progress) -> dict[str, Any]:
-    found = summarize(llm, body.text, num_words=body.words, progress=progress)
+async def _summary(call: Call, body: SummaryRequest, model: ServedModel, progress: Progress) -> dict[str, Any]:
+    steps = summary_steps(model.llm, body.text, num_words=body.words, progress=progress)
+    found = await _run(call, model, steps)
     return {"text": found.text, "num_parts": found.num_parts, "num_passes": found.num_passes}
 
 
-def _answer(call: Call, body: AnswerRequest, llm: WaitingLLM, progress: Progress) -> dict[str, Any]:
-    found = answer_question(llm, body.text, body.question, num_passages=body.passages)
+async def _answer(call: Call, body: AnswerRequest, model: ServedModel, progress: Progress) -> dict[str, Any]:
+    found = await _run(call, model, answer_steps(model.llm, body.text, body.question, num_passages=body.passages))
     passages = [{"start": p.start, "text": p.text, "score": p.score} for p in found.passages]
     return {"text": found.text, "passages": passages, "cited": list(found.cited)}
 
 
-Work = Callable[[Call, Any, WaitingLLM, Progress], dict[str, Any]]
+async def _run(call: Call, model: ServedModel, steps: Steps[Result]) -> Result:
+    return await call.services.document_work.run(call.caller.owner, steps, lambda ask: _asked(call, model, ask))
+
+
+async def _asked(call: Call, model: ServedModel, ask: Ask) -> list[Completion]:
+    """What the model answers to each prompt. Raises what AsyncLLM.generate raises, for the first that fails."""
+
+    async def answered(prompt: Sequence[int]) -> Completion:
+        while True:
+            try:
+                return await model.llm.generate(
+                    prompt,
+                    ask.sampling,
+                    priority=call.priority,
+                    owner=call.caller.owner,
+                    salt=call.caller.salt,
+                    adapter=model.adapter,
+                )
+            except CapacityError:  # the work of hours does not end because others came first
+                await asyncio.sleep(RETRY_AFTER_S)
+
+    tasks = [asyncio.ensure_future(answered(prompt)) for prompt in ask.prompts]
+    try:
+        completions = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for completion in completions:
+        call.count(completion)
+    return completions
+
+
+Work = Callable[[Call, Any, ServedModel, Progress], Awaitable[dict[str, Any]]]
 
 
 def whole(work: Work) -> Callable[[Call, Any], Any]:
@@ -106,11 +159,7 @@ def whole(work: Work) -> Callable[[Call, Any], Any]:
 
     async def answer(call: Call, body: SummaryRequest | AnswerRequest) -> dict[str, Any]:
         model = call.use(body.model)
-        llm = WaitingLLM(model.llm, adapter=model.adapter, salt=call.caller.salt, on_completion=call.count)
-        try:
-            found = await in_thread(lambda: work(call, body, llm, lambda *_: None))
-        finally:
-            llm.close()
+        found = await work(call, body, model, lambda *_: None)
         return {"object": "document.answer", "model": model.name, **found, "usage": call.usage}
 
     return answer
@@ -121,13 +170,13 @@ def streamed(work: Work) -> Callable[[Call, Any], Any]:
 
     async def stream(call: Call, body: SummaryRequest | AnswerRequest) -> AsyncGenerator[bytes]:
         model = call.use(body.model)
-        llm = WaitingLLM(model.llm, adapter=model.adapter, salt=call.caller.salt, on_completion=call.count)
-        return _events(call, llm, lambda progress: work(call, body, llm, progress))
+        call.services.document_work.require_task(call.caller.owner)  # while there still is a status to say so
+        return _events(call, lambda progress: work(call, body, model, progress))
 
     return stream
 
 
-async def _events(call: Call, llm: WaitingLLM, work: Callable[[Progress], dict[str, Any]]) -> AsyncGenerator[bytes]:
+async def _events(call: Call, work: Callable[[Progress], Awaitable[dict[str, Any]]]) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
     news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -137,7 +186,7 @@ async def _events(call: Call, llm: WaitingLLM, work: Callable[[Progress], dict[s
 
     async def run() -> None:
         try:
-            await news.put({"type": "result", **await in_thread(lambda: work(report)), "usage": call.usage})
+            await news.put({"type": "result", **await work(report), "usage": call.usage})
         except Exception as error:
             failure = as_api_error(error)
             if failure.status >= 500 and not isinstance(error, ApiError):
@@ -152,7 +201,6 @@ async def _events(call: Call, llm: WaitingLLM, work: Callable[[Progress], dict[s
             if item["type"] != "progress":
                 return
     finally:
-        llm.close()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

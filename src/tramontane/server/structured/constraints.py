@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from tramontane.server.schema.chat import AllowedToolsChoice, ChatRequest, Named
 from tramontane.server.structured.compiler import schema_text
 from tramontane.server.structured.processor import ForbiddenTokens
 from tramontane.server.structured.tool_grammar import control, space, tool_call_rules
-from tramontane.server.waiting_llm import in_thread
 from tramontane.tokenizer import Tokenizer
 
 MAX_REGEX_CHARS = 16 * 1024
@@ -33,7 +33,7 @@ async def constraints(
     tools, choice = _chosen_tools(request)
     body, side = "", None
     if (wanted := request.response_format) is not None:
-        body, side = await in_thread(lambda: _body(wanted, tokenizer, notes))
+        body, side = await asyncio.to_thread(_body, wanted, tokenizer, notes)
     has_calls = "[TOOL_CALLS]" in tokenizer.control_names
     if not tools:
         banned = [tokenizer.control_id("[TOOL_CALLS]")] if request.functions and has_calls else []
@@ -41,7 +41,7 @@ async def constraints(
             return (ForbiddenTokens(banned),) if banned else ()
         return (await model.grammars.compile(_grammar(tokenizer, "body", body, side), prefix=prefix),)
     parallel = request.parallel_tool_calls is not False
-    calls = await in_thread(lambda: tool_call_rules(tokenizer, tools, parallel=parallel, notes=notes))
+    calls = await asyncio.to_thread(tool_call_rules, tokenizer, tools, parallel=parallel, notes=notes)
     if choice == "forced":
         return (await model.grammars.compile(_grammar(tokenizer, "calls", calls)),)
     if body:
