@@ -3,18 +3,17 @@ which everything about rows is tested."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, make_url, text
 
 from tests.server.in_process import serving
 from tests.server.live import LiveServer, start_server
 from tests.server.postgres import running_postgres
+from tests.server.store.databases import new_postgres
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tramontane.server.store.database import Database, open_database
 
@@ -61,13 +60,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/state.db"
-    url = request.getfixturevalue("postgres")
-    name = f"t{uuid.uuid4().hex}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
+    return new_postgres(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

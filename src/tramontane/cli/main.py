@@ -23,9 +23,9 @@ from tramontane.extras import missing_extra
 VERBS = (
     *("chat", "generate", "fim", "summarize", "ask", "info", "pull", "convert", "synth", "bench", "eval"),
     *("data", "tokenizer", "plan", "pretrain", "finetune", "merge", "average", "card", "serve", "keys", "usage"),
-    "adopt",
+    *("adopt", "database"),
 )
-GROUPS = {"data": ("build",), "tokenizer": ("train",)}  # verbs of two words
+GROUPS = {"data": ("build",), "tokenizer": ("train",), "database": ("move",)}  # verbs of two words
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -34,7 +34,7 @@ class State:
 def open_state(settings: ServerSettings, *, untied: bool = False) -> State:
     """Raises ConfigError for a database that cannot be used and, unless `untied`, for one that the folders do not
     belong to."""
-    database = open_database(settings.resolved_database_url)
+    database = open_database(settings.resolved_database_url, serving=not untied)
     try:
         state = State(
             database,

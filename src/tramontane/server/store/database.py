@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tramontane.errors import ConfigError
-from tramontane.server.store.errors import explain
+from tramontane.server.store.errors import DiskFullError, explain
+from tramontane.server.store.reserve import Reserve
+from tramontane.server.store.serving import hold, serving_arguments
 from tramontane.server.store.tables import Secret
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000
@@ -29,12 +39,16 @@ MIGRATION_LOCK = 0x7472616D  # a number of our own for PostgreSQL's advisory loc
 class Database:
     """Call it from any thread but that of the event loop: everything here waits for the disk.
 
-    Sessions raise DiskFullError, and StoreError where the database is damaged or out of reach.
+    Sessions raise DiskFullError, and StoreError where the database is damaged or out of reach. `lock` says to others
+    that a server uses it. `reserve` is the room that `free` falls back on, where the database lies on a disk of ours.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, lock: IO[str] | None = None, reserve: Reserve | None = None) -> None:
         self.engine = engine
-        self.name = _shown(engine.url)  # for the user, without the password
+        self.reserve = reserve
+        self.name = shown_url(engine.url)  # for the user, without the password
+        self._lock = lock
+        self._is_reserving = False
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._writers = sessionmaker(engine.execution_options(writes=True), expire_on_commit=False)
 
@@ -47,6 +61,36 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction: durable when the block has ended, undone if it raises."""
+        if not self.has_room:
+            raise DiskFullError("the disk of the server's database is full; nothing was stored")
+        with self._transaction() as session:
+            yield session
+
+    def free(self, work: Callable[[Session], T]) -> T:
+        """`work` in a transaction that takes back, as deleting, cancelling and revoking do: on a full disk it uses the
+        reserve, and may then be called twice."""
+        try:
+            with self._transaction() as session:
+                return work(session)
+        except DiskFullError:
+            if self.reserve is None or not self.reserve.give_up():
+                raise
+        with self._transaction() as session:
+            return work(session)
+
+    def keep_reserve(self) -> None:
+        """From now on there is a reserve, or nothing is stored but by `free`."""
+        self._is_reserving = self.reserve is not None
+        if self.reserve is not None and not self.reserve.keep():
+            log.warning("the disk of %s is full: only what frees room is stored", self.name)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for more than the reserve, where one is kept."""
+        return not self._is_reserving or self.reserve is None or self.reserve.keep()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Session]:
         with _explained(), self._writers() as session, session.begin():
             yield session
 
@@ -66,6 +110,8 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
 
 
 @contextlib.contextmanager
@@ -79,8 +125,9 @@ def _explained() -> Iterator[None]:
         raise known from error
 
 
-def open_database(address: str) -> Database:
-    """Open `address`, an SQLAlchemy URL, and bring its schema up to date.
+def open_database(address: str, *, serving: bool = False) -> Database:
+    """Open `address`, an SQLAlchemy URL, and bring its schema up to date; `serving`: others are told that a server
+    uses it.
 
     Raises ConfigError, never with the password in it, where that cannot be done: the message says what to do.
     """
@@ -90,27 +137,50 @@ def open_database(address: str) -> Database:
             url,
             pool_pre_ping=url.get_backend_name() != "sqlite",
             hide_parameters=True,  # what users have sent has no place in messages of errors, which go to logs
+            connect_args=serving_arguments(url) if serving else {},
         )
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(
             f"database_url cannot be used ({type(error).__name__}); write sqlite:////path/state.db "
             "or postgresql+psycopg://user:password@host/name"
         ) from None
+    lock = reserve = None
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, url)
+        reserve = Reserve(Path(f"{url.database}.reserve")) if url.database else None
+        lock = hold(url) if serving else None
     try:
-        with engine.execution_options(writes=True).begin() as connection:
-            _check(connection, url)
-            _migrate(connection)
+        try:
+            _prepare(engine, url)
+        except DBAPIError as error:
+            if not isinstance(explain(error), DiskFullError) or reserve is None or not reserve.give_up():
+                raise
+            _prepare(engine, url)
     except CommandError:
         engine.dispose()
         raise ConfigError(
-            f"{_shown(url)} was written by a newer version; upgrade tramontane, or choose another database"
+            f"{shown_url(url)} was written by a newer version; upgrade tramontane, or choose another database"
         ) from None
     except DBAPIError as error:
         engine.dispose()
         raise _unusable(url, str(error.orig)) from None
-    return Database(engine)
+    return Database(engine, lock=lock, reserve=reserve)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Of the schema that a database has; None for one without any."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def head_revision() -> str | None:
+    """Of the schema of this version."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _prepare(engine: Engine, url: URL) -> None:
+    with engine.execution_options(writes=True).begin() as connection:
+        _check(connection, url)
+        _migrate(connection)
 
 
 def _prepare_sqlite(engine: Engine, url: URL) -> None:
@@ -158,21 +228,26 @@ def _check(connection: Connection, url: URL) -> None:
 def _migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":  # of several servers that start at once, one migrates
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def _unusable(url: URL, reason: str) -> ConfigError:
     reason = " ".join(reason.split())[:200]
     if url.get_backend_name() == "sqlite":
         return ConfigError(
-            f"{_shown(url)} cannot be used: {reason}. Is it a database of this server, readable, and on a disk with "
+            f"{shown_url(url)} cannot be used: {reason}. Is it a database of this server, readable, and on a disk with "
             "room? If it is damaged, put a backup in its place; to start anew, move the folders of files away with it"
         )
-    return ConfigError(f"{_shown(url)} cannot be used: {reason}")
+    return ConfigError(f"{shown_url(url)} cannot be used: {reason}")
 
 
-def _shown(url: URL) -> str:
+def shown_url(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

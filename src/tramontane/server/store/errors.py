@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tramontane.errors import CapacityError, TramontaneError
 
-FULL = frozenset(("SQLITE_FULL", "53100"))  # SQLite's name, and PostgreSQL's SQLSTATE
+FULL = frozenset(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100"))  # SQLite's names, and PostgreSQL's SQLSTATE
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")
 
 
