@@ -397,6 +397,14 @@ def test_a_folder_tied_by_mistake_is_tied_back_without_a_loss(home: Path, tmp_pa
     state.database.close()
 
 
+def test_nothing_is_adopted_under_a_running_server(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = open_state(settings(home))
+    assert run(["adopt", "--yes", "--state-dir", str(home)]) == 2
+    assert "a server is using" in capsys.readouterr().err
+    state.database.close()
+    assert run(["adopt", "--yes", "--state-dir", str(home)]) == 0
+
+
 def test_adopting_takes_over_jobs_of_a_place_that_is_gone(home: Path) -> None:
     """The folder's own name in the database was lost; its jobs are told by their ids."""
     (home / "fine_tuning" / "place").unlink()

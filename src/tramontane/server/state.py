@@ -10,6 +10,7 @@ from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database, open_database
+from tramontane.server.store.serving import alone
 from tramontane.server.store.tie import Keeper, renew_tie, require_tie
 
 
@@ -24,11 +25,14 @@ class State:
         return (self.files, self.fine_tuning_jobs)
 
     def adopt(self) -> None:
-        """Tie the folders to the database, whatever they were tied to, with what it knows back from their trash."""
-        for keeper in self.keepers:
-            keeper.entries.restore(keeper.rows().known)
-        self.fine_tuning_jobs.take_over()
-        renew_tie(self.database, self.keepers)
+        """Tie the folders to the database, whatever they were tied to, with what it knows back from their trash. Raises
+        ConfigError while a server uses it."""
+        engine = self.database.engine
+        with engine.connect() as connection, alone(engine.url, connection):
+            for keeper in self.keepers:
+                keeper.entries.restore(keeper.rows().known)
+            self.fine_tuning_jobs.take_over()
+            renew_tie(self.database, self.keepers)
 
 
 def open_state(settings: ServerSettings, *, untied: bool = False) -> State:

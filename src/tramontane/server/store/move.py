@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Stateme
 
 from tramontane.errors import ConfigError
 from tramontane.server.store.database import current_revision, head_revision, open_database, shown_url
-from tramontane.server.store.serving import hold_alone
+from tramontane.server.store.serving import alone
 from tramontane.server.store.tables import Base
 
 TOGETHER = 1000  # rows
@@ -64,7 +63,7 @@ def _reading(address: str) -> Iterator[tuple[Connection, str]]:
     try:
         with engine.connect() as connection, connection.begin():
             _check(connection, shown_url(url))
-            with contextlib.closing(hold_alone(url, connection) or io.StringIO()):
+            with alone(url, connection):
                 yield connection, shown_url(url)
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())[:200]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,23 +32,22 @@ def hold(url: URL) -> IO[str] | None:
     return file
 
 
-def hold_alone(url: URL, connection: Connection) -> IO[str] | None:
-    """As `hold`, and no server may begin to use it meanwhile, as far as can be told. Raises ConfigError where one
-    does."""
+@contextlib.contextmanager
+def alone(url: URL, connection: Connection) -> Iterator[None]:
+    """No server uses the database; of SQLite's, none begins to meanwhile. Raises ConfigError where one does."""
     if connection.dialect.name == "postgresql":
         servers = text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
         )
         if connection.scalar(servers, {"name": SERVING}):
             raise ConfigError(f"a server is using {url.render_as_string(hide_password=True)}; stop it first")
-        return None
-    if not url.database or not _lock_path(url).exists():
-        return None
-    file = _lock_path(url).open("w")
-    if not _try(file, fcntl.LOCK_EX):
-        file.close()
-        raise ConfigError(f"a server is using {url.database}; stop it first")
-    return file
+    if connection.dialect.name != "sqlite" or not url.database or not _lock_path(url).exists():
+        yield
+        return
+    with _lock_path(url).open("w") as file:
+        if not _try(file, fcntl.LOCK_EX):
+            raise ConfigError(f"a server is using {url.database}; stop it first")
+        yield
 
 
 def _lock_path(url: URL) -> Path:
