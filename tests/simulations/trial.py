@@ -1,0 +1,19 @@
+"""One simulation of one seed, and what is said of it if it fails."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+
+from tests.simulations import scheduler
+
+SIMULATIONS: Mapping[str, Callable[[int], None]] = {"scheduler": scheduler.run}
+"""By name; each takes a seed and raises what is wrong."""
+
+
+def failure(name: str, seed: int) -> str | None:
+    try:
+        SIMULATIONS[name](seed)
+    except Exception:
+        return f"{traceback.format_exc()}again: python -m tests.simulations {name} --first {seed} --seeds 1"
+    return None
