@@ -1,4 +1,4 @@
-"""Random schedules over a model-free scheduler: every page right at every step, and every request ends."""
+"""What the scheduler promises of order, room and shares; `tests/simulations/scheduler.py` draws worlds for it."""
 
 from __future__ import annotations
 
@@ -8,70 +8,10 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.engine.simulation import VOCAB_SIZE, Simulation, pages_to_fit
+from tests.engine.simulation import VOCAB_SIZE, Simulation
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import CapacityError, RequestError
-
-MAX_TOTAL_TOKENS = 40
-
-windows_of_groups = st.sampled_from([(None,), (1,), (2,), (5,), (8,), (64,), (None, 4), (None, 9, 3), (7, 2)])
-
-
-@st.composite
-def simulations(draw: st.DrawFn) -> Simulation:
-    windows = draw(windows_of_groups)
-    page_size = draw(st.integers(1, 9))
-    max_sequences = draw(st.integers(1, 8))
-    config = EngineConfig(
-        page_size=page_size,
-        max_sequences=max_sequences,
-        max_batch_tokens=max_sequences + draw(st.integers(0, 40)),
-        max_waiting=1000,
-        prefix_cache=draw(st.booleans()) or draw(st.booleans()),
-        aging_steps=draw(st.integers(1, 20)),
-    )
-    # from a pool that one request fills to one where all fit
-    room = draw(st.sampled_from([1.0, 1.0, 1.1, 1.5, 3.0, 10.0]))
-    least = pages_to_fit(MAX_TOTAL_TOKENS, page_size, windows)
-    guesses_right = draw(st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]))
-    return Simulation(config, windows, tuple(int(pages * room) for pages in least), guesses_right)
-
-
-def random_request(simulation: Simulation, rng: random.Random, prefixes: list[list[int]]) -> None:
-    prompt = list(rng.choice(prefixes))[: rng.randint(0, 30)]
-    prompt += [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 30))]
-    prompt = prompt[:39]
-    simulation.add(
-        prompt,
-        rng.randint(0, MAX_TOTAL_TOKENS - len(prompt)),
-        n=rng.choice([1, 1, 1, 2, 3, 12]),
-        priority=rng.randint(-2, 2),
-        salt=rng.choice([None, None, "other"]),
-    )
-
-
-@settings(max_examples=400, derandomize=True, deadline=None)
-@given(simulation=simulations(), seed=st.integers(0, 2**32), num_events=st.integers(1, 60))
-def test_any_schedule_keeps_every_page_right_and_ends(simulation: Simulation, seed: int, num_events: int) -> None:
-    rng = random.Random(seed)
-    prefixes = [[rng.randrange(VOCAB_SIZE) for _ in range(30)] for _ in range(3)]
-    for _ in range(num_events):
-        event = rng.random()
-        if event < 0.3 or not simulation.scheduler.has_work:
-            random_request(simulation, rng, prefixes)
-        elif event < 0.36:
-            simulation.scheduler.end(rng.choice(simulation.requests), "abort")
-        elif event < 0.4:
-            request = rng.choice(simulation.requests)
-            if request.is_forked:
-                simulation.scheduler.finish(rng.choice(request.sequences), "abort")
-        else:
-            simulation.step(cancel=event < 0.43)
-    num_tokens = sum(r.max_total_tokens * r.params.n for r in simulation.requests)
-    simulation.run(max_steps=100 + 20 * num_tokens)
 
 
 def simulation(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 
-from tests.simulations import scheduler
+from tests.simulations import batches, scheduler
 
-SIMULATIONS: Mapping[str, Callable[[int], None]] = {"scheduler": scheduler.run}
+SIMULATIONS: Mapping[str, Callable[[int], None]] = {"scheduler": scheduler.run, "batches": batches.run}
 """By name; each takes a seed and raises what is wrong."""
 
 
