@@ -96,6 +96,12 @@ def probe(num_pairs: int) -> dict[str, Any]:
     }
 
 
+def guess_secret(draw: random.Random, secret: str, num_right: int) -> str:
+    """One of which so many letters are right, and the next is not."""
+    wrong = draw.choice(LETTERS.replace(secret[num_right], ""))
+    return secret[:num_right] + wrong + "".join(draw.choices(LETTERS, k=len(secret) - num_right - 1))
+
+
 def guess_keys(num_keys: int) -> dict[str, Any]:
     draw = random.Random(12)
     with tempfile.TemporaryDirectory() as home:
@@ -103,16 +109,13 @@ def guess_keys(num_keys: int) -> dict[str, Any]:
         key, token = create_key(database, KeyOptions("victim"))
         start = f"tm_{key.id}_"
         secret = token.removeprefix(start)
-        lengths, times = np.empty(num_keys), np.empty(num_keys)
-        for number in range(num_keys):
-            num_right = draw.randrange(len(secret))
-            wrong = draw.choice(LETTERS.replace(secret[num_right], ""))
-            rest = "".join(draw.choices(LETTERS, k=len(secret) - num_right - 1))
-            guess = start + secret[:num_right] + wrong + rest
+        lengths, times = np.array([draw.randrange(len(secret)) for _ in range(num_keys)]), np.empty(num_keys)
+        # all of them beforehand: how long one takes to make depends on how much of it is right, and leaves its traces
+        guesses = [start + guess_secret(draw, secret, int(num_right)) for num_right in lengths]
+        for number, guess in enumerate(guesses):
             started = time.perf_counter()
             found = find_key(database, guess)
             times[number] = time.perf_counter() - started
-            lengths[number] = num_right
             if found is not None:
                 raise AssertionError("a wrong key was taken for the right one")
         database.close()

@@ -145,3 +145,15 @@ def test_lengths_that_two_readers_could_read_differently(server: LiveServer, hea
         status, answer = exchange(server, [CHUNKED + headers + b"\r\n" + body + SMUGGLED])
         assert status == 400, (headers, body, status, answer)
         assert b"HTTP/1.1" not in answer
+
+
+def test_a_trailer_is_no_header(server: LiveServer) -> None:
+    """Whatever its name: Host does not change who is asked, nor another what was sent."""
+    body = b'{"model": "chat", "input": "x"}'
+    chunks = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    trailers = b"Host: elsewhere.example\r\nOrigin: http://elsewhere.example\r\nX-Dialect: nonsense\r\nVia: 1.1 x\r\n"
+    head = CHUNKED + b"Connection: close\r\nTransfer-Encoding: chunked\r\n"
+    assert exchange(server, [head + b"\r\n" + chunks + trailers + b"\r\n"])[0] == 200
+    assert exchange(server, [head + trailers.partition(b"Origin")[0] + b"\r\n" + chunks + b"\r\n"])[0] == 400
+    endless = exchange(server, [head + b"\r\n" + chunks, *([b"X-A: " + b"a" * 1000 + b"\r\n"] * 500)])
+    assert endless[0] in (0, 200, 431)

@@ -149,21 +149,6 @@ def test_events_are_closed_when_the_reader_goes() -> None:
     assert closed == [True]
 
 
-def test_a_reader_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "KEEP_ALIVE_S", 0.1)
-    monkeypatch.setattr(stream_module, "SEND_TIMEOUT_S", 0.3)
-
-    async def events() -> AsyncGenerator[bytes]:
-        yield b"data: x\n\n"
-
-    class Stuck(Reader):
-        async def send(self, message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-    assert asyncio.run(asyncio.wait_for(play(events(), Stuck()), 5)) == [False]
-
-
 def test_no_answer_depends_on_or_holds_anything_of_another(server: LiveServer, http: httpx.Client) -> None:
     """Sixty prompts alone, then all at once, with every fourth given up midway: not a token differs."""
     draw = random.Random(5)

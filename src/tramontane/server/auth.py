@@ -23,7 +23,14 @@ from tramontane.server.store.database import Database
 from tramontane.server.store.tables import Key
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+PROXIED = frozenset(
+    b"forwarded via x-real-ip client-ip true-client-ip x-client-ip x-cluster-client-ip x-remote-ip x-remote-addr "
+    b"x-proxyuser-ip proxy-client-ip wl-proxy-client-ip x-appengine-user-ip x-azure-clientip x-azure-socketip "
+    b"fastly-client-ip fly-client-ip x-varnish x-nf-client-connection-ip cdn-loop x-amzn-trace-id x-cloud-trace-context "
+    b"x-scheme x-host x-originating-ip x-proxy-id".split()
+)
+PROXIED_PREFIXES = (b"x-forwarded", b"x-original-", b"x-envoy-", b"x-amz-cf-", b"cf-", b"cloudfront-", b"tailscale-")
+"""Headers by which proxies, tunnels and content networks say whom they speak for, or give themselves away."""
 REMEMBERED_S = 1.0
 """How long a key is taken for good without another look into the database: a revoked one works no longer than that."""
 NUM_REMEMBERED = 4096
@@ -113,9 +120,13 @@ class Gate:
 
 def _local(request: Request) -> Caller:
     is_local = request.client is not None and request.client.host in LOOPBACK
-    if not is_local or any(name in request.headers for name in FORWARDED):  # a proxy makes the world look local
+    if not is_local or _is_proxied(request.scope["headers"]):  # a proxy makes the world look local
         raise unauthorized("no key is configured, so only this machine is served; tramontane keys create makes one")
     return OWNER
+
+
+def _is_proxied(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name in PROXIED or name.startswith(PROXIED_PREFIXES) for name, _ in headers)
 
 
 def unauthorized(message: str) -> ApiError:

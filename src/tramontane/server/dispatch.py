@@ -11,8 +11,8 @@ from fastapi import FastAPI
 
 from tramontane.server.auth import Caller
 from tramontane.server.dialect import Dialect
-from tramontane.server.endpoint import CLIENT_GONE, ENDPOINTS, Call
-from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.endpoint import ENDPOINTS, Call
+from tramontane.server.errors import CLIENT_GONE, ApiError, as_api_error
 from tramontane.server.services import Services
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from tramontane.llm.async_llm import Stream
 from tramontane.llm.prompt import Prompt
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.dialect import Dialect, dialect_of, is_mistral_client
-from tramontane.server.errors import ApiError, as_api_error
+from tramontane.server.errors import CLIENT_GONE, ApiError, as_api_error
 from tramontane.server.guard import REQUEST_ID
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
@@ -36,7 +36,6 @@ Result = TypeVar("Result")
 
 SERVED_MODEL = "x-served-model"
 PROMPTS = ("messages", "input", "prompt")  # of /v1/responses, prompt is something else
-CLIENT_GONE = 499  # nginx's number for a client that closed the connection; seen in records only
 
 
 @dataclass(slots=True, eq=False)

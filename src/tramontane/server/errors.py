@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tramontane.engine.async_engine import EngineStoppedError
 from tramontane.errors import CapacityError, ContextLengthError, RequestError, TokenizerError, TramontaneError
@@ -22,6 +23,9 @@ KINDS = {
 }
 RETRY_AFTER_S = 1
 """For a full queue: places become free within steps."""
+
+CLIENT_GONE = 499
+"""nginx's number for a client that closed the connection; seen in records only."""
 
 MAX_ECHO_CHARS = 100
 """A refused value or the name of a field is repeated in the refusal up to this length: enough to recognise it, too
@@ -103,6 +107,8 @@ def as_api_error(error: BaseException) -> ApiError:
             return error
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case ClientDisconnect():
+            return ApiError(CLIENT_GONE, "the client left before its request was whole")
         case DiskFullError():
             return ApiError(507, str(error), code="disk_full")
         case CapacityError():

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tramontane.engine.async_engine import EngineStoppedError
 from tramontane.errors import TramontaneError
@@ -39,6 +40,7 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    for kind in (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException):
+    foreseen = (ApiError, TramontaneError, EngineStoppedError, RequestValidationError, HTTPException, ClientDisconnect)
+    for kind in foreseen:
         app.add_exception_handler(kind, on_error)
     app.add_exception_handler(Exception, on_failure)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import uvicorn
 from tramontane.errors import ConfigError
 from tramontane.server.app import create_app
 from tramontane.server.auth import require_safe_address
+from tramontane.server.connections import ConnectionLimits, Connections
 from tramontane.server.http_protocol import HttpProtocol
 from tramontane.server.keys import has_keys
 from tramontane.server.load import ProgressOf, load_registry, no_progress
@@ -30,6 +33,10 @@ ENGINE_DEAD = 3
 KEEP_ALIVE_S = 75
 """How long a connection may stand idle: longer than clients keep theirs, so that they close it and never send a request
 into one that is just being closed here."""
+MAX_CONNECTIONS = 2048
+MAX_FILES = 2**20
+OTHER_FILES = 64
+"""Open files that are no connection's: the database's, the models', pipes. A connection may have one besides itself."""
 
 
 class Server(uvicorn.Server):
@@ -58,6 +65,7 @@ def serve(
     """Load the models, answer until SIGTERM or SIGINT, then let running answers end for `drain_s`. Returns the exit
     code. `on_ready` gets the address once it is open. Raises ConfigError and the like for what cannot be served."""
     _check_address(settings)
+    limits = connection_limits(settings)
     listener = _listen(settings)
     try:
         registry = load_registry(settings, progress_of)
@@ -66,21 +74,26 @@ def serve(
         raise
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
-            return runner.run(_serve(settings, registry, listener, on_ready))
+            return runner.run(_serve(settings, registry, listener, limits, on_ready))
     finally:
         for model in registry:
             model.llm.shutdown()
 
 
 async def _serve(
-    settings: ServerSettings, registry: ModelRegistry, listener: socket.socket, on_ready: Callable[[str], None]
+    settings: ServerSettings,
+    registry: ModelRegistry,
+    listener: socket.socket,
+    limits: ConnectionLimits,
+    on_ready: Callable[[str], None],
 ) -> int:
     app = create_app(settings, registry)
     if not has_keys(app.state.services.database):
         log.warning("no key is configured: only callers on this machine are served; see tramontane keys")
+    connections = Connections(limits)
     config = uvicorn.Config(
         app,
-        http=HttpProtocol,
+        http=functools.partial(HttpProtocol, connections=connections),  # type: ignore[arg-type]  # makes one
         log_config=None,
         access_log=False,
         proxy_headers=False,  # who calls is who is connected, whatever a header says
@@ -91,7 +104,7 @@ async def _serve(
         backlog=2048,
     )
     server = Server(config)
-    watcher = asyncio.create_task(_watch(server, registry))
+    watchers = [asyncio.create_task(work) for work in (_watch(server, registry), connections.watch())]
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     announcer = asyncio.create_task(_announce(server, lambda: on_ready(f"http://{host}:{address[1]}")))
@@ -99,8 +112,36 @@ async def _serve(
         await server.serve(sockets=[listener])
     finally:
         announcer.cancel()
-        watcher.cancel()
+        for watcher in watchers:
+            watcher.cancel()
     return ENGINE_DEAD if _has_died(registry) else 0
+
+
+def connection_limits(settings: ServerSettings) -> ConnectionLimits:
+    """So many connections that files can always be opened: the process gets all that the system lets it have. Raises
+    ConfigError for more than that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # where the system has yet another limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    room = (MAX_FILES if soft == resource.RLIM_INFINITY else soft) - OTHER_FILES
+    wanted = settings.max_connections
+    if room // 2 < (wanted or 1):
+        raise ConfigError(
+            f"the process may open {soft} files; {wanted or 1} connections need {OTHER_FILES + 2 * (wanted or 1)}: "
+            "raise ulimit -n (LimitNOFILE of systemd)"
+        )
+    return ConnectionLimits(
+        max_connections=wanted or min(MAX_CONNECTIONS, room // 2),
+        max_per_address=settings.max_connections_per_address,
+        proxies=settings.proxy or (),
+        head_s=settings.head_s,
+        body_stall_s=settings.body_stall_s,
+        read_stall_s=settings.read_stall_s,
+        min_bytes_per_s=settings.min_bytes_per_s,
+    )
 
 
 def _check_address(settings: ServerSettings) -> None:

@@ -104,6 +104,22 @@ class ServerSettings:
     ] = None
     max_sequences: Annotated[int, typer.Option(help="Answers computed at once, per model.")] = 64
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered 429.")] = 1024
+    max_connections: Annotated[
+        int | None,
+        typer.Option(help="Connections at once (default: 2048, or half of the files the process may open)."),
+    ] = None
+    max_connections_per_address: Annotated[
+        int, typer.Option(help="Connections of one address at once; this machine's and a --proxy's have no such limit.")
+    ] = 512
+    proxy: Annotated[
+        list[str] | None, typer.Option(help="Address of a reverse proxy on another machine (may be repeated).")
+    ] = None
+    head_s: Annotated[float, typer.Option(help="Seconds within which the head of a request must have come.")] = 20.0
+    body_stall_s: Annotated[float, typer.Option(help="Seconds for which the body of a request may pause.")] = 20.0
+    read_stall_s: Annotated[float, typer.Option(help="Seconds for which a reader may take nothing.")] = 120.0
+    min_bytes_per_s: Annotated[
+        float, typer.Option(help="Bytes per second that senders and readers must reach on the whole.")
+    ] = 1024.0
     drain_s: Annotated[float, typer.Option(help="Seconds that running answers get to end after SIGTERM.")] = 30.0
     stall_s: Annotated[
         float | None,
@@ -130,8 +146,11 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port={self.port} must lie between 0 and 65535")
-        for name in ("max_upload_mib", "batch_concurrency", "trash_days", "usage_days"):
-            if not 1 <= getattr(self, name) < 2**20:
+        for name in (
+            *("max_upload_mib", "batch_concurrency", "trash_days", "usage_days"),
+            *("max_connections", "max_connections_per_address"),
+        ):
+            if not 1 <= (1 if getattr(self, name) is None else getattr(self, name)) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
         if not 0 <= self.response_days < 2**20:
             raise ConfigError(f"response_days={self.response_days} must be a number from 0 up")
@@ -141,6 +160,9 @@ class ServerSettings:
             raise ConfigError(f"fine_tuning_nice={self.fine_tuning_nice} must be a number from 0 to 19")
         if self.fine_tuning_memory_gib is not None and not 0 < self.fine_tuning_memory_gib < 2**20:
             raise ConfigError(f"fine_tuning_memory_gib={self.fine_tuning_memory_gib} must be a size above 0")
+        for name in ("head_s", "body_stall_s", "read_stall_s", "min_bytes_per_s"):
+            if not 0.05 <= getattr(self, name) < 2**31:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number from 0.05 up")
         for name in ("drain_s", "stall_s", "price_per_hour"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**31:

@@ -14,8 +14,6 @@ from starlette.types import Message, Receive, Scope, Send
 KEEP_ALIVE_S = 10.0
 """A comment line after so long without an event: proxies cut connections that are silent for 60 seconds or less."""
 KEEP_ALIVE = b": keep-alive\n\n"
-SEND_TIMEOUT_S = 120.0
-"""A reader that takes nothing for so long is treated as gone."""
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -48,12 +46,12 @@ class EventStream(Response):
         self.events = events
         self.on_end = on_end
         self._last_sent = time.monotonic()
-        self._sending_since: float | None = None
+        self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_whole = False
         pump = asyncio.ensure_future(self._pump(send))
-        others = [asyncio.ensure_future(_disconnected(receive)), asyncio.ensure_future(self._watch(send))]
+        others = [asyncio.ensure_future(_disconnected(receive)), asyncio.ensure_future(self._comment(send))]
         try:
             await asyncio.wait([pump, *others], return_when=asyncio.FIRST_COMPLETED)
             with contextlib.suppress(OSError):  # what a send to a closed connection raises
@@ -74,20 +72,17 @@ class EventStream(Response):
         return True
 
     async def _send(self, send: Send, data: bytes) -> None:
-        self._sending_since = time.monotonic()
+        self._is_sending = True
         await send({"type": "http.response.body", "body": data, "more_body": True})
-        self._sending_since = None
+        self._is_sending = False
         self._last_sent = time.monotonic()
 
-    async def _watch(self, send: Send) -> None:
-        """Sends comments in silence; ends when the reader is taken for gone."""
+    async def _comment(self, send: Send) -> None:
+        """For good, in silence. A reader that takes nothing is disconnected by the server's connections."""
         while True:
             await asyncio.sleep(max(0.1, self._last_sent + KEEP_ALIVE_S - time.monotonic()))
-            if self._sending_since is None:
-                if time.monotonic() - self._last_sent >= KEEP_ALIVE_S:
-                    await self._send(send, KEEP_ALIVE)
-            elif time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
-                return
+            if not self._is_sending and time.monotonic() - self._last_sent >= KEEP_ALIVE_S:
+                await self._send(send, KEEP_ALIVE)
 
 
 async def _disconnected(receive: Receive) -> None:

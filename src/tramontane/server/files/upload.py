@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import Incoming
@@ -92,8 +91,8 @@ class _Reader:
 
 
 async def read_upload(request: Request, incoming: Incoming) -> Form:
-    """Write the part named `file` to `incoming`. Raises ApiError for a form that is broken, cut off or too large, and
-    DiskFullError."""
+    """Write the part named `file` to `incoming`. Raises ApiError for a form that is broken, cut off or too large,
+    ClientDisconnect, and DiskFullError."""
     reader = _Reader(incoming)
     parser = MultipartParser(
         _boundary(request),
@@ -119,8 +118,6 @@ async def read_upload(request: Request, incoming: Incoming) -> Form:
         parser.finalize()
     except FormParserError as error:
         raise ApiError(400, f"the form cannot be read: {error}") from None
-    except ClientDisconnect:
-        raise ApiError(400, "the upload was cut off") from None
     if not reader.is_complete:
         raise ApiError(400, "the form ends before its closing boundary: the upload was cut off")
     if reader.form.filename is None:
