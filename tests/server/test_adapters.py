@@ -37,6 +37,7 @@ def test_adapters_come_and_go_without_a_restart(checkpoints: dict[str, Path], tm
         portal.call(add)
         second = text(client, "ft:chat:second")
         assert second not in (bare, first)
+        assert client.get("/health").json()["models"].keys() == {"chat"}  # anyone may ask; their names are private
         card = client.get("/v1/models/ft:chat:second").json()
         assert card["type"] == "fine-tuned"
         assert card["root"] == "chat"
@@ -58,6 +59,7 @@ def test_an_adapter_is_served_as_a_model_over_a_base_of_ones_choice(
     adapter = make_adapter(tmp_path / "adapter", base, 1)
     with serving({"chat": base, "own": adapter}, tmp_path / "state", base=str(base)) as client:
         assert text(client, "own") != text(client, "chat")
+        assert client.get("/health").json()["models"].keys() == {"own", "chat"}
     with (
         pytest.raises(ConfigError, match="is for LoRA adapters, and none is to be served"),
         serving({"chat": base}, tmp_path / "state", base=str(base)),

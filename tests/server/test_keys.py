@@ -285,7 +285,18 @@ def test_without_keys_only_this_machine_is_served(checkpoints: dict[str, Path], 
     with serving({"chat": checkpoints["chat"]}, tmp_path) as client:
         assert client.get("/v1/models").status_code == 200
         assert client.get("/v1/models", headers=bearer("any key at all")).status_code == 200
-        for name in ("x-forwarded-for", "forwarded", "x-real-ip"):
+        for name in (
+            *("x-forwarded-for", "forwarded", "x-real-ip", "via", "x-forwarded-host", "x-forwarded-proto", "cdn-loop"),
+            *("x-forwarded-port", "x-forwarded", "cf-connecting-ip", "cf-ray", "true-client-ip", "x-client-ip"),
+            *(
+                "x-cluster-client-ip",
+                "x-original-forwarded-for",
+                "x-original-host",
+                "fastly-client-ip",
+                "x-amzn-trace-id",
+            ),
+            *("x-envoy-external-address", "tailscale-user-login", "cloudfront-viewer-address", "CF-Connecting-IPv6"),
+        ):
             assert client.get("/v1/models", headers={name: "127.0.0.1"}).status_code == 401
         far = TestClient(client.app, base_url="http://localhost", client=("203.0.113.9", 40000))
         assert far.get("/v1/models").status_code == 401

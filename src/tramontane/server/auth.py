@@ -26,8 +26,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PROXIED = frozenset(
     b"forwarded via x-real-ip client-ip true-client-ip x-client-ip x-cluster-client-ip x-remote-ip x-remote-addr "
     b"x-proxyuser-ip proxy-client-ip wl-proxy-client-ip x-appengine-user-ip x-azure-clientip x-azure-socketip "
-    b"fastly-client-ip fly-client-ip x-varnish x-nf-client-connection-ip cdn-loop x-amzn-trace-id x-cloud-trace-context "
-    b"x-scheme x-host x-originating-ip x-proxy-id".split()
+    b"fastly-client-ip fly-client-ip x-varnish x-nf-client-connection-ip cdn-loop x-amzn-trace-id x-proxy-id "
+    b"x-cloud-trace-context x-scheme x-host x-originating-ip".split()
 )
 PROXIED_PREFIXES = (b"x-forwarded", b"x-original-", b"x-envoy-", b"x-amz-cf-", b"cf-", b"cloudfront-", b"tailscale-")
 """Headers by which proxies, tunnels and content networks say whom they speak for, or give themselves away."""
