@@ -29,7 +29,7 @@ from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import Body, read_json, validate
 from tramontane.server.services import Services, ServicesDep
-from tramontane.server.stream import EventStream
+from tramontane.server.stream import KEEP_ALIVE_S, EventStream, comment, failure_event
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -154,7 +154,7 @@ class Endpoint(Generic[Body]):
             call.is_strict = call.is_strict or is_mistral_client(request)
             body = validate(self.body, data, notes=None if call.is_strict else call.notes)
             if self.stream is not None and getattr(body, "stream", False):
-                events = await unless_disconnected(request, self.stream(call, body))
+                events = await begun(request, call, self.stream(call, body))
                 is_streaming = True
                 return EventStream(
                     events,
@@ -219,6 +219,38 @@ ENDPOINTS: dict[str, Endpoint[Any]] = {}
 
 BODIES: dict[str, type[BaseModel]] = {}
 """Request bodies by name, for the OpenAPI schema."""
+
+
+async def begun(request: Request, call: Call, stream: Awaitable[AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:
+    """The events of `stream`, which gives them once its request is queued. Where that takes longer than proxies and
+    clients should hear nothing (documents are parsed, and wait their turn), they are told to wait from then on, and an
+    error is an event. Raises ClientGoneError, and what `stream` raises before."""
+    start = asyncio.ensure_future(stream)
+    try:
+        await unless_disconnected(request, asyncio.wait((start,), timeout=KEEP_ALIVE_S))
+    except BaseException:
+        if not start.done():
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+            raise
+    return start.result() if start.done() else _late_events(call, start)
+
+
+async def _late_events(call: Call, start: asyncio.Future[AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:
+    events: AsyncGenerator[bytes] | None = None
+    try:
+        events = await start
+        if call.notes.headers:  # the head of the response is gone
+            yield comment("; ".join(f"{name}: {value}" for name, value in call.notes.headers.items()))
+        async for data in events:
+            yield data
+    except Exception as error:
+        yield failure_event(call.request_id, call.model, call.fail(error).error)
+    finally:
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        if events is not None:
+            await events.aclose()
 
 
 class ClientGoneError(Exception):

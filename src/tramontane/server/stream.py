@@ -13,7 +13,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 KEEP_ALIVE_S = 10.0
 """A comment line after so long without an event: proxies cut connections that are silent for 60 seconds or less."""
-KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -32,6 +31,22 @@ def event(data: Mapping[str, object]) -> bytes:
 def typed_event(data: Mapping[str, object]) -> bytes:
     """An event that carries its `type` in the line before as well."""
     return b"event: %s\n" % str(data["type"]).encode() + event(data)
+
+
+def comment(text: str) -> bytes:
+    """A line that readers of events pass over."""
+    return b": %s\n\n" % text.encode("ascii", "replace").replace(b"\n", b" ")
+
+
+KEEP_ALIVE = comment("keep-alive")
+
+
+def failure_event(request_id: str, model: str, error: Mapping[str, object]) -> bytes:
+    """Of a request that fails before its kind of answer has begun, in one that every client reads as a failure: the
+    last chunk of a chat to Mistral's, `error` to OpenAI's, an event of that type to readers of Responses."""
+    choice = {"index": 0, "delta": {"content": ""}, "text": "", "finish_reason": "error"}
+    chunk = {"id": request_id, "object": "chat.completion.chunk", "model": model, "choices": [choice]}
+    return typed_event({**chunk, **error, "type": "error", "error": error, "sequence_number": 0})
 
 
 class EventStream(Response):
