@@ -5,19 +5,23 @@ A new case is a function here that takes an Attacker and returns an Attack, in C
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from tests.documents.hostile_files import HOSTILE
 
 MIB = 2**20
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 
 PATIENCE_S = 60.0
+FOLLOWED_S = 20.0
 
 Attack = Callable[[], str]
 """Does it once, to the end; returns what was answered."""
@@ -114,6 +118,44 @@ def twelve_chats_of_12_mib(attacker: Attacker) -> Attack:
     return together([attacker.chatting(messages=[{"role": "user", "content": text(12 * MIB)}])] * 12)
 
 
+def forty_summaries_of_8_mb(attacker: Attacker) -> Attack:
+    """As many as are taken, each followed for some seconds and then left."""
+    body = json.dumps({"model": "default", "text": text(7_900_000), "stream": True}).encode()
+    headers = {"authorization": f"Bearer {attacker.token}", "content-type": "application/json"}
+
+    def follow() -> str:
+        try:
+            with httpx.stream(
+                "POST", f"{attacker.url}/api/documents/summary", content=body, headers=headers, timeout=PATIENCE_S
+            ) as response:
+                until = time.monotonic() + FOLLOWED_S
+                for _ in response.iter_raw():
+                    if time.monotonic() > until:
+                        break
+                return str(response.status_code)
+        except httpx.HTTPError as error:
+            return type(error).__name__
+
+    return together([follow] * 40)
+
+
+def hostile_documents(attacker: Attacker) -> Attack:
+    """One of every kind, eight at a time."""
+    names = itertools.cycle(HOSTILE)
+
+    def upload() -> str:
+        name = next(names)
+        form = {"file": (name, HOSTILE[name](100_000))}
+        headers = {"authorization": f"Bearer {attacker.token}"}
+        try:
+            answer = httpx.post(f"{attacker.url}/api/documents/text", files=form, headers=headers, timeout=PATIENCE_S)
+            return str(answer.status_code)
+        except httpx.HTTPError as error:
+            return type(error).__name__
+
+    return together([upload] * 8)
+
+
 Case = Callable[[Attacker], Attack]
 
 CASES: tuple[Case, ...] = (
@@ -128,4 +170,6 @@ CASES: tuple[Case, ...] = (
     wrong_logit_bias,
     chat_of_31_mib,
     twelve_chats_of_12_mib,
+    forty_summaries_of_8_mb,
+    hostile_documents,
 )

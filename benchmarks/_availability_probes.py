@@ -1,5 +1,5 @@
 """What a tenant feels while another works against it, seen from a process of its own: the gaps between the tokens of
-its streams, the time to /health, and the time to GET /v1/models with its key.
+its streams, the time to /health, to GET /v1/models with its key, and to a chat about a document of 11 bytes.
 
 Moments are those of `time.monotonic`, which all processes of a machine share.
 """
@@ -16,12 +16,18 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+SPANS = ("gaps", "first_tokens", "health", "models", "documents")
 Span = tuple[float, float]
 """From when to when something was waited for."""
 
 HEALTH_EVERY_S = 0.02
 MODELS_EVERY_S = 0.05
+DOCUMENTS_EVERY_S = 0.25
 ANSWER_TOKENS = 1500
+DOCUMENT = {"type": "document_url", "document_url": "data:text/plain;base64,RWxldmVuIGJ5dGU="}
+SMALL_DOCUMENT = json.dumps(
+    {"model": "default", "messages": [{"role": "user", "content": [DOCUMENT]}], "max_tokens": 1}
+).encode()
 PATIENCE_S = 30.0
 """How long `take` waits for what is not answered; after that, the wait counts as long as it has been."""
 
@@ -34,6 +40,7 @@ class Felt:
     first_tokens: list[Span] = field(default_factory=list)
     health: list[Span] = field(default_factory=list)
     models: list[Span] = field(default_factory=list)
+    documents: list[Span] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     is_stuck: bool = False  # something was not answered
 
@@ -41,7 +48,7 @@ class Felt:
         """Seconds."""
         return {
             name: [until - since for since, until in getattr(self, name) if until >= start and since <= end]
-            for name in ("gaps", "first_tokens", "health", "models")
+            for name in SPANS
         }
 
 
@@ -91,17 +98,19 @@ async def _probe(url: str, token: str, pipe: Connection) -> None:
                     getattr(felt, name).append((since, time.monotonic()))
                     felt.is_stuck = True
             pipe.send(felt)
-            for name in ("gaps", "first_tokens", "health", "models", "failures"):
+            for name in (*SPANS, "failures"):
                 getattr(felt, name).clear()
 
     host, port = url.removeprefix("http://").split(":")
     head = f"Host: {host}:{port}\r\nAuthorization: Bearer {token}\r\n"
 
-    async def get(path: str, name: str) -> None:
+    async def ask(path: str, name: str, content: bytes = b"") -> None:
+        lines = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n" if content else ""
         reader, writer = await asyncio.open_connection(host, int(port))
         with contextlib.closing(writer):
             waiting[name] = time.monotonic()
-            writer.write(f"GET {path} HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode())
+            start = f"{'POST' if content else 'GET'} {path} HTTP/1.1\r\n{head}{lines}Connection: close\r\n\r\n"
+            writer.write(start.encode() + content)
             answer = await reader.read()
             getattr(felt, name).append((waiting.pop(name), time.monotonic()))
         if b" 200 " not in answer[:16]:
@@ -130,8 +139,9 @@ async def _probe(url: str, token: str, pipe: Connection) -> None:
     await asyncio.gather(
         answer(),
         _forever(stream, 0.0, felt),
-        _forever(lambda: get("/health", "health"), HEALTH_EVERY_S, felt),
-        _forever(lambda: get("/v1/models", "models"), MODELS_EVERY_S, felt),
+        _forever(lambda: ask("/health", "health"), HEALTH_EVERY_S, felt),
+        _forever(lambda: ask("/v1/models", "models"), MODELS_EVERY_S, felt),
+        _forever(lambda: ask("/v1/chat/completions", "documents", SMALL_DOCUMENT), DOCUMENTS_EVERY_S, felt),
     )
 
 

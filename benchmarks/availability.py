@@ -29,6 +29,7 @@ from tramontane.server.store.database import open_database
 
 MIB = 2**20
 SETTLE_S = 0.5
+SHARES = {"gaps": (0.5, 0.99, 1.0), "health": (0.5, 0.99, 1.0), "models": (0.99,), "documents": (0.5, 0.99)}
 
 
 def cpu_seconds(pid: int) -> float:
@@ -50,7 +51,7 @@ def forget_peak(pid: int) -> None:
 def waits(spans: dict[str, list[float]], prefix: str = "") -> dict[str, float]:
     """In ms."""
     row = {}
-    for name, shares in (("gaps", (0.5, 0.99, 1.0)), ("health", (0.5, 0.99, 1.0)), ("models", (0.99,))):
+    for name, shares in SHARES.items():
         for share in shares:
             label = "max" if share == 1 else f"p{share * 100:.0f}"
             row[f"{prefix}{name}_{label}_ms"] = quantile(spans[name], share) * 1e3 if spans[name] else 0.0
@@ -124,6 +125,8 @@ COLUMNS = (
     ("p99", "health_p99_ms", "{:8.1f}"),
     ("max", "health_max_ms", "{:8.1f}"),
     ("models p99", "models_p99_ms", "{:10.1f}"),
+    ("small document p50", "documents_p50_ms", "{:18.1f}"),
+    ("solo", "solo_documents_p50_ms", "{:8.1f}"),
     ("peak MiB", "peak_mib", "{:8.0f}"),
     ("kept", "kept_mib", "{:6.0f}"),
 )
