@@ -21,8 +21,8 @@ from tramontane.errors import CapacityError, DataError
 from tramontane.llm import Completion
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.document_work import MAX_FILE_BYTES
-from tramontane.server.endpoint import CLIENT_GONE, Call, ClientGoneError, Endpoint, unless_disconnected
-from tramontane.server.errors import RETRY_AFTER_S, ApiError, as_api_error
+from tramontane.server.endpoint import Call, ClientGoneError, Endpoint, unless_disconnected
+from tramontane.server.errors import CLIENT_GONE, RETRY_AFTER_S, ApiError, as_api_error
 from tramontane.server.models import ServedModel
 from tramontane.server.schema.documents import AnswerRequest, SummaryRequest
 from tramontane.server.services import Services, ServicesDep
