@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
+from tests.io_faults import FAULTS, Faulty
 from tests.power_cut import Recorder, State, Trace, lasting, put, states
 from tramontane import durable
 from tramontane.cli.conversation import Conversation
 from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, read_manifest, verify_shards, write_manifest
+from tramontane.errors import TramontaneError
 from tramontane.evals.run_folder import RESULTS, ItemLog, read_json_file, write_json
 from tramontane.formats.destination import new_folder
 from tramontane.formats.open_tensors import open_tensors
@@ -245,6 +249,29 @@ def test_without_a_sync_a_power_cut_would_be_seen(name: str, kind: str, tmp_path
     case = CASES[name]
     trace, allowed = record(case, tmp_path / "root", lambda path: path.is_dir() == (kind == "folders"))
     assert is_seen(case, trace, allowed, tmp_path)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_fault_at_any_call_leaves_the_old_or_the_new_and_the_next_try_ends_it(
+    name: str, fault: str, tmp_path: Path
+) -> None:
+    case, root = CASES[name], tmp_path / "root"
+    _, allowed = record(case, tmp_path / "whole")
+    for fails_at in itertools.count():
+        root.mkdir()
+        for n in range(1, case.begins_with + 1):
+            case.act(root, n)
+        faulty = Faulty(root, FAULTS[fault], fails_at)
+        with faulty.disk(), suppress(OSError, TramontaneError, MemoryError):  # what only tidies up may go unsaid
+            case.act(root, case.begins_with + 1)
+        assert case.read(root) in allowed, fails_at
+        case.act(root, case.begins_with + 1)
+        assert case.read(root) == allowed[-1], fails_at
+        shutil.rmtree(root)
+        if faulty.num_calls <= fails_at:
+            break
+    assert fails_at > 2
 
 
 @pytest.mark.parametrize("suffix", [".part", "model"])

@@ -31,8 +31,12 @@ class PlannedFile:
     def __init__(self, path: Path, header: bytes, places: Mapping[str, Place], size_bytes: int) -> None:
         self._places = places
         self._file = path.open("xb")
-        self._file.write(header)
-        self._file.truncate(size_bytes)  # padding between and after the tensors is zeros
+        try:
+            self._file.write(header)
+            self._file.truncate(size_bytes)  # padding between and after the tensors is zeros
+        except BaseException:
+            self._file.close()
+            raise
 
     def put(self, name: str, data: Tensor) -> None:
         """Write the elements of `data`, row-major, to the place planned for `name`. Raises ValueError on a misfit."""
