@@ -4,6 +4,8 @@
 #   make test             all tests                    make gpu-check  test and measure a CUDA GPU, 8 minutes
 #   make quick            those that take a minute     make docs       regenerate docs/cli.md and docs/api.md
 #   make clients          other people's clients       make install    set-up alone
+#   make sanitize         kernels under sanitizers     make fuzz       every parser, FUZZ_SECONDS=… of each
+#   make audit ADVISORIES=… what is installed and locked against known flaws       make lock  what is locked, anew
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,9 +17,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help install chat serve test clients quick missing check bench gpu-check docs clean
+.PHONY: help install chat serve test clients sanitize fuzz audit lock quick missing check bench gpu-check docs clean
 help:
-	@sed -n '2,6s/^#   //p' Makefile
+	@sed -n '2,8s/^#   //p' Makefile
 
 # What chat and bench need. torch comes first and alone, so that no other package pulls another build of it.
 RUN := $(VENV)/.installed
@@ -90,6 +92,33 @@ $(CLIENTS): tests/clients/node/package.json tests/clients/python/requirements.tx
 
 clients: $(DEV) $(CLIENTS)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m clients tests/clients
+
+# ASan and UBSan with tests/ops and hostile weights, TSan with the thread pool: minutes, most of them the compiler's.
+sanitize: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m sanitize tests/native
+
+# FUZZ_SECONDS for each of some twenty targets, FUZZ_JOBS of them at a time; what is found is kept in build/fuzz/found.
+FUZZ := $(VENV)/.installed-fuzz
+$(FUZZ): $(DEV)
+	$(PIP) install -c constraints.txt 'atheris>=3.0'
+	@touch $@
+
+export FUZZ_SECONDS ?= 20
+export FUZZ_JOBS ?= 2
+export FUZZ_SEED ?= 1
+fuzz: $(FUZZ)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+# ADVISORIES: OSV records, as files, folders or zip archives, beside those that our lowest versions were chosen by. Without,
+# pip-audit asks a service for them.
+audit: $(DEV)
+	$(if $(ADVISORIES),,$(PIP) install pip-audit)
+	$(BIN)/python requirements/audit.py requirements/known_flaws.json $(ADVISORIES)
+	$(if $(ADVISORIES),,$(BIN)/pip-audit --local --skip-editable)
+
+lock: $(RUN)
+	$(PIP) install uv
+	$(BIN)/python requirements/lock.py
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -1,7 +1,17 @@
 # Everything below the bindings, with the flags each file needs: for the extension and for tests/native.
 set(KERNELS_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(KERNELS_OPTIMISATION -O3 CACHE STRING "Optimisation of the kernels")
+set(TRAMONTANE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread; none: empty")
 find_package(Threads REQUIRED)
+
+# What a sanitizer finds ends the process.
+function(sanitize target)
+  if(TRAMONTANE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${TRAMONTANE_SANITIZE} -fno-sanitize-recover=all
+      -fno-omit-frame-pointer -g1 -D_GLIBCXX_ASSERTIONS)
+    target_link_options(${target} PRIVATE -fsanitize=${TRAMONTANE_SANITIZE})
+  endif()
+endfunction()
 
 function(add_kernels target)
   list(APPEND sources cpu_features.cpp thread_pool.cpp pack.cpp dequantize.cpp quantize.cpp matmul.cpp layers.cpp low_rank.cpp packed_attention.cpp kernels_scalar.cpp)
@@ -27,6 +37,7 @@ function(add_kernels target)
     target_compile_options(${target} PRIVATE -fno-tree-reassoc -fno-tree-ter)
   endif()
   target_link_libraries(${target} PRIVATE Threads::Threads)
+  sanitize(${target})
 endfunction()
 
 # Files that only run where the processor has the set: FLAGS are theirs alone.

@@ -1,7 +1,8 @@
 // Holds every kernel of every instruction set of this processor against sums in double, within the bounds that
 // tests/ops names, and rows against the same rows in other company, bit for bit. Prints a line per set and exits with 1
-// if anything is off. Arguments name the sets; none: all. Runs under an emulator too, so that sets of other processors
-// are proved before they are used.
+// if anything is off. Arguments name the sets; none: all. KERNEL_CHECK_THREADS: one, unless set. Runs under an emulator
+// too, so that sets of other processors are proved before they are used.
+#include <cstdlib>
 #include <stdexcept>
 
 #include "check.h"
@@ -592,7 +593,8 @@ void check_packed_attention(Check& check) {
 
 int main(int argc, char** argv) {
     Check check;
-    ThreadPool::instance().set_num_threads(1);
+    const char* const num_threads = std::getenv("KERNEL_CHECK_THREADS");
+    ThreadPool::instance().set_num_threads(num_threads ? std::atoi(num_threads) : 1);
     for (const std::string& set : argc > 1 ? std::vector<std::string>(argv + 1, argv + argc) : instruction_sets()) {
         try {
             set_instruction_set(set);

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.native.building import build, tool
 from tests.system import require
 from tramontane.ops import _cpu
 
-ROOT = Path(__file__).parents[2]
 AARCH64 = (
     "-DKERNELS_OPTIMISATION=-O2",  # a third of the time -O3 takes to compile
     "-DCMAKE_SYSTEM_NAME=Linux",
@@ -23,31 +21,6 @@ AARCH64 = (
     "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
     "-DCMAKE_EXE_LINKER_FLAGS=-static",
 )
-
-
-def _tool(name: str) -> str:
-    beside_python = Path(sys.executable).parent / name
-    found = str(beside_python) if beside_python.exists() else shutil.which(name)
-    if found is None:
-        pytest.fail(f"{name} is missing; `make install` brings it")
-    return found
-
-
-def _build(name: str, *options: str) -> Path:
-    """kernel_check, built in build/ so that only what has changed is compiled again."""
-    folder, cmake = ROOT / "build" / f"kernel_check-{name}", _tool("cmake")
-    cache = folder / "CMakeCache.txt"
-    if cache.exists() and f"CMAKE_CACHEFILE_DIR:INTERNAL={folder}\n" not in cache.read_text():
-        shutil.rmtree(folder)  # of a copied checkout
-    ninja = f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"
-    source = str(Path(__file__).parent)
-    for command in (
-        [cmake, "-G", "Ninja", ninja, "-S", source, "-B", str(folder), *options],
-        [cmake, "--build", str(folder)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "kernel_check"
 
 
 def _run(*command: str) -> dict[str, str]:
@@ -62,7 +35,7 @@ def _run(*command: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def native_digests() -> dict[str, str]:
     # The optimised kernels of this processor are what the other tests run.
-    return _run(str(_build("native", "-DKERNELS_OPTIMISATION=-O0")))
+    return _run(str(build("kernel_check", "kernel_check-native", "-DKERNELS_OPTIMISATION=-O0")))
 
 
 def test_kernels_of_this_processor(native_digests: dict[str, str]) -> None:
@@ -75,8 +48,8 @@ def test_kernels_of_this_processor(native_digests: dict[str, str]) -> None:
 def test_neon_kernels_under_emulation(native_digests: dict[str, str]) -> None:
     require("g++-aarch64-linux-gnu")
     require("qemu-user")
-    emulator = _tool("qemu-aarch64")
-    program = str(_build("aarch64", *AARCH64))
+    emulator = tool("qemu-aarch64")
+    program = str(build("kernel_check", "kernel_check-aarch64", *AARCH64))
     digests = _run(emulator, program)
     assert list(digests) == ["scalar", "neon", "neon_dotprod"]
     # the same operations in the same order as AVX2: the same bits, and the plain kernels everywhere

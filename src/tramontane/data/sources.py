@@ -13,7 +13,6 @@ import io
 import json
 import lzma
 import tarfile
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tramontane.data.html_text import html_to_text
 from tramontane.data.hub_files import PREFIX, fetch_hub_files
 from tramontane.data.recipe import SourceRecipe
 from tramontane.data.record import Origin, Record
+from tramontane.data.strict_toml import parse_toml
 from tramontane.errors import DataError
 from tramontane.extras import install_hint
 
@@ -179,7 +179,7 @@ def _parse(raw: IO[bytes], suffix: str, shown: str, source: str, split_on: str |
     elif suffix in (".csv", ".tsv"):
         rows = _csv_rows(raw, shown, "\t" if suffix == ".tsv" else ",")
     elif suffix == ".toml":
-        rows = iter([_toml_table(_whole_text(raw, shown), shown)])
+        rows = iter([parse_toml(_whole_text(raw, shown), shown)])
     elif suffix == ".parquet":
         rows = _parquet_rows(raw, shown)
     else:
@@ -269,13 +269,6 @@ def _csv_rows(raw: IO[bytes], shown: str, delimiter: str) -> Iterator[dict[str, 
         raise DataError(f"{shown}:{reader.line_num}: {error}") from None
     finally:
         text.detach()
-
-
-def _toml_table(text: str, shown: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{shown}: not valid TOML: {error}") from None
 
 
 def _parquet_rows(raw: IO[bytes], shown: str) -> Iterator[dict[str, Any]]:

@@ -17,13 +17,27 @@ T = TypeVar("T")
 
 def read_toml(path: Path, cls: type[T]) -> T:
     """The file as an instance of the dataclass `cls`. Raises DataError naming file, key and remedy."""
+    return read_table(read_recipe_table(path), cls, str(path))
+
+
+def read_recipe_table(path: Path) -> dict[str, Any]:
+    """Raises DataError naming the file."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return parse_toml(path.read_text("utf-8"), str(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not valid TOML: {error}") from None
-    return read_table(table, cls, str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Raises DataError for what is no TOML, or is nested deeper than anyone writes it."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{where}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise DataError(f"{where}: not valid TOML: nested too deeply") from None
 
 
 def read_table(table: Mapping[str, Any], cls: type[T], where: str) -> T:

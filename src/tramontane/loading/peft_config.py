@@ -7,16 +7,19 @@ name. The judge of every rule here is PEFT's own reading of the same folder.
 from __future__ import annotations
 
 import math
-import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import regex
 
 from tramontane.config import ModelConfig
 from tramontane.errors import ConfigError
 from tramontane.formats.names import OUTPUT, file_names
 from tramontane.model.lora import ALL_LINEARS, LowRankShape
 
+MAX_MATCH_S = 1.0  # of a pattern with one name of a module
 REMEDY = "merge it into its base with PEFT (merge_and_unload), and open the result"
 ALL_LINEAR = "all-linear"
 
@@ -181,8 +184,8 @@ class _Reader:
     def _layer_of(self, module: str) -> int | None:
         """The first number after a container of layers, whatever its name unless `layers_pattern` says."""
         containers = [rf"(?:^|.*?\.){each}" for each in self.containers] or [r".*?\.[^.]*"]
-        found = (self._search(rf"{container}\.(?P<layer>\d+)\.", module) for container in containers)
-        return next((int(each["layer"]) for each in found if each is not None), None)
+        found = (self._search(rf"{container}\.\d+\.", module) for container in containers)
+        return next((int(each[0].split(".")[-2]) for each in found if each is not None), None)
 
     def _pattern(self, key: str, module: str, default: Any) -> Any:
         """The value of the first pattern that the end of the name matches."""
@@ -191,11 +194,17 @@ class _Reader:
                 return value
         return default
 
-    def _search(self, pattern: str, module: str) -> re.Match[str] | None:
+    def _search(self, pattern: str, module: str) -> regex.Match[str] | None:
+        """As PEFT's `re.match`, but with an end: a pattern from outside may take exponential time."""
         try:
-            return re.match(pattern, module)
-        except re.error as error:
-            raise ConfigError(f"{self.source}: {pattern!r} is no pattern: {error}") from None
+            return regex.match(pattern, module, timeout=MAX_MATCH_S)
+        except (regex.error, RecursionError) as error:
+            raise ConfigError(f"{self.source}: {reprlib.repr(pattern)} is no pattern: {error}") from None
+        except TimeoutError:
+            raise ConfigError(
+                f"{self.source}: {reprlib.repr(pattern)} takes too long to match {module!r}; write it without "
+                "repeats inside repeats"
+            ) from None
 
 
 def _stacks(config: ModelConfig, body: str) -> Iterator[tuple[Stack, str]]:

@@ -61,7 +61,7 @@ def read_aliases(path: Path, served: Sequence[str]) -> Mapping[str, str]:
     """A TOML file of `alias = "model"` lines. Raises ConfigError naming the line that cannot be honoured."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: the aliases cannot be read: {error}") from None
     for alias, name in table.items():
         _check_alias(f"{path}: {alias} = {name!r}", alias, name, served)

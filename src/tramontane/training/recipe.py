@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from tramontane.config import ModelConfig, MoeConfig
 from tramontane.data.shards import PhaseInfo
-from tramontane.data.strict_toml import read_table
+from tramontane.data.strict_toml import parse_toml, read_recipe_table, read_table
 from tramontane.errors import ConfigError, DataError
 from tramontane.model.lora import ALL_LINEARS, require_lora
 from tramontane.training.schedule import Schedule
@@ -266,12 +265,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
     Raises DataError naming file, key and remedy for anything unknown, missing or of the wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid TOML: {error}") from None
+    table = read_recipe_table(path)
     for change in changes:
         _apply(table, change)
     model = table.get("model")
@@ -290,8 +284,8 @@ def _apply(table: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise DataError(f"--set {change!r} must look like optimizer.lr=0.001")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}", "--set")["value"]
+    except DataError:
         value = text.strip()
     for parent in parents:
         table = table.setdefault(parent, {})
