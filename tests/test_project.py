@@ -59,7 +59,7 @@ def imported(folder: Path) -> Iterator[tuple[Path, str]]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             for module in {name.split(".")[0] for name in names}:
-                if module not in sys.stdlib_module_names and module not in ("tramontane", "tests", "benchmarks"):
+                if module not in sys.stdlib_module_names and module not in ("tramontane", "tests", "benchmarks", "requirements"):
                     yield path, module
 
 

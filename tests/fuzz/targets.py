@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.vocabularies import tekken
+from tests.temporary import temporary_folder
 from tramontane.config import (
     ModelConfig,
     MoeConfig,
@@ -89,12 +89,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _folder() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="tramontane-fuzz-")
-    _KEPT.append(folder)
-    return Path(folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
+    return temporary_folder()
 
 
 def _file(name: str, data: bytes) -> Path:

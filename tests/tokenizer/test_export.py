@@ -146,10 +146,10 @@ def test_scores_are_found_again_from_merges(name: str) -> None:
         assert tokenizer.encode(text) == ours(name).encode(text), text
 
 
-def test_a_gguf_is_saved_as_files() -> None:
+def test_a_gguf_is_saved_as_files(tmp_path: Path) -> None:
     for name, native in (("v3", "tokenizer.model.v3"), ("v7-small", "tokenizer.json")):
-        folder = saved(name).with_name(saved(name).name + "-from-gguf")
-        folder.mkdir(exist_ok=True)
+        folder = tmp_path / name
+        folder.mkdir()
         paths = from_gguf(name).save(folder)
         assert folder / native in paths
         again = load_tokenizer(folder)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import mistral_common
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
+from tests.temporary import temporary_folder
 from tramontane.tokenizer import Tokenizer, gguf_tokenizer, load_tokenizer
 from tramontane.tokenizer.base import MISTRAL_CONTROL_NAMES
 from tramontane.tokenizer.sentencepiece import PieceType, SentencePieceTokenizer, SentencePieceVocabulary
@@ -64,7 +64,7 @@ def from_gguf(name: str) -> Tokenizer:
 @cache
 def saved(name: str) -> Path:
     """Folder with everything `save` writes."""
-    folder = Path(mkdtemp(prefix="tokenizer-"))
+    folder = temporary_folder()
     ours(name).save(folder)
     return folder
 
@@ -111,6 +111,6 @@ def tiny_sentencepiece() -> SentencePieceTokenizer:
 
 
 def _write_small_tekken(version: str) -> Path:
-    path = Path(mkdtemp(prefix="tekken-")) / "tekken.json"
+    path = temporary_folder() / "tekken.json"
     path.write_text(json.dumps(small_tekken(version)))
     return path
