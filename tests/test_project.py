@@ -14,6 +14,7 @@ import tramontane
 from tramontane.extras import DISTRIBUTION
 
 ROOT = Path(__file__).resolve().parents[1]
+OURS = ("tramontane", "tests", "benchmarks", "requirements")
 
 
 def test_changelog_starts_with_this_version() -> None:
@@ -59,7 +60,7 @@ def imported(folder: Path) -> Iterator[tuple[Path, str]]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             for module in {name.split(".")[0] for name in names}:
-                if module not in sys.stdlib_module_names and module not in ("tramontane", "tests", "benchmarks", "requirements"):
+                if module not in sys.stdlib_module_names and module not in OURS:
                     yield path, module
 
 
