@@ -49,6 +49,7 @@ from tramontane.server.routes import (
 from tramontane.server.routes import (
     files as files_routes,
 )
+from tramontane.server.running_requests import RunningRequests
 from tramontane.server.services import Services
 from tramontane.server.settings import ServerSettings
 from tramontane.server.state import State, open_state
@@ -117,9 +118,10 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     served = ModelRegistry() if registry is None else registry
     state = open_state(settings)
     database, files, tuning_jobs = state.database, state.files, state.fine_tuning_jobs
+    database.keep_reserve()
     require_safe_address(settings.host, database)
-    gate = Gate(database, RateLimits())
-    jobs = BatchJobs(database, files.contents)
+    gate = Gate(database, RateLimits(), RunningRequests(settings.max_concurrent_requests))
+    jobs = BatchJobs(database, files.contents, files.quotas)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
     stored_responses = StoredResponses(database, days=settings.response_days)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
@@ -195,6 +197,7 @@ async def keep_house(state: State, stored_responses: StoredResponses, *, trash_d
 def sweep(state: State, stored_responses: StoredResponses, *, trash_days: int) -> None:
     """Delete what has expired and move what crashes have left to the trash; what fails is tried again the next time."""
     try:
+        state.database.keep_reserve()
         stored_responses.sweep()
         if not holds_tie(state.database, state.keepers):
             log.error("%s or a folder of it was exchanged while the server runs: nothing is swept", state.database.name)
@@ -203,7 +206,8 @@ def sweep(state: State, stored_responses: StoredResponses, *, trash_days: int) -
         state.fine_tuning_jobs.sweep()
         for keeper in state.keepers:
             keeper.entries.empty_trash(days=trash_days)
-        renew_tie(state.database, state.keepers)
+        if state.database.has_room:
+            renew_tie(state.database, state.keepers)
     except (TramontaneError, OSError) as error:
         log.error("the sweep was cut short: %s", error)
     except Exception:

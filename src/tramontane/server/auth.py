@@ -19,6 +19,7 @@ from tramontane.server.guard import HEADERS
 from tramontane.server.keys import SCOPES, find_key, get_valid_key, has_keys
 from tramontane.server.limits import RateLimits
 from tramontane.server.request_record import RequestRecord
+from tramontane.server.running_requests import RunningRequests
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import Key
 
@@ -60,9 +61,10 @@ def caller_of(key: Key) -> Caller:
 class Gate:
     """Tells callers by their keys."""
 
-    def __init__(self, database: Database, limits: RateLimits) -> None:
+    def __init__(self, database: Database, limits: RateLimits, running: RunningRequests | None = None) -> None:
         self.database = database
         self.limits = limits
+        self.running = running or RunningRequests()
         self._remembered: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
         self._has_keys = (0.0, False)
 
@@ -79,6 +81,7 @@ class Gate:
         if scope not in key.scopes:
             raise ApiError(403, f"this key lacks the scope {scope!r}", code="missing_scope")
         request.scope[HEADERS] = self.limits.admit(key)
+        self.running.enter(key, request.scope)
         return caller_of(key)
 
     async def requires_keys(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +29,8 @@ HEADERS = "tramontane.headers"
 """Where a dependency leaves headers of the answer, whatever answer it will be: a dict in the scope."""
 REQUEST_ID = "tramontane.request_id"
 """Where the request's id is in the scope: every answer carries it, and what is logged of a failure."""
+AT_END = "tramontane.at_end"
+"""Where the scope has what `at_end` was given."""
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -51,6 +53,11 @@ class GuardPolicy:
 
     def max_bytes(self, path: str) -> int:
         return self.max_upload_bytes + MULTIPART_BYTES if path in self.uploads else self.max_body_bytes
+
+
+def at_end(scope: Scope, work: Callable[[], None]) -> None:
+    """`work` is called when the request is over, however it ends."""
+    scope.setdefault(AT_END, []).append(work)
 
 
 class Guard:
@@ -83,7 +90,11 @@ class Guard:
         except ApiError as error:
             await error.response()(scope, receive, guarded)
             return
-        await self.app(scope, receive, guarded)
+        try:
+            await self.app(scope, receive, guarded)
+        finally:
+            for work in scope.get(AT_END, ()):
+                work()
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError."""

@@ -7,15 +7,20 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from tramontane.errors import ConfigError
+from tramontane.server.quotas import QUOTA_NAMES
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import Key
 
+RATES = ("requests_per_minute", "tokens_per_minute")
+LIMITS = (*RATES, *QUOTA_NAMES)
+"""Columns of a key that say how much it may use; None: as the server has it."""
 SCOPES = frozenset(("inference", "files", "batch", "fine_tuning", "usage", "admin"))
 TOKEN = re.compile(r"tm_([0-9a-f]{16})_([A-Za-z0-9_-]{43})\Z")
 OWNER = re.compile(r"[A-Za-z0-9._@-]{1,64}\Z")
@@ -31,6 +36,12 @@ class KeyOptions:
     scopes: Collection[str] = SCOPES - {"admin"}
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    max_concurrent_requests: int | None = None
+    max_files: int | None = None
+    max_stored_bytes: int | None = None
+    max_batches: int | None = None
+    max_fine_tuning_jobs: int | None = None
+    max_models: int | None = None
     expires_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -42,10 +53,13 @@ class KeyOptions:
             raise ConfigError(f"scope {unknown[0]!r} is unknown; use {', '.join(sorted(SCOPES))}")
         if not self.scopes:
             raise ConfigError("a key needs at least one scope")
-        for field in ("requests_per_minute", "tokens_per_minute", "expires_s"):
-            value = getattr(self, field)
-            if value is not None and not 1 <= value < 2**31:
-                raise ConfigError(f"{field}={value} must be a number from 1 up")
+        check_limits(self.limits)
+        if self.expires_s is not None and not 1 <= self.expires_s < 2**31:
+            raise ConfigError(f"expires_s={self.expires_s} must be a number from 1 up")
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        return {name: getattr(self, name) for name in LIMITS}
 
 
 def create_key(database: Database, options: KeyOptions) -> tuple[Key, str]:
@@ -58,8 +72,7 @@ def create_key(database: Database, options: KeyOptions) -> tuple[Key, str]:
         owner=options.owner or key_id,
         secret_hash=_hash(secret),
         scopes=sorted(options.scopes),
-        requests_per_minute=options.requests_per_minute,
-        tokens_per_minute=options.tokens_per_minute,
+        **options.limits,
         created_at=now,
         expires_at=None if options.expires_s is None else now + options.expires_s,
     )
@@ -75,12 +88,39 @@ def list_keys(database: Database) -> list[Key]:
 
 def revoke_key(database: Database, key_id: str) -> Key:
     """It is refused from now on, within a second by servers that are running. Raises ConfigError if there is none."""
-    with database.write() as session:
-        key = session.get(Key, key_id)
-        if key is None:
-            raise ConfigError(f"there is no key {key_id!r}; tramontane keys list shows them")
+
+    def revoke(session: Session) -> Key:
+        key = _get(session, key_id)
         key.revoked_at = key.revoked_at or time.time()
+        return key
+
+    return database.free(revoke)
+
+
+def limit_key(database: Database, key_id: str, limits: Mapping[str, int | None]) -> Key:
+    """Set what a key may use, by the names of LIMITS; None: as the server has it. Running servers heed it within a
+    second. Raises ConfigError if there is no such key."""
+    check_limits(limits)
+    with database.write() as session:
+        key = _get(session, key_id)
+        for name, value in limits.items():
+            setattr(key, name, value)
     return key
+
+
+def _get(session: Session, key_id: str) -> Key:
+    key = session.get(Key, key_id)
+    if key is None:
+        raise ConfigError(f"there is no key {key_id!r}; tramontane keys list shows them")
+    return key
+
+
+def check_limits(limits: Mapping[str, int | None]) -> None:
+    """Raises ConfigError for a value that no limit can have."""
+    for name, value in limits.items():
+        lowest = 1 if name in RATES else 0
+        if value is not None and not lowest <= value < (2**62 if name.endswith("_bytes") else 2**31):
+            raise ConfigError(f"{name}={value} must be a number from {lowest} up")
 
 
 def has_keys(database: Database) -> bool:

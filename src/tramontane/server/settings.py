@@ -135,6 +135,16 @@ class ServerSettings:
     response_days: Annotated[
         int, typer.Option(help="Days that answers of /v1/responses are kept for their owner (0: not at all).")
     ] = 30
+    max_files: Annotated[
+        int, typer.Option(help="Quotas, of callers whose key has none of its own: files stored for an owner.")
+    ] = 10_000
+    max_stored_gib: Annotated[
+        float, typer.Option(help="… GiB of files, and of the requests of unfinished batches.")
+    ] = 100.0
+    max_batches: Annotated[int, typer.Option(help="… batches that have not ended.")] = 1000
+    max_fine_tuning_jobs: Annotated[int, typer.Option(help="… fine-tuning jobs that have not ended.")] = 100
+    max_models: Annotated[int, typer.Option(help="… fine-tuned models.")] = 1000
+    max_concurrent_requests: Annotated[int, typer.Option(help="… requests of one key at once, to each server.")] = 512
     trash_days: Annotated[
         int, typer.Option(help="Days that files and jobs without a row in the database stay in the trash.")
     ] = 30
@@ -163,10 +173,22 @@ class ServerSettings:
         for name in ("head_s", "body_stall_s", "read_stall_s", "min_bytes_per_s"):
             if not 0.05 <= getattr(self, name) < 2**31:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 0.05 up")
+        for name in ("max_files", "max_stored_gib", "max_batches", "max_fine_tuning_jobs", "max_models"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number from 0 up")
+        if not 1 <= self.max_concurrent_requests < 2**31:
+            raise ConfigError(f"max_concurrent_requests={self.max_concurrent_requests} must be a number from 1 up")
         for name in ("drain_s", "stall_s", "price_per_hour"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**31:
                 raise ConfigError(f"{name}={value} must be a number from 0 up")
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        """By the names of the columns of keys."""
+        names = ("max_concurrent_requests", "max_files", "max_batches", "max_fine_tuning_jobs", "max_models")
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "max_stored_bytes": int(self.max_stored_gib * 2**30)}
 
     @property
     def state_folder(self) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs
+from tramontane.server.quotas import Quotas
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database, open_database
@@ -39,11 +40,21 @@ def open_state(settings: ServerSettings, *, untied: bool = False) -> State:
     """Raises ConfigError for a database that cannot be used and, unless `untied`, for one that the folders do not
     belong to."""
     database = open_database(settings.resolved_database_url, serving=not untied)
+    quotas = Quotas(settings.quotas)
     try:
         state = State(
             database,
-            Files(database, ContentStore(settings.state_folder, settings.files_url)),
-            FineTuningJobs(database, settings.state_folder / "fine_tuning", is_only_place=settings.files_url is None),
+            Files(
+                database,
+                ContentStore(settings.state_folder, settings.files_url, has_room=lambda: database.has_room),
+                quotas,
+            ),
+            FineTuningJobs(
+                database,
+                settings.state_folder / "fine_tuning",
+                is_only_place=settings.files_url is None,
+                quotas=quotas,
+            ),
         )
         if not untied:
             require_tie(database, state.keepers)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
 from tramontane.server.lease import LeaseLostError, LeaseWatch, Sight
+from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.contents import ContentStore, Incoming
 from tramontane.server.store.database import Database
 from tramontane.server.store.id_folder import ID
@@ -51,16 +52,20 @@ class JobPage:
 class BatchJobs:
     """Waits for the disk: call it from other threads than the event loop's."""
 
-    def __init__(self, database: Database, contents: ContentStore) -> None:
+    def __init__(self, database: Database, contents: ContentStore, quotas: Quotas = NO_QUOTAS) -> None:
         self.database = database
         self.contents = contents
+        self.quotas = quotas
 
     def add(self, requests: Incoming, job: BatchJob) -> BatchJob:
-        """The requests first, then the row: once this returns, no crash loses the job."""
+        """The requests first, then the row: once this returns, no crash loses the job. Raises ApiError beyond a
+        quota."""
         self.contents.publish(requests)
-        job.requests_id = requests.id
+        job.requests_id, job.requests_bytes = requests.id, requests.size_bytes
         try:
             with self.database.write() as session:
+                added = {"max_batches": 1, "max_stored_bytes": requests.size_bytes}
+                self.quotas.require(session, job.owner, job.key_id, **added)
                 session.add(job)
         except BaseException:
             self.contents.delete(requests.id)
@@ -102,7 +107,8 @@ class BatchJobs:
         """A job nobody has begun is over at once; others when their server has heard of it. Raises ApiError 409 for one
         that has ended otherwise."""
         now = time.time()
-        with self.database.write() as session:
+
+        def cancel(session: Session) -> BatchJob:
             job = _find(session, job_id, owner, lock=True)
             if job.status == QUEUED and job.lease_holder is None:
                 job.status, job.cancelled_at, job.completed_at = CANCELLED, now, now
@@ -110,16 +116,22 @@ class BatchJobs:
                 job.status, job.cancelled_at = CANCELLATION_REQUESTED, now
             elif job.status not in (CANCELLATION_REQUESTED, CANCELLED):
                 raise ApiError(409, f"the batch has ended: its status is {job.status}", code="batch_ended")
-        return job
+            return job
+
+        return self.database.free(cancel)
 
     def delete(self, job_id: str, owner: str) -> None:
-        """Its result files stay. Raises ApiError 409 for a job that has not ended."""
-        with self.database.write() as session:
+        """Its result files stay. Raises ApiError 409 for a job that has not ended and is not to: one that is cancelled
+        might wait for a full disk to have room for its results."""
+
+        def delete(session: Session) -> BatchJob:
             job = _find(session, job_id, owner, lock=True)
-            if job.status in UNFINISHED:
+            if job.status in (QUEUED, RUNNING):
                 raise ApiError(409, f"the batch is {job.status}; cancel it first", code="batch_not_ended")
             session.delete(job)
-        self.contents.delete(job.requests_id)
+            return job
+
+        self.contents.delete(self.database.free(delete).requests_id)
 
     def claim(
         self, holder: str, watch: LeaseWatch, *, working: Collection[str] = (), max_per_owner: int | None = None

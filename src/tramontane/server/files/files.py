@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.contents import ContentStore, Incoming
 from tramontane.server.store.database import Database
 from tramontane.server.store.id_folder import ID, IdFolder
@@ -64,21 +65,30 @@ class Page:
 class Files:
     """Waits for the disk: call it from other threads than the event loop's."""
 
-    def __init__(self, database: Database, contents: ContentStore) -> None:
+    def __init__(self, database: Database, contents: ContentStore, quotas: Quotas = NO_QUOTAS) -> None:
         self.database = database
         self.contents = contents
+        self.quotas = quotas
 
     def add(self, incoming: Incoming, row: File) -> File:
-        """Content first, then its row: once this returns, no crash loses either. Before, neither is there."""
+        """Content first, then its row: once this returns, no crash loses either. Before, neither is there. Raises
+        ApiError beyond a quota."""
         self.contents.publish(incoming)
         row.id, row.size_bytes, row.signature = incoming.id, incoming.size_bytes, incoming.sha256
         try:
             with self.database.write() as session:
+                self.quotas.require(session, row.owner, row.key_id, max_files=1, max_stored_bytes=row.size_bytes)
                 session.add(row)
         except BaseException:
             self.contents.delete(incoming.id)
             raise
         return row
+
+    def require_room(self, reader: Reader, num_bytes: int) -> None:
+        """Raises ApiError where a file of so many bytes would go over a quota: before it is taken in."""
+        with self.database.read() as session:
+            added = {"max_files": 1, "max_stored_bytes": num_bytes}
+            self.quotas.require(session, reader.owner, reader.key_id, **added)
 
     def get(self, file_id: str, reader: Reader) -> File:
         """Raises ApiError 404 for a file that is not there, or not for this reader."""
@@ -121,17 +131,12 @@ class Files:
 
     def delete(self, file_id: str, reader: Reader) -> None:
         """The row first: a crash in between leaves content without a row, which the next sweep moves to the trash."""
-        with self.database.write() as session:
-            session.delete(find_file(session, file_id, reader))
+        self.database.free(lambda session: session.delete(find_file(session, file_id, reader)))
         self.contents.delete(file_id)
 
     def sweep(self) -> None:
         """Remove expired files, and what crashes have left behind."""
-        with self.database.write() as session:
-            is_expired = File.expires_at <= time.time()
-            expired = session.scalars(select(File.id).where(is_expired)).all()
-            session.execute(delete(File).where(is_expired))
-        for file_id in expired:
+        for file_id in self.database.free(_delete_expired):
             self.contents.delete(file_id)
         self.contents.sweep_incoming()
         self.entries.sweep(self.rows().known)
@@ -156,6 +161,14 @@ def find_file(session: Session, file_id: str, reader: Reader) -> File:
         if found is not None:
             return found
     raise ApiError(404, "file does not exist", param="file_id", code="file_not_found")
+
+
+def _delete_expired(session: Session) -> Sequence[str]:
+    """Ids of the rows."""
+    is_expired = File.expires_at <= time.time()
+    expired = session.scalars(select(File.id).where(is_expired)).all()
+    session.execute(delete(File).where(is_expired))
+    return expired
 
 
 def guess_mimetype(filename: str) -> str | None:

@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from tramontane import durable
 from tramontane.server.errors import ApiError
+from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.database import Database
 from tramontane.server.store.id_folder import ID, IdFolder
 from tramontane.server.store.pages import select_page
@@ -66,8 +68,11 @@ class FineTuningJobs:
     no server on this database has another.
     """
 
-    def __init__(self, database: Database, folder: Path, *, is_only_place: bool = False) -> None:
+    def __init__(
+        self, database: Database, folder: Path, *, is_only_place: bool = False, quotas: Quotas = NO_QUOTAS
+    ) -> None:
         self.database = database
+        self.quotas = quotas
         self.folder = folder
         self.entries = IdFolder(
             LocalFileSystem(), str(folder.absolute()), what="folders of fine-tuning jobs", is_sharded=False
@@ -82,8 +87,9 @@ class FineTuningJobs:
         return self.folder / job_id
 
     def add(self, job: FineTuningJob) -> FineTuningJob:
-        """Durable when this returns; its folder must be whole by then."""
+        """Durable when this returns; its folder must be whole by then. Raises ApiError beyond a quota."""
         with self.database.write() as session:
+            self.quotas.require(session, job.owner, job.key_id, max_fine_tuning_jobs=1, max_models=1)
             session.add(job)
             session.flush()
             set_status(session, job, job.status)
@@ -139,7 +145,8 @@ class FineTuningJobs:
     def cancel(self, job_id: str, owner: str) -> FineTuningJob:
         """A job with no process is over at once, others when theirs has ended. Raises ApiError 409 for one that has
         ended otherwise."""
-        with self.database.write() as session:
+
+        def cancel(session: Session) -> FineTuningJob:
             job = _find(session, job_id, owner, lock=True)
             if job.status in (QUEUED, VALIDATED, STARTED):
                 set_status(session, job, CANCELLED)
@@ -147,17 +154,23 @@ class FineTuningJobs:
                 set_status(session, job, CANCELLATION_REQUESTED)
             elif job.status not in (CANCELLATION_REQUESTED, CANCELLED):
                 raise ApiError(409, f"the job has ended: its status is {job.status}", code="job_state")
-        return job
+            return job
+
+        return self.database.free(cancel)
 
     def forget(self, job_id: str, owner: str) -> None:
         """Row and folder of a job that was only to be estimated; one that is still checked is cancelled instead."""
-        with self.database.write() as session:
+
+        def forget(session: Session) -> bool:
             job = _find(session, job_id, owner, lock=True)
             if job.status == VALIDATING:
                 set_status(session, job, CANCELLATION_REQUESTED)
-                return
+                return False
             session.delete(job)
-        shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
+            return True
+
+        if self.database.free(forget):
+            shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
 
     def moving(self) -> Sequence[FineTuningJob]:
         """The jobs of this place that something is to be done for, the oldest first."""
@@ -171,7 +184,9 @@ class FineTuningJobs:
 
     def rows(self) -> Rows:
         """Of all jobs, whatever their owner. Those that go on and those whose model is there need their folder."""
-        needed = select(FineTuningJob.id).where(FineTuningJob.status.in_((QUEUED, VALIDATED, STARTED, RUNNING)))
+        needed = select(FineTuningJob.id).where(
+            FineTuningJob.status.in_((QUEUED, VALIDATING, VALIDATED, STARTED, RUNNING))
+        )
         models = select(FineTunedModel.job_id)
         if not self._is_only_place:
             needed = needed.where(FineTuningJob.place == self.place)
@@ -193,7 +208,8 @@ class FineTuningJobs:
 
     def update(self, job: FineTuningJob, status: str | None = None, **values: Any) -> FineTuningJob | None:
         """Set fields, and the status if the job still has that of `job`: None where its owner was faster."""
-        with self.database.write() as session:
+
+        def change(session: Session) -> FineTuningJob | None:
             row = session.get(FineTuningJob, job.id, with_for_update=True)
             if row is None or row.status != job.status:
                 return None
@@ -202,7 +218,12 @@ class FineTuningJobs:
             row.modified_at = time.time()
             if status is not None:
                 set_status(session, row, status)
-        return row
+            return row
+
+        if status == CANCELLED:
+            return self.database.free(change)
+        with self.database.write() as session:
+            return change(session)
 
     def say(self, job_id: str, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """An event for each entry."""
@@ -233,6 +254,8 @@ def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> F
 
 def _place(path: Path) -> str:
     """The name in `path`, made up by whichever server comes first."""
+    with suppress(FileNotFoundError):
+        return path.read_text("utf-8")
     made = path.with_name(f".place-{uuid.uuid4()}")
     durable.write(made, str(uuid.uuid4()))
     try:

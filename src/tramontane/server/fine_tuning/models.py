@@ -93,10 +93,13 @@ class FineTunedModels:
 
     def delete(self, name: str, owner: str) -> None:
         """With all that its job has left. Raises ApiError 404."""
-        with self.database.write() as session:
+
+        def delete(session: Session) -> FineTunedModel:
             row = _find(session, name, owner)
             session.delete(row)
-        shutil.rmtree(self.jobs.folder_of(row.job_id), ignore_errors=True)
+            return row
+
+        shutil.rmtree(self.jobs.folder_of(self.database.free(delete).job_id), ignore_errors=True)
 
     def _of_place(self) -> Sequence[FineTunedModel]:
         with self.database.read() as session:

@@ -53,13 +53,12 @@ class StoredResponses:
 
     def delete(self, response_id: str, owner: str) -> None:
         """Raises ApiError 404 if there is none."""
-        with self.database.write() as session:
-            session.delete(_find(session, response_id, owner))
+        self.database.free(lambda session: session.delete(_find(session, response_id, owner)))
 
     def sweep(self) -> None:
         """Delete what has expired."""
-        with self.database.write() as session:
-            session.execute(delete(StoredResponse).where(StoredResponse.expires_at <= time.time()))
+        expired = delete(StoredResponse).where(StoredResponse.expires_at <= time.time())
+        self.database.free(lambda session: session.execute(expired))
 
 
 def _row(session: Session, response_id: str, owner: str) -> StoredResponse | None:

@@ -25,6 +25,8 @@ from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import File
 
 CHUNK_BYTES = 2**20
+FORM_BYTES = 2**14
+"""More than a form holds besides its file, mostly."""
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
 UPLOAD_SCHEMA = {
     "type": "object",
@@ -85,6 +87,9 @@ class SignedUrl(BaseModel):
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_SCHEMA}}}},
 )
 async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -> JSONResponse:
+    length = request.headers.get("content-length", "")  # with some bytes of the form; what arrives is counted below
+    num_bytes = max(0, int(length) - FORM_BYTES) if length.isdigit() else 0
+    await asyncio.to_thread(services.files.require_room, caller, num_bytes)
     with await asyncio.to_thread(services.files.contents.incoming) as incoming:
         form = await read_upload(request, incoming)
         row = await asyncio.to_thread(_store, services.files, incoming, form, caller)

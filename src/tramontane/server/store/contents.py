@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -24,6 +24,7 @@ from tramontane.server.store.id_folder import ORPHAN_AGE_S, IdFolder
 
 READING = "reading-"
 UNFINISHED = re.compile(r"[0-9a-f-]{36}\.part|reading-.+|tmp\w+")  # the last: of version 0.2.0
+NO_ROOM = "the server's disk is full; the file was not stored"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -33,8 +34,9 @@ class Incoming:
     `write` raises DiskFullError.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, has_room: Callable[[], bool]) -> None:
         self.id = str(uuid.uuid4())
+        self._has_room = has_room
         self.path = folder / f"{self.id}.part"
         self.size_bytes = 0
         self._hash = hashlib.sha256()
@@ -42,6 +44,8 @@ class Incoming:
             self._file = open(self.path, "xb")  # noqa: SIM115 - closed in `__exit__`
 
     def write(self, data: bytes) -> None:
+        if not self._has_room():
+            raise DiskFullError(NO_ROOM)
         with _disk_full():
             self._file.write(data)
         self.size_bytes += len(data)
@@ -70,8 +74,10 @@ class Incoming:
 class ContentStore:
     """Ids are UUIDs of our own making; no name from outside is ever part of a path."""
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
-        """Contents lie in `folder`/files, or at the fsspec URL `url`. Raises ConfigError for one that cannot be."""
+    def __init__(self, folder: Path, url: str | None = None, *, has_room: Callable[[], bool] = lambda: True) -> None:
+        """Contents lie in `folder`/files, or at the fsspec URL `url`. Nothing is taken in while the disk has not
+        `has_room`. Raises ConfigError for a place that cannot be."""
+        self._has_room = has_room
         self._incoming = folder / "incoming"
         try:
             self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,7 +88,7 @@ class ContentStore:
         self.folder = IdFolder(self._fs, self._root, what="contents of files", is_sharded=True)
 
     def incoming(self) -> Incoming:
-        return Incoming(self._incoming)
+        return Incoming(self._incoming, self._has_room)
 
     def publish(self, incoming: Incoming) -> None:
         """Content becomes readable by its id, whole or not at all. Raises DiskFullError."""
@@ -133,5 +139,5 @@ def _disk_full() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise DiskFullError("the server's disk is full; the file was not stored") from None
+            raise DiskFullError(NO_ROOM) from None
         raise

@@ -110,8 +110,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-        if self._lock is not None:
-            self._lock.close()
+        _close(self._lock)
 
 
 @contextlib.contextmanager
@@ -158,13 +157,20 @@ def open_database(address: str, *, serving: bool = False) -> Database:
             _prepare(engine, url)
     except CommandError:
         engine.dispose()
+        _close(lock)
         raise ConfigError(
             f"{shown_url(url)} was written by a newer version; upgrade tramontane, or choose another database"
         ) from None
     except DBAPIError as error:
         engine.dispose()
+        _close(lock)
         raise _unusable(url, str(error.orig)) from None
     return Database(engine, lock=lock, reserve=reserve)
+
+
+def _close(lock: IO[str] | None) -> None:
+    if lock is not None:
+        lock.close()
 
 
 def current_revision(connection: Connection) -> str | None:

@@ -56,6 +56,12 @@ class Key(Base):
     scopes: Mapped[list[str]]
     requests_per_minute: Mapped[int | None] = mapped_column(Integer)
     tokens_per_minute: Mapped[int | None] = mapped_column(Integer)
+    max_concurrent_requests: Mapped[int | None] = mapped_column(Integer)
+    max_files: Mapped[int | None] = mapped_column(Integer)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_batches: Mapped[int | None] = mapped_column(Integer)  # that have not ended
+    max_fine_tuning_jobs: Mapped[int | None] = mapped_column(Integer)  # that have not ended
+    max_models: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
@@ -99,6 +105,7 @@ class BatchJob(Base):
     details: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # the client's metadata
     input_files: Mapped[list[str]]
     requests_id: Mapped[str] = mapped_column(ID)
+    requests_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     status: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[float]
     started_at: Mapped[float | None]

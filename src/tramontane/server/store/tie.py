@@ -8,6 +8,7 @@ older copy, put back from a backup, from the one that the folder went on with.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -21,9 +22,13 @@ from sqlalchemy.exc import IntegrityError
 
 from tramontane import durable
 from tramontane.errors import ConfigError
+from tramontane.server.store.contents import FULL
 from tramontane.server.store.database import Database
+from tramontane.server.store.errors import DiskFullError
 from tramontane.server.store.id_folder import IdFolder
 from tramontane.server.store.tables import Store
+
+log = logging.getLogger(__name__)
 
 TIE = "store.json"
 MAX_UNKNOWN_SHARE = 0.1
@@ -75,7 +80,12 @@ def require_tie(database: Database, keepers: Sequence[Keeper]) -> None:
         problem = _problem(keeper, own, theirs)
         if problem is not None:
             raise ConfigError(f"{database.name} and {keeper.entries.name} do not belong together: {problem}; {REMEDY}")
-    renew_tie(database, keepers)
+    try:
+        renew_tie(database, keepers)
+    except DiskFullError:
+        if own is None or any(theirs is None for theirs in ties):
+            raise
+        log.warning("the disk is full: the tie of %s was not renewed", database.name)
 
 
 def renew_tie(database: Database, keepers: Sequence[Keeper]) -> None:
@@ -127,7 +137,12 @@ def write_tie(folder: IdFolder, tie: Tie) -> None:
     path = f"{folder.root}/{TIE}"
     text = json.dumps({"store_id": tie.store_id, "used_at": tie.used_at})
     if folder.is_local:
-        durable.write(Path(path), text)
+        try:
+            durable.write(Path(path), text)
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFullError(f"the disk of {folder.name} is full") from None
+            raise
     else:
         folder.fs.pipe_file(path, text.encode())
 
