@@ -191,15 +191,26 @@ def test_cancelling(jobs: BatchJobs) -> None:
     claimed = jobs.claim(holder, LeaseWatch())
     assert claimed is not None
     assert claimed.id == running.id
-    for _ in range(2):
-        assert jobs.cancel(running.id, "local").status == CANCELLATION_REQUESTED
     with pytest.raises(ApiError, match="cancel it first"):
         jobs.delete(running.id, "local")
+    for _ in range(2):
+        assert jobs.cancel(running.id, "local").status == CANCELLATION_REQUESTED
     finish(jobs, running.id, holder, CANCELLED)
     assert jobs.cancel(running.id, "local").status == CANCELLED
     jobs.delete(running.id, "local")
     with pytest.raises(ApiError, match="does not exist"):
         jobs.get(running.id, "local")
+
+
+def test_one_that_is_to_end_can_be_deleted_and_its_server_lets_go(jobs: BatchJobs) -> None:
+    """It may wait for a full disk to have room for its results, and keep its requests meanwhile."""
+    job, holder = make(jobs), Server(jobs).holder
+    assert jobs.claim(holder, LeaseWatch()) is not None
+    jobs.cancel(job.id, "local")
+    jobs.delete(job.id, "local")
+    assert jobs.contents.folder.entries() == {}
+    with pytest.raises(LeaseLostError):
+        finish(jobs, job.id, holder, CANCELLED)
 
 
 def test_listing(jobs: BatchJobs) -> None:
