@@ -15,7 +15,8 @@ from tests.server.test_structured import SCHEMAS
 from tests.tokenizer.vocabularies import ours
 
 from benchmarks._results import record, spread
-from tramontane.server.structured.compiler import GrammarCompiler, schema_text
+from tramontane.server.structured.compiler import GrammarCompiler
+from tramontane.server.structured.schema_text import schema_text
 
 VOCABULARIES = ("v7-small", "v3", "v3-tekken")
 ANSWERS = 30

@@ -9,7 +9,8 @@ from typing import Any
 
 from tramontane import LLM, SamplingParams
 from tramontane.engine.speculation import StepCosts
-from tramontane.server.structured.compiler import GrammarCompiler, schema_text
+from tramontane.server.structured.compiler import GrammarCompiler
+from tramontane.server.structured.schema_text import schema_text
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -11,9 +11,10 @@ from fastapi.testclient import TestClient
 
 from tests.server.in_process import HELLO
 from tests.tokenizer.vocabularies import ours
-from tramontane.server.errors import ApiError
 from tramontane.server.notes import Notes
-from tramontane.server.structured.compiler import GrammarCompiler, schema_text
+from tramontane.server.structured.compiler import GrammarCompiler
+from tramontane.server.structured.format_error import FormatError
+from tramontane.server.structured.schema_text import schema_text
 from tramontane.tokenizer.chat import encode_infilling
 
 TOKENIZER = ours("v7-small")
@@ -70,10 +71,10 @@ def test_what_a_grammar_cannot_hold_is_left_out_and_named_or_refused(
     schema_text(wanted, strict=False, place=place, notes=notes)
     assert notes.ignored == {f"{place}.properties.a.{left_out}"}
     assert takes(schema, good)
-    with pytest.raises(ApiError, match=r"^tools\[0\]\.function\.parameters\.properties\.a\.") as caught:
+    with pytest.raises(FormatError, match=r"^tools\[0\]\.function\.parameters\.properties\.a\.") as caught:
         schema_text(wanted, strict=True, place=place)
-    assert caught.value.status == 400
-    assert "\n" not in caught.value.message
+    assert caught.value.param.startswith(f"{place}.properties.a.")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_schema_that_is_too_long_is_refused_before_it_is_worked_on() -> None:
     choices = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
     schema = {"type": "object", "properties": {f"{number:0100}": choices for number in range(1000)}}
     notes = Notes()
-    with pytest.raises(ApiError, match="at most 131,072 are taken"):
+    with pytest.raises(FormatError, match="at most 131,072 are taken"):
         schema_text(schema, strict=False, place="x", notes=notes)
     assert not notes.ignored
 

@@ -78,7 +78,7 @@ def completion_json(completion: Completion, choice: Choice) -> dict[str, Any]:
 
 def require_sound(finish_reason: str | None) -> None:
     """Raise CheckpointError for an answer that the engine had to break off."""
-    if finish_reason == "error":
+    if finish_reason in ("error", "refused"):
         raise CheckpointError(
             "the answer broke off, since the model's scores are not finite: its weights are damaged or leave the "
             "range of the dtype; try --dtype float32"

@@ -52,7 +52,7 @@ def follow(
     for first in range(0, len(texts), BATCH):
         prompts = [encode_instruction(llm, instruction(text)) for text in texts[first : first + BATCH]]
         for completion in (yield Ask(prompts, SamplingParams(max_tokens=max_tokens))):
-            if completion.finish_reason == "error":
+            if completion.finish_reason in ("error", "refused"):
                 raise CheckpointError(f"the model broke off: {completion.choices[0].error}")
             text = completion.text if chat is None else chat.parse(completion.token_ids).content
             answers.append(text.strip())

@@ -20,7 +20,7 @@ from tramontane.engine.logprobs import Logits, MeanHidden, PromptLogprobs
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Collector, FinishReason, Output, Request, Sequence, SequenceId
 from tramontane.engine.runner import Runner
-from tramontane.engine.sampler import Sample, Sampler
+from tramontane.engine.sampler import Sample, Sampler, wait_for_processors
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
 from tramontane.engine.speculation import Drafter, PromptLookup
@@ -146,8 +146,13 @@ class Engine:
         if not self.scheduler.has_work:
             return self._take_outputs()
         plan = self.scheduler.plan()
+        if not plan.chunks:  # all that runs waits for its logits processors
+            self.scheduler.cancel()
+            wait_for_processors(self.scheduler.running)
+            return self._take_outputs()
         started = time.perf_counter()
         try:
+            self.sampler.prepare(plan)
             with torch.inference_mode():
                 samples = self.sampler.sample(plan, self.runner.run(plan))
         except BaseException:
@@ -324,7 +329,11 @@ class Engine:
         self.scheduler.commit(plan, [[sample.token_id for sample in drawn] for drawn in samples])
         self._num_computed_tokens += plan.num_tokens
         for sequence, drawn in zip(plan.samples, samples, strict=True):
+            if not drawn:
+                continue
             sequence.error = drawn[-1].error
+            if drawn[-1].is_refused:
+                sequence.finish_reason = "refused"
             self._outputs.append(self._output(sequence, drawn))
         for chunk in plan.chunks:
             if chunk.sequence.is_finished and not chunk.samples:
@@ -362,6 +371,8 @@ class Engine:
             request.collector = None  # delivered once, with the first Output, which is the first answer's
         if sequence.is_finished:
             self.sampler.forget(sequence.sequence_id)
+            if sequence.pending is not None:
+                sequence.pending.cancel()
             if request.is_finished:
                 self._requests.pop(request.request_id, None)
         return Output(

@@ -9,6 +9,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from torch import Tensor
 
     from tramontane.engine.pages import PageTable
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from tramontane.engine.speculation import Lookup
     from tramontane.model.adapter import Adapter
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "refused"]
+"""`refused`: what the request asked of its answer turned out to be more than is done; `error` says what."""
 
 
 class SequenceId(NamedTuple):
@@ -50,7 +53,7 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] | None = None  # one per new token, where asked for
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # once, with the first Output of the first answer
     num_cached_tokens: int = 0  # prompt tokens that came from the prefix cache
-    error: str | None = None  # set where finish_reason is "error"
+    error: str | None = None  # set where finish_reason is "error" or "refused"
 
     @property
     def request_id(self) -> int:
@@ -131,8 +134,10 @@ class Sequence:
         "may_share_page",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_late_steps",
         "num_prompt_tokens",
         "order",
+        "pending",
         "prefix_node",
         "request",
         "sequence_id",
@@ -156,6 +161,8 @@ class Sequence:
         self.num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache when it first ran
         self.order: tuple[int, int, int] = (0, 0, index)  # place in every queue; set by the scheduler
         self.lookup: Lookup | None = None  # what the drafter knows of it
+        self.pending: Future[None] | None = None  # what its logits processors are still at, before its next draw
+        self.num_late_steps = 0  # steps that were over before them
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
@@ -165,6 +172,11 @@ class Sequence:
             f"Sequence({self.request.request_id}.{self.index} {self.status.value}, {self.num_computed_tokens} of "
             f"{len(self.token_ids)} tokens computed)"
         )
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether no token can be drawn for it yet."""
+        return self.pending is not None and not self.pending.done()
 
     @property
     def generated_token_ids(self) -> SequenceOf[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from tramontane.engine.logprobs import token_logprobs
 from tramontane.engine.request import Sequence, SequenceId, TokenLogprobs
 from tramontane.engine.sampling import LogitsProcessor, SamplingParams
 from tramontane.engine.scheduler import Chunk, StepPlan
+from tramontane.errors import RequestError
 from tramontane.model.transformer import Transformer
 
 
@@ -29,6 +32,13 @@ class Sample:
     token_id: int | None
     logprobs: TokenLogprobs | None = None
     error: str | None = None
+    is_refused: bool = False  # the error is the request's own
+
+
+MIN_PATIENCE_S = 1e-3
+MAX_PATIENCE_S = 20e-3
+"""How long a step waits for logits processors that are not done when its scores are: half as long again as it has
+taken, within these bounds; the upper one where it has nothing else to draw."""
 
 
 class Sampler:
@@ -38,10 +48,13 @@ class Sampler:
         self.model = model
         self.max_rows = max_rows
         self._adjustments: dict[SequenceId, LogitsAdjustment] = {}
+        self._started = 0.0  # when the step did
 
     def sample(self, plan: StepPlan, hidden_ND: Tensor) -> list[list[Sample]]:
         """For each of `plan.samples` what was drawn: one Sample, or, where a chunk has a draft, one for each guess that
-        was drawn and one after them. The rows of `hidden_ND` are those of `Runner.run`."""
+        was drawn and one after them; none where logits processors are not done. The rows of `hidden_ND` are those of
+        `Runner.run`."""
+        self._wait(plan)
         sampled = [chunk for chunk in plan.chunks if chunk.samples]
         samples: list[list[Sample]] = []
         first_row = 0
@@ -51,6 +64,23 @@ class Sampler:
             samples += self._sample_block(block, scores)
             first_row += num_rows
         return samples
+
+    def prepare(self, plan: StepPlan) -> None:
+        """The plan is about to be computed: logits processors that can work ahead begin."""
+        self._started = time.perf_counter()
+        for chunk in plan.chunks:
+            for sequence in chunk.samples:
+                if sequence.request.params.logits_processors and not sequence.is_pending:
+                    sequence.pending = self._adjustment(sequence).prepare(chunk.draft)
+
+    def _wait(self, plan: StepPlan) -> None:
+        pending = [sequence.pending for sequence in plan.samples if sequence.pending is not None]
+        if not pending:
+            return
+        patience = MAX_PATIENCE_S
+        if len(pending) < len(plan.samples):
+            patience = min(patience, max(MIN_PATIENCE_S, (time.perf_counter() - self._started) / 2))
+        wait(pending, patience)
 
     def forget(self, sequence_id: SequenceId) -> None:
         """The sequence has ended."""
@@ -72,11 +102,15 @@ class Sampler:
     def _sample_block(self, chunks: SequenceOf[Chunk], scores: Scores) -> Iterator[list[Sample]]:
         row = 0
         for chunk in chunks:
-            if chunk.draft:
-                yield self._verify(chunk, scores, row)
-            else:
-                for sequence in chunk.samples:
+            for sequence in chunk.samples:
+                if sequence.is_pending:
+                    yield []
+                elif chunk.draft:
+                    yield self._verify(chunk, scores, row)
+                else:
                     yield [self._sample_row(sequence, scores, row)]
+                if not sequence.is_pending:
+                    sequence.pending = None
             row += 1 + len(chunk.draft)
 
     def _verify(self, chunk: Chunk, scores: Scores, row: int) -> list[Sample]:
@@ -110,7 +144,11 @@ class Sampler:
         if params.adjusts_logits:
             adjustment = self._adjustment(sequence)
             try:
+                if sequence.pending is not None:
+                    sequence.pending.result(0)
                 adjusted_V = adjustment.apply(logits_V)
+            except RequestError as error:
+                return Sample(None, error=str(error), is_refused=True)
             except Exception as error:  # a processor is the caller's code: its failure ends this answer, nothing else
                 return Sample(None, error=f"logits processor failed: {type(error).__name__}: {error}")
             if not -np.inf < adjusted_V.max() < np.inf:
@@ -141,6 +179,12 @@ class Scores:
         """(N, V)"""
         rows: NDArray[np.float32] = self._logits_NV.cpu().numpy()
         return rows
+
+
+def wait_for_processors(sequences: Iterable[Sequence]) -> None:
+    """Until one of those that wait for their logits processors need not any more, or a moment has passed."""
+    pending = [sequence.pending for sequence in sequences if sequence.pending is not None]
+    wait(pending, MAX_PATIENCE_S, FIRST_COMPLETED)
 
 
 def _blocks(chunks: SequenceOf[Chunk], max_rows: int) -> Iterator[list[Chunk]]:
@@ -206,6 +250,14 @@ class LogitsAdjustment:
                     if forced := processor.forced_token_ids(generated_token_ids):
                         return [int(token_id) for token_id in forced]
         return []
+
+    def prepare(self, draft: SequenceOf[int]) -> Future[None] | None:
+        """What of the processors' work for the next draws is under way; only one of them can work ahead."""
+        for processor in self.processors:
+            if hasattr(processor, "prepare"):
+                pending: Future[None] | None = processor.prepare(self.sequence.generated_token_ids, draft)
+                return pending
+        return None
 
     def _count_new_tokens(self) -> None:
         sequence = self.sequence

@@ -16,7 +16,11 @@ LogitsProcessor = Callable[[Sequence[int], "torch.Tensor"], "torch.Tensor"]
 """Hook `(generated_token_ids, logits_V) -> logits_V`, float32 in and out, run before penalties and temperature.
 It must depend on nothing but its arguments and its own state for this sequence. A processor with a `clone()`
 method is cloned for each of the `n` answers. One with a method `forced_token_ids(generated_token_ids)` may say which
-tokens it will leave no choice but to draw next; they are computed together, which is much faster."""
+tokens it will leave no choice but to draw next; they are computed together, which is much faster. One with a method
+`prepare(generated_token_ids, draft) -> Future[None] | None` works ahead on a thread of its own, while the model
+computes: for the draw after these tokens and after each guess of `draft`. An answer whose future is not done when its
+step ends has its token drawn in a later one; the other answers of the step go on. A RequestError raised by a processor
+or its future refuses the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,8 @@ class Scheduler:
         self._chunks = {}
         self._is_short_of_pages = False
         for sequence in tuple(self.running):
+            if sequence.is_pending:
+                continue  # its last token is computed when the next one can be drawn
             if sequence.num_remaining_tokens == 1 and sequence.status is SequenceStatus.RUNNING:
                 self._schedule(sequence, 1)
         prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
@@ -143,23 +145,28 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, token_ids: SequenceOf[SequenceOf[int | None]]) -> None:
         """The plan was computed. For each of `plan.samples`, `token_ids` holds what was drawn (None: no token could
-        be): one, or where guesses were right these and the draw after them."""
+        be): one, or where guesses were right these and the draw after them; none where the draw has to wait for what
+        the sequence's logits processors are at."""
         self.plan_in_flight = None
         self.num_steps += 1
         drawn = iter(token_ids)
         for chunk in plan.chunks:
-            if chunk.draft:
-                self._verify(chunk, next(drawn))
+            tokens = [next(drawn) for _ in chunk.samples]
+            if not all(tokens):
+                self._put_off(chunk)
+            elif chunk.draft:
+                self._verify(chunk, tokens[0])
                 continue
-            self.allocator.advance(chunk.sequence, chunk.end)
+            else:
+                self.allocator.advance(chunk.sequence, chunk.end)
             if chunk.end == len(chunk.sequence.token_ids) and not chunk.samples:
                 self.end(chunk.sequence.request, "length")  # nothing but the prompt was to be computed
                 continue
             for fork in chunk.samples[1:]:
                 self._adopt(fork, chunk.sequence)
-            for sequence in chunk.samples:
-                [token_id] = next(drawn)
-                self._append(sequence, token_id)
+            for sequence, drawn_ids in zip(chunk.samples, tokens, strict=True):
+                for token_id in drawn_ids:
+                    self._append(sequence, token_id)
 
     def cancel(self) -> None:
         """The plan in flight was not computed. Its sequences give up their pages, which may hold half-written keys,
@@ -211,7 +218,12 @@ class Scheduler:
 
     def _add_drafts(self, drafter: Drafter) -> None:
         """Let decodes go on with guesses, within the step's tokens and the pages that nobody uses."""
-        chunks = [chunk for chunk in self._chunks.values() if len(chunk.samples) == 1]  # not those about to be forked
+        # not those about to be forked, nor those whose logits processors often come late as it is
+        chunks = [
+            chunk
+            for chunk in self._chunks.values()
+            if len(chunk.samples) == 1 and 8 * chunk.sequence.num_late_steps <= chunk.sequence.num_generated_tokens
+        ]
         budget = self.config.max_batch_tokens - len(self._chunks)
         # a guess of the last token an answer may have would be verified for nothing
         limits = [c.sequence.request.max_total_tokens - len(c.sequence.token_ids) - 1 for c in chunks]
@@ -233,6 +245,13 @@ class Scheduler:
         if self.drafter is not None:
             self.drafter.verified(sequence, len(chunk.draft), num_accepted)
         self._append(sequence, token_ids[-1])
+
+    def _put_off(self, chunk: Chunk) -> None:
+        """The token before the draw that has to wait is computed again then, to have its scores."""
+        sequence = chunk.sequence
+        self.allocator.advance(sequence, chunk.end - len(chunk.draft) - 1)
+        self.allocator.trim(sequence)
+        sequence.num_late_steps += 1
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the queue, at its old place, without pages; its tokens are kept and computed again."""

@@ -20,7 +20,7 @@ class Delta:
     tool_calls: tuple[ToolCallDelta, ...] = ()  # opened, and what their arguments have grown by
     logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None  # set in the last Delta of each answer
-    error: str | None = None  # set where finish_reason is "error"
+    error: str | None = None  # set where finish_reason is "error" or "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Choice:
     stopped_by: str | None = None  # the stop string, where one ended the answer
     logprobs: tuple[TokenLogprobs, ...] | None = None  # one per token id, where asked for
     message: AssistantMessage | None = None  # the answer as a chat message, tool calls parsed
-    error: str | None = None  # set where finish_reason is "error"
+    error: str | None = None  # set where finish_reason is "error" or "refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ def finish_reason(reason: str, *, dialect: Dialect, has_calls: bool = False, is_
 
 def require_sound(call: Call, reason: str, error: str | None) -> None:
     """Raises ApiError for an answer that came to nothing."""
+    if reason == "refused":
+        raise ApiError(400, error or "the request asks too much", param="response_format", code="format_too_complex")
     if reason == "error":
         raise ApiError(500, f"the model failed on this request: {error}")
     if reason == "abort":

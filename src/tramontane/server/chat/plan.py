@@ -44,7 +44,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
     request = await with_documents(call, request)
     messages = conversation(call, request, model)
     prefix = prefix_of(messages)
-    processors = await constraints(request, model, prefix, call.notes)
+    processors = await constraints(request, model, prefix, call.notes, call.caller.owner)
     for name in ("min_tokens", "ignore_eos"):
         if processors and getattr(request, name):
             raise ApiError(400, f"{name} does not go with tools or a response_format", param=name)

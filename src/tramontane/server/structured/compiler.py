@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from tramontane.errors import TokenizerError
-from tramontane.server.errors import ApiError
+from tramontane.server.fair_slots import FairSlots
 from tramontane.server.notes import Notes
-from tramontane.server.structured.json_schema import LIMITS, checkable
-from tramontane.server.structured.processor import GrammarProcessor
+from tramontane.server.structured.format_error import FormatError
+from tramontane.server.structured.json_schema import LIMITS
+from tramontane.server.structured.mask_threads import MAX_MASK_S
+from tramontane.server.structured.processor import GrammarProcessor, Mask
+from tramontane.server.structured.translation import MAX_GRAMMAR_CHARS, Job, fault
+from tramontane.server.structured.workshop import NUM_CHILDREN, WORKSHOP
 from tramontane.tokenizer import Tokenizer
 from tramontane.tokenizer.chat import encode_infilling
 
-MAX_GRAMMAR_CHARS = 256 * 1024
-MAX_SCHEMA_CHARS = 128 * 1024
-MAX_DEPTH = 64  # of a schema; llguidance's own parsers give up at about 100
-_AT_LINE = re.compile(r"at (\d+)\(\d+\): ")
-_ARGUMENTS = re.compile(r"arguments_(\d+): ")  # a tool's rule: see tool_grammar
-MAX_CACHED = 64
-MAX_CACHED_CHARS = 16 * 1024
+MAX_PREFIX_CHARS = 64 * 1024
+MAX_PREFIX_S = 0.5  # processor time to follow it
+MAX_CACHED = 32
+MAX_CACHED_S = 0.25
+"""Grammars are kept for reuse as long as compiling all of them took no longer: their tables grow with that, to some
+100 MB for each second."""
+
+Result = TypeVar("Result")
+
+_THREADS = ThreadPoolExecutor(NUM_CHILDREN, thread_name_prefix="tramontane-grammars")
+
+
+class _Compiled(NamedTuple):
+    matcher: LLMatcher  # never used itself, only copied
+    first_mask: Mask
+    seconds: float
 
 
 class GrammarCompiler:
@@ -36,90 +50,70 @@ class GrammarCompiler:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self._ll_tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, _Compiled] = OrderedDict()
+        self._slots = FairSlots(NUM_CHILDREN, per_owner=1)
+
+    async def follow(
+        self, job: Job, notes: Notes, owner: str, *, trigger: int | None = None, prefix: str = ""
+    ) -> GrammarProcessor:
+        """What `job` asks for, proved in a child process to be within bounds, then as `compile`; owners take turns.
+        Raises FormatError."""
+        async with self._slots.slot(owner):
+            grammar = await _in_thread(lambda: WORKSHOP.translate(job, notes))
+            return await self.compile(grammar, trigger=trigger, prefix=prefix)
 
     async def compile(self, grammar: str, *, trigger: int | None = None, prefix: str = "") -> GrammarProcessor:
         """A processor that holds an answer to `grammar` from its first token on, or from the token `trigger` on.
-        `prefix` is text of the answer that is there already. Raises ApiError 400 for what cannot be compiled."""
+        `prefix` is text of the answer that is there already. Raises FormatError for what cannot be compiled."""
         if len(grammar) > MAX_GRAMMAR_CHARS:
-            raise ApiError(400, f"the grammar has {len(grammar):,} characters; at most {MAX_GRAMMAR_CHARS:,} are taken")
-        matcher = self._compiled.get(grammar)
-        if matcher is None:
-            matcher = await asyncio.to_thread(self._build, grammar)
-            if len(grammar) <= MAX_CACHED_CHARS:
-                self._compiled[grammar] = matcher
-                if len(self._compiled) > MAX_CACHED:
-                    self._compiled.popitem(last=False)
+            raise FormatError(f"the grammar has {len(grammar):,} characters; at most {MAX_GRAMMAR_CHARS:,} are taken")
+        compiled = self._compiled.get(grammar)
+        if compiled is None:
+            compiled = await _in_thread(lambda: self._build(grammar))
+            self._keep(grammar, compiled)
         else:
             self._compiled.move_to_end(grammar)
-        matcher = matcher.deep_copy()
-        if prefix and not matcher.consume_tokens(encode_infilling(self.tokenizer, prefix)):
-            raise ApiError(400, "the assistant's prefix does not begin an answer of the format asked for")
+        matcher = compiled.matcher.deep_copy()
+        if not prefix:
+            return GrammarProcessor(matcher, self.vocab_size, trigger, compiled.first_mask)
+        await _in_thread(lambda: self._begin(matcher, prefix))
         return GrammarProcessor(matcher, self.vocab_size, trigger)
 
-    def _build(self, grammar: str) -> LLMatcher:
+    def _keep(self, grammar: str, compiled: _Compiled) -> None:
+        if compiled.seconds > MAX_CACHED_S:
+            return
+        kept = self._compiled
+        kept[grammar] = compiled
+        while len(kept) > MAX_CACHED or sum(entry.seconds for entry in kept.values()) > MAX_CACHED_S:
+            kept.popitem(last=False)
+
+    def _build(self, grammar: str) -> _Compiled:
         if self._ll_tokenizer is None:
             self._ll_tokenizer = _ll_tokenizer(self.tokenizer, self.vocab_size)
+        started = time.thread_time()
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=LIMITS)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # what is wrong with the beginning shows here
-        if matcher.is_error():
-            raise ApiError(400, _fault(grammar, _one_line(matcher.get_error())))
-        return matcher.deep_copy()
+        built = time.thread_time()
+        if problem := fault(grammar, matcher):
+            raise FormatError(problem)
+        mask = np.zeros((self.vocab_size + 31) // 32, np.int32)
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if time.thread_time() - built > 2 * MAX_MASK_S:
+            raise FormatError("the format asked for is too complex: its beginning alone takes too long to follow")
+        return _Compiled(matcher, mask, time.thread_time() - started)
+
+    def _begin(self, matcher: LLMatcher, prefix: str) -> None:
+        if len(prefix) > MAX_PREFIX_CHARS:
+            raise FormatError(f"a prefix with a format may have {MAX_PREFIX_CHARS:,} characters", "messages")
+        started = time.thread_time()
+        for token_id in encode_infilling(self.tokenizer, prefix):
+            if not matcher.consume_token(token_id):
+                raise FormatError("the assistant's prefix does not begin an answer of the format asked for", "messages")
+            if time.thread_time() - started > MAX_PREFIX_S:
+                raise FormatError("the format asked for is too complex to follow through the assistant's prefix")
 
 
-def schema_text(
-    schema: Mapping[str, Any], *, strict: bool, place: str, closed: bool | None = None, notes: Notes | None = None
-) -> str:
-    """A JSON schema as llguidance's `%json` takes it. With `strict`, what a grammar cannot hold is an error; without,
-    it is left out of the check and named in `notes`. `closed` (by default what is not strict): objects that say nothing
-    of further properties take none. Raises ApiError 400 for a schema that is too large or too deep."""
-    if _depth(schema) > MAX_DEPTH:
-        raise ApiError(400, f"{place} is nested deeper than {MAX_DEPTH} levels", param=place)
-    _text(schema, place)  # what is too long is not worked on
-    # between two tokens of JSON a space, or a line break and indentation: weak models fill answers with spaces if let
-    closed = not strict if closed is None else closed
-    schema = checkable(schema, strict=strict, place=place, closed=closed, notes=notes)
-    options = {"whitespace_pattern": r"[ ]?|\n[ ]{0,20}", "lenient": not strict}
-    return _text({**schema, "x-guidance": options}, place)
-
-
-def _text(schema: Mapping[str, Any], place: str) -> str:
-    text = json.dumps(schema, ensure_ascii=False)
-    if len(text) > MAX_SCHEMA_CHARS:
-        raise ApiError(
-            400, f"{place} has {len(text):,} characters; at most {MAX_SCHEMA_CHARS:,} are taken", param=place
-        )
-    return text
-
-
-def _depth(value: Any) -> int:
-    """Levels of nesting, without recursion."""
-    deepest, pending = 0, [(value, 1)]
-    while pending:
-        current, level = pending.pop()
-        deepest = max(deepest, level)
-        children = current.values() if isinstance(current, Mapping) else current if isinstance(current, list) else ()
-        pending += [(child, level + 1) for child in children if isinstance(child, Mapping | list)]
-    return deepest
-
-
-def _fault(grammar: str, message: str) -> str:
-    """What cannot be compiled: of several tools, the one whose line of the grammar llguidance names."""
-    lines, source = grammar.splitlines(), "the format asked for"
-    if found := _AT_LINE.match(message):
-        line = lines[int(found[1]) - 1] if 0 < int(found[1]) <= len(lines) else ""
-        if tool := _ARGUMENTS.match(line):
-            source, message = f"tools[{tool[1]}].function.parameters", message[found.end() :]
-    return f"{source} cannot be compiled: {message}"
-
-
-def _one_line(message: str) -> str:
-    """Without the backtrace and the quoted source that may follow."""
-    if message.startswith("panic"):
-        return "it is beyond what the grammar library can do"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return (lines[-1] if lines and lines[-1].startswith("error:") else lines[0] if lines else "")[:300]
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
 
 
 def _ll_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> LLTokenizer:

@@ -15,10 +15,11 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
 from tramontane.server.notes import Notes
+from tramontane.server.structured.format_error import FormatError, said
 
-# A step of a hostile grammar takes at most some 15 ms with these, and its tables some 40 MB.
+# They bound tables and rows, not time: a mask within them takes 20 us of most grammars and over a second of some, which
+# is why `mask_threads` counts. A row's items squared are what following one byte may cost.
 LIMITS = LLParserLimits(
     step_lexer_fuel=100_000, max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False
 )
@@ -57,7 +58,7 @@ def checkable(
 ) -> dict[str, Any]:
     """`schema` without what a grammar cannot hold, which `notes` names by its place, and with bounds where answers
     would not end. With `closed`, objects that list their properties and say nothing of others take no others. Raises
-    ApiError 400 naming the place of what a `strict` schema cannot be held to."""
+    FormatError naming the place of what a `strict` schema cannot be held to."""
     named = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     work = _Work(strict, notes, closed, named, frozenset(_parts_of_wholes(schema)))
     return work.copy(schema, place, may_close=True)
@@ -115,7 +116,7 @@ class _Work:
         if self.num_choices > MAX_CHOICES:
             return False
         text = json.dumps({**self.named, **schema, "x-guidance": {"lenient": True}})
-        warnings = LLMatcher.validate_grammar_with_warnings(_holding(text), _bytes(), limits=LIMITS)[1]
+        warnings = LLMatcher.validate_grammar_with_warnings(_holding(text), byte_vocabulary(), limits=LIMITS)[1]
         return not any("oneOf" in warning for warning in warnings)
 
     def inside(self, schema: Any, place: str, *, may_close: bool) -> Any:
@@ -123,8 +124,8 @@ class _Work:
 
     def leave_out(self, name: str, value: Any) -> None:
         if self.strict:
-            said = shortened(json.dumps(value, ensure_ascii=False), MAX_ECHO_CHARS)
-            raise ApiError(400, f"{name}: a grammar cannot hold {said}; leave it out, or strict", param=name)
+            held = said(json.dumps(value, ensure_ascii=False))
+            raise FormatError(f"{name}: a grammar cannot hold {held}; leave it out, or strict", name)
         if self.notes is not None:
             self.notes.ignored.add(name)
 
@@ -192,7 +193,7 @@ def _left_out(schema: Mapping[str, Any]) -> Iterator[str]:
 @lru_cache(4096)
 def is_held(keyword: str, value: str) -> bool:
     """Whether a grammar can hold a string to `pattern` or `format`."""
-    return not LLMatcher.validate_grammar(_holding(json.dumps({"type": "string", keyword: value})), _bytes())
+    return not LLMatcher.validate_grammar(_holding(json.dumps({"type": "string", keyword: value})), byte_vocabulary())
 
 
 def _holding(schema: str) -> str:
@@ -201,7 +202,8 @@ def _holding(schema: str) -> str:
 
 
 @cache
-def _bytes() -> LLTokenizer:
+def byte_vocabulary() -> LLTokenizer:
+    """Of the 256 bytes, for questions that no model's vocabulary matters to."""
     return LLTokenizer("byte")
 
 
