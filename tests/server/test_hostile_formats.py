@@ -17,7 +17,7 @@ from tests.tokenizer.vocabularies import ours
 from tramontane.errors import RequestError
 from tramontane.server.structured.compiler import GrammarCompiler
 from tramontane.server.structured.format_error import FormatError
-from tramontane.server.structured.mask_threads import BURST_S, GrammarUse, MaskThreads
+from tramontane.server.structured.mask_threads import BURST_S, SHARE_S, GrammarUse, MaskThreads
 from tramontane.server.structured.schema_text import MAX_SCHEMA_CHARS, require_small
 
 AMBIGUOUS = 'start: e\ne: e e e | e e | /[a-z ,.]/ | ""'
@@ -130,10 +130,10 @@ def test_answers_that_have_said_the_same_share_one_mask() -> None:
 
 def test_the_budget_is_the_requests_and_its_end_is_every_answers() -> None:
     use = GrammarUse()
-    for _ in range(50):
-        use.charge(BURST_S / 50)
+    for _ in range(49):
+        use.charge(BURST_S / 50 + SHARE_S)
     with pytest.raises(RequestError, match="too complex"):
-        use.charge(BURST_S / 20)
+        use.charge(BURST_S / 20)  # more than so many masks add to the budget
     assert use.fault is not None
 
 

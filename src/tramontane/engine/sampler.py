@@ -70,7 +70,9 @@ class Sampler:
         self._started = time.perf_counter()
         for chunk in plan.chunks:
             for sequence in chunk.samples:
-                if sequence.request.params.logits_processors and not sequence.is_pending:
+                if not sequence.request.params.logits_processors or sequence.is_pending:
+                    continue
+                if sequence.pending is None or sequence.pending.exception() is None:
                     sequence.pending = self._adjustment(sequence).prepare(chunk.draft)
 
     def _wait(self, plan: StepPlan) -> None:
