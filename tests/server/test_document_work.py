@@ -6,8 +6,10 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.documents.fake_llm import FakeLLM, as_llm
 from tests.documents.sample_files import pdf_of
@@ -24,6 +26,7 @@ from tramontane.server.document_work import (
     TASKS_PER_OWNER,
     DocumentWork,
 )
+from tramontane.server.routes import documents
 
 SMALL = b"Eleven byte"
 LONG = "Some words about a wind.\n\n" * 40_000
@@ -182,6 +185,27 @@ def test_what_all_parsers_may_take_is_a_share_of_the_machine(monkeypatch: pytest
         assert work.parsers.num_slots == expected
         least = 2 * document_work.MIN_PARSER_BYTES
         assert expected * work.parser_bytes <= max(least, document_work.PARSERS_SHARE * (memory_gib << 30))
+
+
+def test_prompts_of_a_summary_are_their_owner_s_and_patient(
+    app_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is full for the moment does not end the work of hours."""
+    model = app_client.app.state.services.registry.find("chat")  # type: ignore[attr-defined]
+    generate, asked = model.llm.generate, list[str]()
+
+    async def sometimes_full(*arguments: Any, **options: Any) -> Completion:
+        asked.append(options["owner"])
+        if len(asked) % 2:
+            raise CapacityError("full")
+        completion: Completion = await generate(*arguments, **options)
+        return completion
+
+    monkeypatch.setattr(model.llm, "generate", sometimes_full)
+    monkeypatch.setattr(documents, "RETRY_AFTER_S", 0.01)
+    body = {"model": "chat", "text": "The wind blows.", "words": 10}
+    assert app_client.post("/api/documents/summary", json=body).status_code == 200
+    assert asked == ["local", "local"]
 
 
 def test_a_file_beyond_the_limit_is_refused_by_its_name() -> None:

@@ -71,7 +71,8 @@ def limit_resources(limits: Limits) -> None:
     for kind, limit in wanted.items():
         hard = resource.getrlimit(kind)[1]
         bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (bound, bound))
+        with contextlib.suppress(ValueError, OSError):  # macOS knows some by name only
+            resource.setrlimit(kind, (bound, bound))
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     cpu_s = limits.cpu_s if hard == resource.RLIM_INFINITY else min(limits.cpu_s, hard)
     # first SIGXCPU, which tells the parent which limit it was; SIGKILL a second later

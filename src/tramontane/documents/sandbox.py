@@ -6,7 +6,6 @@ set by the kernel does.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -14,9 +13,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from tramontane.errors import DataError
+
+if TYPE_CHECKING:
+    import asyncio
 
 Task = Literal["pdf", "docx", "html", "url"]
 
@@ -81,6 +83,8 @@ def run_parser(task: Task, data: bytes, *, name: str, limits: Limits) -> str:
 
 async def run_parser_async(task: Task, data: bytes, *, name: str, limits: Limits) -> str:
     """As `run_parser`, without a thread. Whoever cancels it ends the child."""
+    import asyncio  # here, since the child imports this file and starts sooner without
+
     child = await asyncio.create_subprocess_exec(
         *command(task, limits),
         stdin=subprocess.PIPE,

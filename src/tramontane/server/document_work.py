@@ -39,8 +39,8 @@ MAX_FILES_WAITING = 32  # of an owner
 
 NUM_THREADS = 2  # a step holds the interpreter most of its time: more would not do more
 MAX_TASKS = 64
-TASKS_PER_OWNER = 4
-MAX_TASKS_WAITING = 12  # of an owner; each keeps its text
+TASKS_PER_OWNER = 2
+MAX_TASKS_WAITING = 14  # of an owner; each keeps its text
 
 
 class DocumentWork:
