@@ -33,14 +33,20 @@ class LiveServer:
 
 
 def start_server(
-    home: Path, arguments: Sequence[object], *, module: str = "tramontane.cli", port: int = 0
+    home: Path,
+    arguments: Sequence[object],
+    *,
+    module: str = "tramontane.cli",
+    port: int = 0,
+    launcher: Sequence[str] = (),
 ) -> LiveServer:
     """`tramontane serve ARGUMENTS --port PORT`, once it answers (0: on a free one); its state lies in `home`, its log
-    beside it."""
+    beside it. `launcher`: a command that
+    runs another."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     environment = {**os.environ, "TRAMONTANE_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, "serve", *map(str, arguments), "--port", str(port)]
+    command = [*launcher, sys.executable, "-m", module, "serve", *map(str, arguments), "--port", str(port)]
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     started = time.monotonic()
