@@ -333,7 +333,9 @@ def http(data: bytes) -> None:
         size = 1 + data[0] * 4
         protocol.data_received(data[1 : 1 + size])
         data = data[1 + size :]
+        run(asyncio.sleep(0))  # the app answers what is whole
     protocol.connection_lost(None)
+    run(asyncio.sleep(0))
     if connection.written:
         assert connection.written.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200", b"HTTP/1.1 100")), connection.written
 
@@ -356,6 +358,18 @@ class _Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._is_closing
 
+    def abort(self) -> None:
+        self._is_closing = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._is_closing = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -365,6 +379,7 @@ def _http_protocol() -> Any:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+    from tramontane.server.connections import ConnectionLimits, Connections
     from tramontane.server.http_protocol import HttpProtocol
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -375,7 +390,10 @@ def _http_protocol() -> Any:
 
     config = Config(app, http=HttpProtocol, log_config=None)
     config.load()
-    return HttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=_loop())
+    state = ServerState()
+    return HttpProtocol(
+        config=config, server_state=state, app_state={}, _loop=_loop(), connections=Connections(ConnectionLimits())
+    )
 
 
 # ---- documents ----
@@ -384,9 +402,15 @@ def _http_protocol() -> Any:
 def _document(task: str, data: bytes) -> None:
     """As the child process reads it, which ends for too much time or memory: here that is the fuzzer's to see."""
     from tramontane.documents.child import reply_to
+    from tramontane.documents.sandbox import limits_for
 
-    reply = reply_to(task, data)
-    assert reply.keys() in ({"text"}, {"error"})
+    reply = reply_to(task, data, limits_for(len(data)))
+    if reply[:1] == b"-":
+        assert b"\n" not in reply
+        assert 1 < len(reply) <= MAX_ERROR_CHARS, reply
+    else:
+        assert reply[:1] == b"+"
+        reply.decode()
 
 
 @target
