@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from tramontane.engine.async_engine import AsyncEngine, Health
 from tramontane.engine.logprobs import LastHidden, MeanHidden
 from tramontane.engine.request import Output, TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
+from tramontane.errors import ContextLengthError
 from tramontane.hub import resolve_model
 from tramontane.llm.completion import Completion, Delta
 from tramontane.llm.generation import Generation
@@ -228,16 +229,60 @@ class AsyncLLM:
         )
         return Stream(self.engine, Generation(prompt, sampling), outputs)
 
+    @property
+    def max_text_bytes(self) -> int:
+        """A text of more bytes does not fit into the context, whatever it says."""
+        return self.max_seq_len * self.tokenizer.max_token_bytes
+
     async def read_prompt(
         self, prompt: str | Sequence[int] | Sequence[Message], *, tools: Sequence[Message] | None = None
     ) -> Prompt:
         """The prompt as token ids; a long one is encoded on another thread, so that other tasks go on.
 
-        Raises TokenizerError for a conversation this model's format cannot express.
+        Raises TokenizerError for a conversation this model's format cannot express, and ContextLengthError, before
+        anything is encoded, for a prompt that cannot fit.
         """
-        if _num_chars(prompt) <= LONG_TEXT_CHARS:
+        self._require_room(prompt)
+        if _num_chars(prompt) + _num_chars(tools or ()) <= LONG_TEXT_CHARS:
             return read_prompt(self.tokenizer, prompt, tools)
         return await asyncio.to_thread(read_prompt, self.tokenizer, prompt, tools)
+
+    async def read_prompts(self, prompts: Sequence[str | Sequence[int] | Sequence[Message]]) -> list[Prompt]:
+        """As `read_prompt`, of each, the short ones together on one other thread where together they are long."""
+        for prompt in prompts:
+            self._require_room(prompt)
+        if sum(map(_num_chars, prompts)) <= LONG_TEXT_CHARS:
+            return [read_prompt(self.tokenizer, prompt, None) for prompt in prompts]
+        return await asyncio.to_thread(lambda: [read_prompt(self.tokenizer, prompt, None) for prompt in prompts])
+
+    async def read_gap(self, prompt: str, suffix: str) -> Prompt:
+        """As `read_prompt`, of the texts on both sides of a gap to fill."""
+        self._require_room([{"content": prompt}, {"content": suffix}])
+        if len(prompt) + len(suffix) <= LONG_TEXT_CHARS:
+            return fim_prompt(self.tokenizer, prompt, suffix)
+        return await asyncio.to_thread(fim_prompt, self.tokenizer, prompt, suffix)
+
+    async def read_prediction(self, text: str) -> list[int]:
+        """Token ids of what an answer may say, as far as the context could hold it."""
+        text = text[: self.max_text_bytes]
+        if len(text) <= LONG_TEXT_CHARS:
+            return self.tokenizer.encode(text)
+        return await asyncio.to_thread(self.tokenizer.encode, text)
+
+    def _require_room(self, prompt: str | Sequence[int] | Sequence[Message]) -> None:
+        """Raises ContextLengthError for a prompt that cannot fit, by its length alone."""
+        if isinstance(prompt, str):
+            num_bytes = _num_bytes(prompt)
+        elif prompt and isinstance(prompt[0], int):
+            num_bytes = len(prompt) * self.tokenizer.max_token_bytes
+        else:
+            num_bytes = sum(_num_bytes(text) for message in prompt for text in _texts(message))
+        if num_bytes > self.max_text_bytes:
+            least = -(-num_bytes // self.tokenizer.max_token_bytes)
+            raise ContextLengthError(
+                f"This model's maximum context length is {self.max_seq_len} tokens, but the prompt has at least "
+                f"{least}; shorten it"
+            )
 
     async def embed(
         self,
@@ -249,7 +294,7 @@ class AsyncLLM:
         adapter: str | None = None,
     ) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
-        batch = [(await self.read_prompt(text)).token_ids for text in texts]
+        batch = [prompt.token_ids for prompt in await self.read_prompts(texts)]
         return await self.embed_token_ids(batch, priority=priority, owner=owner, salt=salt, adapter=adapter)
 
     async def embed_token_ids(
@@ -328,6 +373,20 @@ class AsyncLLM:
             async for _ in stream:
                 pass
             return stream.completion()
+
+
+def _texts(message: object) -> Iterator[str]:
+    """Of a message: those that every chat format writes down, so that they count whatever the format is."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    for chunk in [content] if isinstance(content, str) else content or ():
+        text = chunk.get("text") if isinstance(chunk, Mapping) else chunk
+        if isinstance(text, str):
+            yield text
+
+
+def _num_bytes(text: str) -> int:
+    """At least; white space around a text is what some chat formats leave out."""
+    return len(text.strip()) if text.isascii() else len(text.strip().encode(errors="replace"))
 
 
 def _num_chars(prompt: object) -> int:

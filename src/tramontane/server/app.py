@@ -16,6 +16,8 @@ from tramontane.errors import TramontaneError
 from tramontane.server.auth import LOOPBACK, Caller, Gate, require_policies, require_safe_address
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import Answer, BatchRunner
+from tramontane.server.body_bounds import body_bounds
+from tramontane.server.body_budget import body_budget
 from tramontane.server.dialect import Dialect
 from tramontane.server.dispatch import dispatch
 from tramontane.server.failures import add_error_handlers
@@ -142,6 +144,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         fine_tuned_models=tuned_models,
         fine_tuning_runner=tuning_runner,
         observers=observers,
+        body_budget=body_budget(settings),
     )
     add_error_handlers(app)
     require_policies(ROUTERS)
@@ -149,7 +152,8 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         app.include_router(router)
     add_openapi(app, ROUTERS)
     policy = guard_policy(settings)
-    app.add_middleware(BodyLimit, policy=policy)
+    services: Services = app.state.services
+    app.add_middleware(BodyLimit, bounds_of=lambda path: body_bounds(path, policy, services.registry))
     if policy.origins:  # without credentials: a page must hold a key of its own, never a cookie
         app.add_middleware(
             CORSMiddleware,

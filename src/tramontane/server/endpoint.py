@@ -27,7 +27,7 @@ from tramontane.server.guard import REQUEST_ID
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
-from tramontane.server.schema.base import Body, read_json, validate
+from tramontane.server.schema.base import Body, json_body, validate
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import KEEP_ALIVE_S, EventStream, comment, failure_event
 
@@ -149,19 +149,19 @@ class Endpoint(Generic[Body]):
         status = 500
         is_streaming = False
         try:
-            data = await read_json(request)
-            call.dialect = dialect_of(request, data, call.dialect)
-            call.is_strict = call.is_strict or is_mistral_client(request)
-            body = validate(self.body, data, notes=None if call.is_strict else call.notes)
-            if self.stream is not None and getattr(body, "stream", False):
-                events = await begun(request, call, self.stream(call, body))
-                is_streaming = True
-                return EventStream(
-                    events,
-                    lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
-                    call.headers,
-                )
-            answer = await unless_disconnected(request, self.answer(call, body))
+            async with json_body(request, call.caller) as data:
+                call.dialect = dialect_of(request, data, call.dialect)
+                call.is_strict = call.is_strict or is_mistral_client(request)
+                body = validate(self.body, data, notes=None if call.is_strict else call.notes)
+                if self.stream is not None and getattr(body, "stream", False):
+                    events = await begun(request, call, self.stream(call, body))
+                    is_streaming = True
+                    return EventStream(
+                        events,
+                        lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
+                        call.headers,
+                    )
+                answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
             return JSONResponse(answer, headers=call.headers)
         except ClientGoneError:

@@ -121,6 +121,10 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(400, str(error))
         case EngineStoppedError():
             return ApiError(503, "the model has stopped and the server is going down; try again later")
+        case MemoryError():
+            return ApiError(
+                503, "the server has no memory left for this request", headers={"Retry-After": str(RETRY_AFTER_S)}
+            )
         case TramontaneError():
             return ApiError(500, str(error))
         case _:

@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,8 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_PATH_BYTES = 4096
 HEADERS = "tramontane.headers"
 """Where a dependency leaves headers of the answer, whatever answer it will be: a dict in the scope."""
+BOUNDS = "tramontane.body_bounds"
+"""Where the bounds of the request's body are in the scope."""
 REQUEST_ID = "tramontane.request_id"
 """Where the request's id is in the scope: every answer carries it, and what is logged of a failure."""
 AT_END = "tramontane.at_end"
@@ -130,16 +133,26 @@ class Guard:
             raise ApiError(403, "pages of that Origin may not call this server; --cors-origin lets one", code="origin")
 
 
+class Bounds(Protocol):
+    """How much the body of a request may hold."""
+
+    @property
+    def max_bytes(self) -> int: ...
+
+
 class BodyLimit:
-    def __init__(self, app: ASGIApp, policy: GuardPolicy) -> None:
+    """`bounds_of` tells them by the path."""
+
+    def __init__(self, app: ASGIApp, bounds_of: Callable[[str], Bounds]) -> None:
         self.app = app
-        self.policy = policy
+        self.bounds_of = bounds_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.policy.max_bytes(scope["path"])
+        scope[BOUNDS] = bounds = self.bounds_of(scope["path"])
+        limit = bounds.max_bytes
         length = _header(scope, b"content-length")
         if length is not None and not (length.isascii() and length.isdigit()):
             await ApiError(400, "Content-Length is not a number").response()(scope, receive, send)

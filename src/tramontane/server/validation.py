@@ -16,11 +16,14 @@ Wrong = Mapping[str, Any]
 OTHER_KIND = frozenset(("model_type", "model_attributes_type", "dataclass_type"))
 EXPECTED = "Input should be "
 NOT_SHOWN = object()
+MAX_ERRORS = 20
+"""That are looked at: the work grows with their square."""
 
 
 def validation_error(errors: Sequence[Wrong], data: Any = NOT_SHOWN, prefix: Sequence[str] = ()) -> ApiError:
     """422. The message names one field of `data` and how many more are wrong; `detail` keeps pydantic's places, but for
     the names of types in them."""
+    errors = errors[:MAX_ERRORS]
     found = _meant([(_path(error, data), error) for error in errors])
     detail = []
     for path, error in found:

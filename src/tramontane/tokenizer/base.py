@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tramontane.errors import TokenizerError
@@ -137,6 +138,12 @@ class Tokenizer(ABC):
         if token_id < 0:
             raise TokenizerError(f"token id {token_id} is negative")
         return self._pieces[token_id] if token_id < self.vocab_size else b""
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """Of the longest token: a text of more bytes than so many times n is more than n tokens. No tokenizer here
+        drops anything of a text but the space that sentencepiece has put before it."""
+        return max(map(len, self._pieces))
 
     def is_control(self, token_id: int) -> bool:
         return token_id in self._control

@@ -50,7 +50,7 @@ async def plan_chat(call: Call, request: ChatRequest) -> AnswerPlan:
             raise ApiError(400, f"{name} does not go with tools or a response_format", param=name)
     params = request.sampling(
         model.default_sampling,
-        prediction=_prediction(request, model),
+        prediction=await _prediction(request, model),
         logits_processors=processors,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=(request.top_prompt_logprobs or 0) if request.prompt_logprobs else None,
@@ -87,10 +87,10 @@ def _functions(call: Call, request: ChatRequest) -> list[Tool]:
     return list(functions.values())
 
 
-def _prediction(request: ChatRequest, model: ServedModel) -> tuple[int, ...]:
+async def _prediction(request: ChatRequest, model: ServedModel) -> tuple[int, ...]:
     """Tokens of the text that the answer may repeat; the engine verifies what it takes from them."""
     if request.prediction is None:
         return ()
     content = request.prediction.content
     text = content if isinstance(content, str) else "".join(chunk.text for chunk in content)
-    return tuple(model.llm.tokenizer.encode(text))
+    return tuple(await model.llm.read_prediction(text))

@@ -36,10 +36,16 @@ async def apply_guardrails(
                     f"guardrails: unknown category {unknown[0]!r}; known are {', '.join(categories)}",
                     param="guardrails",
                 )
+            watched = {n: q for n, q in categories.items() if n in thresholds or not settings.ignore_other_categories}
+            if not watched:
+                raise ApiError(
+                    400,
+                    "guardrails: with ignore_other_categories, name categories in custom_category_thresholds",
+                    param="guardrails",
+                )
             judge = model
             if settings.model_name is not None:
                 judge = call.services.registry.resolve(settings.model_name, call.caller.owner)
-            watched = {n: q for n, q in categories.items() if n in thresholds or not settings.ignore_other_categories}
             try:
                 scores = await reflect(call, judge, conversation_text(messages), watched, chat=True)
             except TramontaneError as error:

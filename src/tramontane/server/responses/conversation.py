@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from tramontane.errors import ContextLengthError
 from tramontane.llm.async_llm import Stream
 from tramontane.server.chat.plan import AnswerPlan, plan_chat
 from tramontane.server.endpoint import Call
@@ -59,11 +60,14 @@ async def read_conversation(call: Call, request: ResponseInput) -> Conversation:
     starts = [place for place, item in enumerate(items) if isinstance(item, MessageItem) and item.role == "user"]
     candidates = [0, *starts[1:]]
     low, high = 0, len(candidates) - 1
-    plans: dict[int, AnswerPlan] = {}
+    plans: dict[int, AnswerPlan | None] = {}
     while low < high:
         middle = (low + high) // 2 if plans else 0  # most conversations fit whole
-        plans[middle] = await plan_of(_without(items, candidates[middle]))
-        if _fits(request, plans[middle]):
+        plan = None
+        with contextlib.suppress(ContextLengthError):
+            plan = await plan_of(_without(items, candidates[middle]))
+        plans[middle] = plan
+        if plan is not None and _fits(request, plan):
             high = middle
         else:
             low = middle + 1

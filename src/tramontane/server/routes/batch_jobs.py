@@ -17,7 +17,7 @@ from tramontane.server.batch.jobs import STATUSES, JobListing
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES, ENDPOINTS
 from tramontane.server.errors import ApiError
-from tramontane.server.schema.base import read_json, validate
+from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import (
     MAX_INLINE,
     METADATA_NAME,
@@ -61,22 +61,23 @@ def check_endpoint(endpoint: str) -> bool:
     },
 )
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
-    body = validate(BatchJobRequest, await read_json(request))
-    needs_model = check_endpoint(body.endpoint)
-    registry = services.registry
-    model = None if body.model is None else registry.resolve(body.model, caller.owner)
-    new = NewBatch(
-        dialect="mistral",
-        endpoint=body.endpoint,
-        needs_model=needs_model,
-        timeout_s=body.timeout_hours * 3600,
-        model=body.model,
-        is_model=lambda name: registry.look_up(name, caller.owner) is model,
-        input_files=body.input_files or (),
-        requests=[entry.model_dump() for entry in body.requests or ()],
-        details=None if body.metadata is None else dict(body.metadata),
-    )
-    job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)
+    async with json_body(request, caller) as data:
+        body = validate(BatchJobRequest, data)
+        needs_model = check_endpoint(body.endpoint)
+        registry = services.registry
+        model = None if body.model is None else registry.resolve(body.model, caller.owner)
+        new = NewBatch(
+            dialect="mistral",
+            endpoint=body.endpoint,
+            needs_model=needs_model,
+            timeout_s=body.timeout_hours * 3600,
+            model=body.model,
+            is_model=lambda name: registry.look_up(name, caller.owner) is model,
+            input_files=body.input_files or (),
+            requests=[entry.model_dump() for entry in body.requests or ()],
+            details=None if body.metadata is None else dict(body.metadata),
+        )
+        job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)
     services.batch_runner.wake()
     return JSONResponse(job_object(job).model_dump())
 

@@ -22,7 +22,7 @@ from tramontane.server.batch.jobs import (
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES
 from tramontane.server.routes.batch_jobs import BatchCaller, check_endpoint, seconds
-from tramontane.server.schema.base import read_json, validate
+from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import BatchList, BatchObject, BatchRequest, RequestCounts
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.tables import BatchJob
@@ -53,7 +53,8 @@ BODIES["BatchRequest"] = BatchRequest
     },
 )
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
-    body = validate(BatchRequest, await read_json(request))
+    async with json_body(request, caller) as data:
+        body = validate(BatchRequest, data)
     new = NewBatch(
         dialect="openai",
         endpoint=body.endpoint,

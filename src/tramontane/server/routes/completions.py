@@ -13,7 +13,7 @@ from tramontane.engine.request import TokenLogprobs
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import Choice, Completion, Delta
 from tramontane.llm.async_llm import Stream
-from tramontane.llm.prompt import Prompt, fim_prompt
+from tramontane.llm.prompt import Prompt
 from tramontane.server.chat.finish import finish_reason, require_sound
 from tramontane.server.chat.logprobs import token_text
 from tramontane.server.endpoint import Call, Endpoint
@@ -30,7 +30,7 @@ router = APIRouter()
 async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
     model = call.use(request.model)
     params = _params(request, model)
-    prompts = [await _prompt(model, request, prompt) for prompt in request.prompts]
+    prompts = await _prompts(model, request)
     tasks = [asyncio.ensure_future(_complete(call, model, prompt, params)) for prompt in prompts]
     try:
         completions = await asyncio.gather(*tasks)
@@ -50,7 +50,7 @@ async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
 async def stream(call: Call, request: CompletionRequest) -> AsyncGenerator[bytes]:
     model = call.use(request.model)
     params = _params(request, model)
-    prompts = [await _prompt(model, request, prompt) for prompt in request.prompts]
+    prompts = await _prompts(model, request)
     async with contextlib.AsyncExitStack() as started:
         streams = [await started.enter_async_context(await call.start(model, prompt, params)) for prompt in prompts]
         return _events(call, request, model, streams, started.pop_all())
@@ -135,13 +135,14 @@ def _params(request: CompletionRequest, model: ServedModel) -> SamplingParams:
     return request.sampling(model.default_sampling, **more)
 
 
-async def _prompt(model: ServedModel, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+async def _prompts(model: ServedModel, request: CompletionRequest) -> list[Prompt]:
     if not request.suffix:
-        return await model.llm.read_prompt(prompt)
+        return await model.llm.read_prompts(request.prompts)
     if not model.capabilities.completion_fim:
         raise ApiError(400, f"the model {model.name} cannot fill in the middle; leave suffix out", param="suffix")
-    text = prompt if isinstance(prompt, str) else model.llm.tokenizer.decode(prompt)
-    return fim_prompt(model.llm.tokenizer, text, request.suffix)
+    decode = model.llm.tokenizer.decode
+    texts = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in request.prompts]
+    return [await model.llm.read_gap(text, request.suffix) for text in texts]
 
 
 async def _complete(call: Call, model: ServedModel, prompt: Prompt, params: SamplingParams) -> Completion:

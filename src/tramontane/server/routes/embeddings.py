@@ -26,7 +26,7 @@ async def answer(call: Call, request: EmbeddingRequest) -> dict[str, Any]:
         )
     if request.output_dtype in ("binary", "ubinary") and dimension % 8:
         raise ApiError(400, f"output_dimension={dimension}: packed bits need a multiple of 8", param="output_dimension")
-    texts = [(await model.llm.read_prompt(text)).token_ids for text in request.texts]
+    texts = [prompt.token_ids for prompt in await model.llm.read_prompts(request.texts)]
     call.prompt_tokens = sum(map(len, texts))
     vectors_ND = (
         await model.embed(texts, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tramontane.llm.prompt import fim_prompt
 from tramontane.server.chat.answer import chat_answer
 from tramontane.server.chat.plan import AnswerPlan
 from tramontane.server.chat.streaming import chat_events
@@ -25,7 +24,7 @@ async def plan_fim(call: Call, request: FimRequest) -> AnswerPlan:
     if not request.suffix:
         prompt = await model.llm.read_prompt(request.prompt)
     elif model.capabilities.completion_fim:
-        prompt = fim_prompt(model.llm.tokenizer, request.prompt, request.suffix)
+        prompt = await model.llm.read_gap(request.prompt, request.suffix)
     else:
         raise ApiError(400, f"the model {model.name} cannot fill in the middle; leave suffix out", param="suffix")
     return AnswerPlan(

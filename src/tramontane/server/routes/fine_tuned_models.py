@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.endpoint import BODIES
-from tramontane.server.schema.base import read_json, validate
+from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.fine_tuning import ArchivedModel, FineTunedModelObject, ModelUpdate, TargetObject
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.store.tables import FineTunedModel
@@ -50,7 +50,8 @@ async def _set_archived(services: Services, name: str, caller: Caller, *, value:
     },
 )
 async def update(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> FineTunedModelObject:
-    body = validate(ModelUpdate, await read_json(request))
+    async with json_body(request, caller) as data:
+        body = validate(ModelUpdate, data)
     given = body.model_dump(exclude_unset=True)
     values = {{"name": "title"}.get(field, field): value for field, value in given.items()}
     row = await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, **values)

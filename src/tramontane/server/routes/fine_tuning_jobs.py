@@ -21,7 +21,7 @@ from tramontane.server.fine_tuning.jobs import FAILED_VALIDATION, INVALID_LINE, 
 from tramontane.server.fine_tuning.mistral_view import detailed_job, dry_run, job_object
 from tramontane.server.fine_tuning.openai_view import openai_checkpoints, openai_events, openai_job
 from tramontane.server.fine_tuning.progress import read_progress
-from tramontane.server.schema.base import read_json, validate
+from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.fine_tuning import (
     DetailedJobObject,
     JobList,
@@ -82,11 +82,11 @@ async def create(
     caller: TuningCaller,
     dry_run_only: Annotated[bool, Query(alias="dry_run")] = False,
 ) -> JSONResponse:
-    data = await read_json(request)
-    if "training_file" in data:
-        new = _from_openai(services, caller, validate(OpenaiJobRequest, data))
-    else:
-        new = _from_mistral(services, caller, validate(JobRequest, data), is_dry_run=dry_run_only)
+    async with json_body(request, caller) as data:
+        if "training_file" in data:
+            new = _from_openai(services, caller, validate(OpenaiJobRequest, data))
+        else:
+            new = _from_mistral(services, caller, validate(JobRequest, data), is_dry_run=dry_run_only)
     if not services.settings.fine_tuning_jobs:
         raise ApiError(403, "this server trains nothing (fine_tuning_jobs=0)", code="fine_tuning_off")
     job = await asyncio.to_thread(create_job, services.fine_tuning_jobs, services.files, caller, new)

@@ -60,7 +60,7 @@ async def _classify(
     call: Call, name: str, model: ServedModel, inputs: Sequence[str] | Sequence[Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """By a model that was trained to; `inputs` are texts or conversations."""
-    batch = [(await model.llm.read_prompt(each)).token_ids for each in inputs]
+    batch = [prompt.token_ids for prompt in await model.llm.read_prompts(inputs)]
     call.prompt_tokens += sum(map(len, batch))
     found = await asyncio.gather(
         *(

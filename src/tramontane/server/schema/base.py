@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-import pydantic_core
+import jiter
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from tramontane.server.errors import ApiError
+from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
+from tramontane.server.guard import BOUNDS
 from tramontane.server.notes import Notes
 from tramontane.server.validation import validation_error
 
+if TYPE_CHECKING:  # these lead to the models, which lead here
+    from tramontane.server.auth import Caller
+    from tramontane.server.body_bounds import BodyBounds
+    from tramontane.server.body_budget import BodyShare
+
 Body = TypeVar("Body", bound="ApiModel")
+MAX_FIELDS = 512
+"""Of one object, known and unknown: more are refused before any is looked at."""
+LONG_BODY_BYTES = 256 * 1024
+DUPLICATE = re.compile(r"Detected duplicate key (.*) (at line \d+ column \d+)\Z", re.DOTALL)
+
+
+def _stop_at_first(schema: Any) -> None:
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _stop_at_first(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _stop_at_first(part)
 
 
 class ApiModel(BaseModel):
@@ -23,9 +57,19 @@ class ApiModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Of a list, the first wrong entry ends the check: a list may hold any number of them, and the answer names
+        one."""
+        schema = handler(source)
+        _stop_at_first(schema)
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"Object should have at most {MAX_FIELDS} fields")
         if not isinstance(data, dict) or all(value is not None for value in data.values()):
             return data
         return {name: value for name, value in data.items() if value is not None or name not in _never_null(cls)}
@@ -39,6 +83,33 @@ def _never_null(kind: type[BaseModel]) -> frozenset[str]:
         for name, field in kind.model_fields.items()
         if not field.is_required() and type(None) not in (field.annotation, *get_args(field.annotation))
     )
+
+
+def at_most(count: int, what: str) -> BeforeValidator:
+    """Of an object with names of the client's own: how many it may have, looked at before any of them."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise PydanticCustomError("too_long", f"Object should have at most {count} {what}, not {len(value)}")
+        return value
+
+    return BeforeValidator(checked)
+
+
+def _has_short_texts(value: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(text, str) and len(text) > MAX_METADATA_CHARS for text in value.values()):
+        raise PydanticCustomError("too_long", f"Texts should have at most {MAX_METADATA_CHARS} characters")
+    return value
+
+
+MAX_METADATA = 16
+MAX_METADATA_CHARS = 512
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Any],
+    at_most(MAX_METADATA, "pairs"),
+    AfterValidator(_has_short_texts),
+]
+"""What a client keeps beside a request: as much as OpenAI's API takes of it."""
 
 
 def validate(kind: type[Body], data: Any, *, notes: Notes | None = None) -> Body:
@@ -68,19 +139,57 @@ def _taken_out(value: Any, place: str) -> Iterator[str]:
             yield from _taken_out(field, f"{place}{name}.")
 
 
-async def read_json(request: Request) -> Mapping[str, Any]:
-    """The object in a request's body. Raises ApiError 415 for another content type, 400 for what is no JSON object
-    (NaN, infinities and deep nesting included)."""
+@asynccontextmanager
+async def json_body(request: Request, caller: Caller) -> AsyncIterator[Mapping[str, Any]]:
+    """The object in a request's body, whose bytes count as the caller's until the end of the block.
+
+    Raises ApiError 415 for another content type, 429 where too many bytes are held already, 413 or 400 for more than
+    any valid body has in it, 400 for what is no JSON object (NaN, infinities, deep nesting and names given twice
+    included).
+    """
+    services = request.app.state.services
+    with services.body_budget.held(caller.key_id) as share:
+        yield await read_json(request, share)
+
+
+async def read_json(request: Request, share: BodyShare) -> Mapping[str, Any]:
+    """As `json_body`; `share` grows by what is read."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise ApiError(415, f"content type {content_type or 'missing'}: send application/json")
+    body = await _received(request, share)
+    bounds: BodyBounds = request.scope[BOUNDS]
+    if len(body) > LONG_BODY_BYTES:
+        await asyncio.to_thread(bounds.check, body)
+    else:
+        bounds.check(body)
     try:
-        data = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
+        data = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}") from None
+        raise ApiError(400, _not_json(str(error))) from None
     if not isinstance(data, dict):
         raise ApiError(422, "the body must be a JSON object", detail=[_not_an_object(data)])
     return data
+
+
+async def _received(request: Request, share: BodyShare) -> bytes:
+    share.grow_to(int(request.headers.get("content-length") or 0))
+    chunks: list[bytes] = []
+    num_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        share.grow_to(num_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _not_json(reason: str) -> str:
+    found = DUPLICATE.match(reason)
+    if found is None:
+        return f"the body is not valid JSON: {reason}"
+    return (
+        f"the body names {shortened(found[1], MAX_ECHO_CHARS)} twice in one object, {found[2]}; leave one of them out"
+    )
 
 
 def _not_an_object(data: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from tramontane.server.schema.base import ApiModel
+from tramontane.server.schema.base import MAX_METADATA, ApiModel, at_most
 
 MAX_INLINE = 10_000
 WINDOW = re.compile(r"([1-9][0-9]{0,2})h\Z")
@@ -30,7 +30,7 @@ class BatchJobRequest(ApiModel):
     requests: Annotated[list[InlineRequest], Field(max_length=MAX_INLINE)] | None = None
     model: str | None = None
     agent_id: None = None
-    metadata: dict[MetadataName, MetadataText] | None = None
+    metadata: Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")] | None = None
     timeout_hours: int = Field(default=24, ge=1, le=168)
 
     @model_validator(mode="after")
@@ -51,7 +51,7 @@ class BatchRequest(ApiModel):
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: dict[MetadataName, MetadataText] | None = None
+    metadata: Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")] | None = None
     output_expires_after: OutputExpiry | None = None  # from when the results are written
 
     @model_validator(mode="after")

@@ -6,10 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from tramontane.server.schema.base import ApiModel
-from tramontane.server.schema.sampling import SamplingFields
+from tramontane.server.schema.base import ApiModel, at_most
+from tramontane.server.schema.sampling import MAX_INTEGER, SamplingFields
 
 JsonObject = dict[str, Any]
+MAX_MESSAGES = 10_000
+MAX_CHUNKS = 1_000
+MAX_CALLS = 1_000
+"""Of one message."""
 
 
 class TextChunk(ApiModel):
@@ -19,7 +23,7 @@ class TextChunk(ApiModel):
 
 class ThinkChunk(ApiModel):
     type: Literal["thinking"]
-    thinking: str | list[TextChunk]
+    thinking: str | Annotated[list[TextChunk], Field(max_length=MAX_CHUNKS)]
     closed: bool = True
     signature: str | None = None
 
@@ -96,7 +100,7 @@ Chunk = Annotated[
         custom_error_message="Input should be of type text, thinking, document_url or file",
     ),
 ]
-Content = str | list[Chunk]
+Content = str | Annotated[list[Chunk], Field(max_length=MAX_CHUNKS)]
 
 
 class FunctionCall(ApiModel):
@@ -108,7 +112,7 @@ class ToolCallMessage(ApiModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
-    index: int | None = None
+    index: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
 
 
 class SystemMessage(ApiModel):
@@ -124,7 +128,7 @@ class UserMessage(ApiModel):
 class AssistantMessage(ApiModel):
     role: Literal["assistant"]
     content: Content | None = None
-    tool_calls: list[ToolCallMessage] | None = None
+    tool_calls: Annotated[list[ToolCallMessage], Field(max_length=MAX_CALLS)] | None = None
     prefix: bool = False
     reasoning_content: str | None = None
     # OpenAI's answers have these and come back with them; what such a field says, no model here would see
@@ -189,7 +193,7 @@ class NamedTool(ApiModel):
 
 class AllowedTools(ApiModel):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: list[NamedTool] = Field(min_length=1, max_length=128)
 
 
 class AllowedToolsChoice(ApiModel):
@@ -242,7 +246,7 @@ class Prediction(ApiModel):
     """Text that the answer may repeat: a hint for speed, which never changes what is answered."""
 
     type: Literal["content"] = "content"
-    content: str | list[TextChunk] = ""
+    content: str | Annotated[list[TextChunk], Field(max_length=MAX_CHUNKS)] = ""
 
 
 class StreamOptions(ApiModel):
@@ -251,7 +255,9 @@ class StreamOptions(ApiModel):
 
 class ModerationGuardrail(ApiModel):
     model_name: str | None = None
-    custom_category_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    custom_category_thresholds: (
+        Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], at_most(64, "categories")] | None
+    ) = None
     ignore_other_categories: bool = False
     action: Literal["none", "block"] | None = None
 
@@ -263,7 +269,7 @@ class Guardrail(ApiModel):
 
 
 class ChatRequest(SamplingFields):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     tools: (
@@ -280,8 +286,8 @@ class ChatRequest(SamplingFields):
     prompt_mode: Literal["reasoning"] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     safe_prompt: bool = False
-    guardrails: list[Guardrail] | None = None
-    modalities: list[Literal["text"]] | None = None
+    guardrails: Annotated[list[Guardrail], Field(max_length=8)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=8)] | None = None
 
     @property
     def functions(self) -> dict[int, Tool]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tramontane.server.schema.base import ApiModel
+from tramontane.server.schema.base import ApiModel, Metadata
 from tramontane.server.schema.fim import TokenIds
+from tramontane.server.schema.sampling import MAX_INTEGER
 
 MAX_TEXTS = 2048
 
@@ -15,11 +16,11 @@ MAX_TEXTS = 2048
 class EmbeddingRequest(ApiModel):
     model: str
     input: str | Annotated[list[str] | TokenIds | list[TokenIds], Field(min_length=1, max_length=2**20)]
-    output_dimension: int | None = Field(default=None, gt=0)
-    dimensions: int | None = Field(default=None, gt=0)
+    output_dimension: int | None = Field(default=None, gt=0, le=MAX_INTEGER)
+    dimensions: int | None = Field(default=None, gt=0, le=MAX_INTEGER)
     output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None = "float"
     encoding_format: Literal["float", "base64"] | None = "float"
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
     @model_validator(mode="after")
     def _has_one_value_for_each(self) -> EmbeddingRequest:

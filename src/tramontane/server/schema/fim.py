@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from tramontane.server.schema.chat import StreamOptions
-from tramontane.server.schema.sampling import SamplingFields
+from tramontane.server.schema.sampling import SamplingFields, TokenId
 
 MAX_PROMPTS = 256
-TokenIds = list[Annotated[int, Field(ge=0)]]
+TokenIds = list[TokenId]
 
 
 class FimRequest(SamplingFields):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from tramontane.server.schema.base import ApiModel
-from tramontane.server.schema.chat import Message
+from tramontane.server.schema.base import ApiModel, Metadata
+from tramontane.server.schema.chat import MAX_MESSAGES, Message
 
 Text = Annotated[str, Field(min_length=1)]
-Conversation = Annotated[list[Message], Field(min_length=1)]
+Conversation = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class TextInput(ApiModel):
@@ -23,7 +23,7 @@ class TextInput(ApiModel):
 class ModerationRequest(ApiModel):
     model: str | None = None
     input: Text | Annotated[list[Text | TextInput], Field(min_length=1, max_length=256)]
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
     @property
     def texts(self) -> list[str]:

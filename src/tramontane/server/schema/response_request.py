@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from tramontane.server.schema.base import ApiModel
-from tramontane.server.schema.chat import JsonObject, OtherTool, tool_kind
+from tramontane.server.schema.base import MAX_METADATA, ApiModel, at_most
+from tramontane.server.schema.chat import MAX_CHUNKS, MAX_MESSAGES, JsonObject, OtherTool, tool_kind
+from tramontane.server.schema.sampling import MAX_INTEGER
 
 
 class TextPart(ApiModel):
@@ -54,7 +55,7 @@ class StoredItem(ApiModel):
 class MessageItem(StoredItem):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=MAX_CHUNKS)]
 
 
 class FunctionCallItem(StoredItem):
@@ -67,7 +68,7 @@ class FunctionCallItem(StoredItem):
 class FunctionOutputItem(StoredItem):
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[Part]
+    output: str | Annotated[list[Part], Field(max_length=MAX_CHUNKS)]
 
 
 class ReasoningText(ApiModel):
@@ -82,8 +83,8 @@ class ReasoningSummary(ApiModel):
 
 class ReasoningItem(StoredItem):
     type: Literal["reasoning"]
-    summary: list[ReasoningSummary] | None = None
-    content: list[ReasoningText] | None = None
+    summary: Annotated[list[ReasoningSummary], Field(max_length=MAX_CHUNKS)] | None = None
+    content: Annotated[list[ReasoningText], Field(max_length=MAX_CHUNKS)] | None = None
 
 
 class ItemReference(ApiModel):
@@ -147,7 +148,7 @@ class AllowedTools(ApiModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[JsonObject]
+    tools: list[JsonObject] = Field(max_length=128)
 
 
 def _choice_kind(choice: Any) -> str:
@@ -190,7 +191,7 @@ class ResponseInput(ApiModel):
     """What counts as input: shared by /v1/responses and /v1/responses/input_tokens."""
 
     model: str
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     tools: list[ResponseTool] | None = Field(default=None, max_length=128)
     tool_choice: ResponseToolChoice | None = None
@@ -213,8 +214,8 @@ class ResponseRequest(ResponseInput):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     max_output_tokens: int | None = Field(default=None, ge=1)
-    max_tool_calls: int | None = None  # of tools that do not run here
+    max_tool_calls: int | None = Field(default=None, ge=0, le=MAX_INTEGER)  # of tools that do not run here
     background: bool | None = False
     store: bool | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], at_most(MAX_METADATA, "pairs")] | None = None
     prompt_cache_key: str | None = None

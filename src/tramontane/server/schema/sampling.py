@@ -8,11 +8,13 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from tramontane.engine.sampling import SamplingParams
-from tramontane.server.schema.base import ApiModel
+from tramontane.server.schema.base import ApiModel, Metadata, at_most
 
-NonEmpty = Annotated[str, Field(min_length=1)]
+StopText = Annotated[str, Field(min_length=1, max_length=4096)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MAX_ANSWERS = 128
+MAX_INTEGER = 2**63 - 1
+MAX_BIASES = 1024
 MAX_COUNT = 2**31
 """More tokens than any context or vocabulary has: larger numbers mean the same."""
 
@@ -31,8 +33,8 @@ class SamplingFields(ApiModel):
     min_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=0)
     max_completion_tokens: int | None = Field(default=None, ge=0)
-    min_tokens: int | None = Field(default=None, ge=0)
-    stop: str | Annotated[list[NonEmpty], Field(max_length=64)] | None = None
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
+    stop: Annotated[str, Field(max_length=4096)] | Annotated[list[StopText], Field(max_length=64)] | None = None
     random_seed: int | None = Field(default=None, ge=0, lt=2**63)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -41,9 +43,11 @@ class SamplingFields(ApiModel):
     ignore_eos: bool | None = None
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     repeat_penalty: float | None = Field(default=None, ge=0.01, le=100)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], at_most(MAX_BIASES, "token ids")] | None
+    ) = None
     n: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     prompt_cache_key: str | None = None
     service_tier: str | None = None  # there is one
 
