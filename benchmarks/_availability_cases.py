@@ -34,11 +34,12 @@ class Attacker:
     url: str
     token: str
 
-    def send(self, path: str, content: bytes, content_type: str = "application/json") -> str:
+    def send(self, path: str, content: bytes, content_type: str = "application/json", method: str = "POST") -> str:
         """The status, or how the connection ended."""
         headers = {"authorization": f"Bearer {self.token}", "content-type": content_type}
         try:
-            return str(httpx.post(self.url + path, content=content, headers=headers, timeout=PATIENCE_S).status_code)
+            answer = httpx.request(method, self.url + path, content=content, headers=headers, timeout=PATIENCE_S)
+            return str(answer.status_code)
         except httpx.HTTPError as error:
             return type(error).__name__
 

@@ -1,23 +1,28 @@
 """What other tenants feel of one who asks too much: a keyed server of the embedded model, a tenant that streams, asks
 for /health and lists the models, and beside it each case of `_availability_cases`, by another tenant, again and again.
 
-    python -m benchmarks.availability [CASE ...] [--seconds 3] [--threads 1] [--pause 0.1]
+    python -m benchmarks.availability [CASE ...] [--seconds 3] [--threads 1] [--pause 0.1] [--fields COUNT]
 
 Each case stands beside the same seconds without it, measured just before. `gaps` are those between the victim's tokens.
-CPU seconds and memory are the server's; its peak is that of the case alone.
+CPU seconds and memory are the server's; its peak is that of the case alone. With `--fields`, the cases are that many
+bodies that are huge in one field, drawn from all fields of all routes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.server.live import start_server
+import httpx
+from tests.server.hostile_bodies import hostile_bodies, some
+from tests.server.live import LiveServer, start_server
 
 from benchmarks._availability_cases import CASES, Attack, Attacker, Case
 from benchmarks._availability_probes import Probes
@@ -58,24 +63,53 @@ def waits(spans: dict[str, list[float]], prefix: str = "") -> dict[str, float]:
     return row
 
 
+def keyed_server(home: str, wanted: argparse.Namespace) -> tuple[str, Attacker, LiveServer]:
+    """The victim's key, the other tenant, and the server."""
+    database = open_database(f"sqlite:///{home}/server/state.db")
+    victim, other = (create_key(database, KeyOptions(name))[1] for name in ("victim", "attacker"))
+    database.close()
+    live = start_server(Path(home), [f"default={resolve_model('default')}", "--threads", wanted.threads])
+    return victim, Attacker(live.url, other), live
+
+
 def measure(case: Case, wanted: argparse.Namespace) -> dict[str, Any]:
     """On a server of its own: a case may leave it unable to answer."""
     with tempfile.TemporaryDirectory() as home:
-        database = open_database(f"sqlite:///{home}/server/state.db")
-        victim, other = (create_key(database, KeyOptions(name))[1] for name in ("victim", "attacker"))
-        database.close()
-        model = f"default={resolve_model('default')}"
-        live = start_server(Path(home), [model, "--threads", wanted.threads])
+        victim, attacker, live = keyed_server(home, wanted)
         try:
             with Probes(live.url, victim) as probes:
                 time.sleep(SETTLE_S)
-                row = felt_during(case(Attacker(live.url, other)), live.process.pid, probes, wanted)
+                row = felt_during(case(attacker), live.process.pid, probes, wanted)
         except BaseException:
             live.process.kill()
             raise
         if row["is_stuck"]:
             live.process.kill()
         return {"case": case.__name__, **row, "exit_code": live.stop()}
+
+
+def measure_fields(count: int, wanted: argparse.Namespace) -> list[dict[str, Any]]:
+    """Bodies that are huge in one field, at their route's own limit and at 32 MiB: what of the server's time they take,
+    and what the victim felt meanwhile."""
+    rows = []
+    with tempfile.TemporaryDirectory() as home:
+        victim, attacker, live = keyed_server(home, wanted)
+        try:
+            schema = httpx.get(f"{live.url}/openapi.json", timeout=60).json()
+            with Probes(live.url, victim) as probes:
+                for body in some(hostile_bodies(schema, model="default"), count, seed=1):
+                    for size in (MIB, 32 * MIB - 4096):
+                        path = re.sub("{.*}", "x", body.path)
+                        send = partial(attacker.send, path, body.grow(size), method=body.method)
+                        row = felt_during(send, live.process.pid, probes, wanted)
+                        rows.append({"case": body.name, "bytes": size, **row})
+                        print(table_line(rows[-1]), flush=True)
+                        if row["is_stuck"]:
+                            raise RuntimeError(f"{body.name} of {size} bytes: the server answers nothing any more")
+        finally:
+            live.process.kill()
+            live.process.wait()
+    return rows
 
 
 def felt_during(attack: Attack, pid: int, probes: Probes, wanted: argparse.Namespace) -> dict[str, Any]:
@@ -152,13 +186,14 @@ def main() -> None:
     )
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between one time and the next")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fields", type=int, default=0, metavar="COUNT", help="bodies huge in one field, instead")
     wanted = parser.parse_args()
     known = {case.__name__: case for case in CASES}
     if unknown := set(wanted.cases) - set(known):
         parser.error(f"no case {min(unknown)}; there are {', '.join(known)}")
-    rows = []
     print(head_line())
-    for name in wanted.cases or known:
+    rows = measure_fields(wanted.fields, wanted) if wanted.fields else []
+    for name in wanted.cases or (() if wanted.fields else known):
         rows.append(measure(known[name], wanted))
         print(table_line(rows[-1]), flush=True)
     record("availability", rows)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
-
 PLACE = '"__HERE__"'
 
 
@@ -67,9 +65,8 @@ GROWTHS: dict[str, Callable[[int], str]] = {
 }
 
 
-def hostile_bodies(app: FastAPI, *, model: str) -> Iterator[HostileBody]:
-    """Of every POST and PATCH route of the schema that takes JSON."""
-    schema = app.openapi()
+def hostile_bodies(schema: dict[str, Any], *, model: str) -> Iterator[HostileBody]:
+    """Of every POST and PATCH route of an OpenAPI schema that takes JSON."""
     for path, methods in schema["paths"].items():
         for method in ("post", "patch"):
             content = methods.get(method, {}).get("requestBody", {}).get("content", {})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_long_texts_are_no_structure() -> None:
     BodyBounds(2**30, 2**30, max_values=10, max_objects=2).check(text)
 
 
-HUGE = {
+HUGE: dict[str, Callable[[], dict[str, Any]]] = {
     "wrong messages": lambda: {"messages": [{"role": "user", "x": 1}] * 1_200_000},
     "wrong messages of 2 MiB": lambda: {"messages": [{"role": "user", "x": 1}] * 90_000},
     "wrong messages, few enough to be checked": lambda: {"messages": [{"role": "user", "x": 1}] * 9_000},
@@ -314,7 +315,7 @@ def test_memory_that_is_gone_ends_a_request_alone() -> None:
 
 
 def test_every_field_of_every_route_made_huge(app_client: TestClient) -> None:
-    bodies = some(hostile_bodies(app_client.app, model="chat"), 120, seed=5)  # type: ignore[arg-type]
+    bodies = some(hostile_bodies(app_client.get("/openapi.json").json(), model="chat"), 120, seed=5)
     assert len({body.path for body in bodies}) > 12
     draw = random.Random(6)
     for body in bodies:
@@ -325,3 +326,25 @@ def test_every_field_of_every_route_made_huge(app_client: TestClient) -> None:
         assert answer.status_code < 500 or answer.status_code == 501, (body.name, answer.text[:500])
         assert cpu.seconds < 2 * REFUSAL_CPU_S, (body.name, len(content))
     assert app_client.get("/health").json()["status"] == "ok"
+
+
+LINES = {
+    "a name given twice": (b'{"custom_id": "a", "body": {"model": "chat", "model": "b"}}', "'model' twice"),
+    "a name given twice, deep": (b'{"body": {"messages": [{"role": "user", "role": "tool"}]}}', "'role' twice"),
+    "many values": (b'{"body": {"a": [' + b"[]," * 4_000_000 + b"1]}}", "values"),
+    "many names": (b'{"body": {' + b",".join(b'"%d":1' % i for i in range(1_000_000)) + b"}}", "values"),
+    "one long line": (b'{"body": {"a": "' + b"wind " * (4 * MIB) + b'"}}', "longer than"),
+    "an array of little": (b"[" + b"[]," * 8_000_000 + b"1]", "values"),
+    "a long array": (b"[" + b'{"body": {"a": "' + b"wind " * (8 * MIB) + b'"}}]', "JSON|array"),
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("purpose", ["batch", "fine-tune"])
+def test_lines_of_files_are_bounded_before_they_are_parsed(app_client: TestClient, kind: str, purpose: str) -> None:
+    line, message = LINES[kind]
+    with Cpu() as cpu:
+        answer = app_client.post("/v1/files", files={"file": ("a.jsonl", line)}, data={"purpose": purpose})
+    assert answer.status_code == 422, answer.text
+    assert re.search(message, answer.json()["message"])
+    assert cpu.seconds < REFUSAL_CPU_S

@@ -23,6 +23,8 @@ Parse = Callable[[Mapping[str, Any]], T]
 """Makes a sample of one row, or raises DataError saying what is wrong, without the place."""
 
 MAX_LINE_BYTES = 16 * 2**20
+MAX_ARRAY_BYTES = 32 * 2**20
+"""Of a stranger's JSON array, which must be parsed as one: JSON Lines have no such limit."""
 _TABLES = (".csv", ".tsv", ".parquet")
 _WEIGHTED = re.compile(r"(?P<address>.+):(?P<weight>\d+(?:\.\d+)?)", re.DOTALL)
 
@@ -125,12 +127,16 @@ def read_samples(path: Path, parse: Parse[T], *, skip_invalid: bool = False) -> 
         raise DataError(f"{path.name}: holds no sample; write one JSON object per line")
 
 
-def check_file(path: Path, parse: Parse[Any], *, max_problems: int = 100) -> FileCheck:
-    """Check all lines; never raises for what is in the file."""
+def check_file(
+    path: Path, parse: Parse[Any], *, max_problems: int = 100, check_json: Callable[[bytes], None] | None = None
+) -> FileCheck:
+    """Check all lines; never raises for what is in the file. `check_json`, for files of strangers, gets the bytes of
+    each JSON line before they are parsed and raises DataError for what must not be; then an array of rows may have
+    MAX_ARRAY_BYTES."""
     num_valid = num_invalid = 0
     is_whole = True
     problems: list[LineProblem] = []
-    for line, outcome in _each_sample(path, parse):
+    for line, outcome in _each_sample(path, parse, check_json):
         if isinstance(outcome, DataError):
             num_invalid += 1
             is_whole = is_whole and not isinstance(outcome, BrokenOffError)
@@ -143,13 +149,15 @@ def check_file(path: Path, parse: Parse[Any], *, max_problems: int = 100) -> Fil
     return FileCheck(num_valid, num_invalid, tuple(problems), is_whole)
 
 
-def each_row(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
-    """(line, its object or what is wrong with it) of all lines that are not blank."""
+def each_row(
+    path: Path, check_json: Callable[[bytes], None] | None = None
+) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+    """(line, its object or what is wrong with it) of all lines that are not blank. `check_json` as for `check_file`."""
     number = 0
     try:
         with decompressed_file(path, path.name) as (stream, suffix):
             if suffix not in _TABLES:
-                for number, row in _json_rows(stream):
+                for number, row in _json_rows(stream, check_json):
                     yield number, row
                 return
         names = _class_names(path) if suffix == ".parquet" else {}
@@ -169,8 +177,10 @@ def is_json_lines(path: Path) -> bool:
         return is_plain and start[:1] != b"["
 
 
-def _each_sample(path: Path, parse: Parse[T]) -> Iterator[tuple[int, T | DataError]]:
-    for number, row in each_row(path):
+def _each_sample(
+    path: Path, parse: Parse[T], check_json: Callable[[bytes], None] | None = None
+) -> Iterator[tuple[int, T | DataError]]:
+    for number, row in each_row(path, check_json):
         if isinstance(row, DataError):
             yield number, row
             continue
@@ -200,14 +210,24 @@ def _named(value: Any, names: list[str] | None) -> Any:
     return names[value] if is_place and names is not None else value
 
 
-def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+def _json_rows(
+    stream: IO[bytes], check_json: Callable[[bytes], None] | None
+) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
     """Of JSON Lines, or of one array of objects, which may have line breaks anywhere."""
     number, is_begun = 0, False
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         start = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
         if start[:1] == b"[" and not is_begun:
-            rest = stream.read()
+            rest = stream.read(-1 if check_json is None else MAX_ARRAY_BYTES + 1)
+            if check_json is not None and len(line) + len(rest) > MAX_ARRAY_BYTES:
+                yield (
+                    number,
+                    BrokenOffError(f"an array of more than {MAX_ARRAY_BYTES >> 20} MiB; write one object per line"),
+                )
+                return
+            if check_json is not None:
+                check_json(line + rest)
             if (rows := _array(line if number > 1 else line.removeprefix(b"\xef\xbb\xbf"), rest)) is not None:
                 yield from enumerate(rows, 1)
                 return
@@ -219,6 +239,8 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | Dat
                 line = stream.readline(MAX_LINE_BYTES)
         elif start:
             try:
+                if check_json is not None:
+                    check_json(line)
                 yield number, _object(line, is_first=number == 1)
             except DataError as error:
                 yield number, error
@@ -227,7 +249,7 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | Dat
 def _array(start: bytes, rest: bytes) -> list[Mapping[str, Any]] | None:
     """The objects of a JSON array; None for anything else."""
     try:
-        value = json.loads(start + rest, parse_constant=_refuse_constant)
+        value = json.loads(start + rest, parse_constant=_refuse_constant, object_pairs_hook=_object_of)
     except (ValueError, RecursionError):
         return None
     is_array = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
@@ -236,7 +258,8 @@ def _array(start: bytes, rest: bytes) -> list[Mapping[str, Any]] | None:
 
 def _object(line: bytes, *, is_first: bool) -> Mapping[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig" if is_first else "utf-8"), parse_constant=_refuse_constant)
+        text = line.decode("utf-8-sig" if is_first else "utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object_of)
     except UnicodeDecodeError as error:
         raise DataError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -248,6 +271,16 @@ def _object(line: bytes, *, is_first: bool) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"a JSON {type(value).__name__}; each line must be an object {{...}}")
     return value
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises DataError for a name that is given twice: which of its values is meant, nobody knows."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"names {name[:64]!r} twice in one object; leave one out")
+    return found
 
 
 def _refuse_constant(name: str) -> float:

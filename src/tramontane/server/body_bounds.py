@@ -82,7 +82,7 @@ class BodyBounds:
                 raise ApiError(
                     400,
                     f"the body has more than {self.max_values:,} values, or {self.max_objects:,} objects and arrays; "
-                    "no valid request of this route has so many",
+                    "nothing of use has so many",
                     code="too_many_values",
                 )
 

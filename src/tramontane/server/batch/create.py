@@ -15,7 +15,7 @@ from tramontane.server.batch.request_line import parse_request_line
 from tramontane.server.batch.requests import NewBatch, RequestWriter
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
-from tramontane.server.files.formats import MAX_BATCH_LINES, SHOWN_PROBLEMS, refusal
+from tramontane.server.files.formats import MAX_BATCH_LINES, SHOWN_PROBLEMS, check_line, refusal
 from tramontane.server.store.tables import BatchJob
 
 
@@ -62,7 +62,7 @@ def _add_file(writer: RequestWriter, files: Files, file_id: str, caller: Caller,
         writer.add(parse_request_line(value))
 
     with files.contents.local(row.id) as path:
-        check = check_file(path, add, max_problems=SHOWN_PROBLEMS)
+        check = check_file(path, add, max_problems=SHOWN_PROBLEMS, check_json=check_line)
     if check.num_invalid or not check.num_valid:
         raise refusal(check, param, f"file {file_id}")
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tramontane.data.sample_files import FileCheck, check_file
+from tramontane.data.sample_files import MAX_ARRAY_BYTES, MAX_LINE_BYTES, FileCheck, check_file
 from tramontane.data.sample_notes import SampleNotes
 from tramontane.data.sample_shapes import SampleKind, parse_row, shape_of
 from tramontane.errors import DataError
 from tramontane.server.batch.request_line import UniqueIds, parse_request_line
+from tramontane.server.body_bounds import BodyBounds
 from tramontane.server.errors import ApiError, invalid_lines
 
 PURPOSES = ("fine-tune", "batch", "ocr", "audio", "assistants", "user_data", "vision", "evals")
@@ -19,6 +20,8 @@ MAX_INVALID_SHARE = 0.5
 """A fine-tuning job may skip up to this share of its samples; a file with more of them is of no use to any job."""
 MAX_BATCH_LINES = 1_000_000
 SHOWN_PROBLEMS = 20
+LINE_BOUNDS = BodyBounds(MAX_LINE_BYTES, MAX_LINE_BYTES)
+ARRAY_BOUNDS = BodyBounds(MAX_ARRAY_BYTES, MAX_ARRAY_BYTES, max_values=1_000_000, max_objects=500_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def check_format(path: Path, purpose: str) -> Format:
     """Raises ApiError 422 listing the first lines that are wrong."""
     if purpose == "fine-tune":
         parser = _SampleParser()
-        check = check_file(path, parser, max_problems=SHOWN_PROBLEMS)
+        check = check_file(path, parser, max_problems=SHOWN_PROBLEMS, check_json=check_line)
         if check.is_unsound(MAX_INVALID_SHARE):
             raise refusal(check)
         return Format(parser.sample_type, check.num_lines, "application/jsonl")
@@ -46,11 +49,20 @@ def check_format(path: Path, purpose: str) -> Format:
             if ids.num_lines > MAX_BATCH_LINES:
                 raise DataError(f"a batch has at most {MAX_BATCH_LINES} requests")
 
-        check = check_file(path, parse, max_problems=SHOWN_PROBLEMS)
+        check = check_file(path, parse, max_problems=SHOWN_PROBLEMS, check_json=check_line)
         if check.is_unsound(0.0):
             raise refusal(check)
         return Format("batch_request", check.num_valid, "application/jsonl")
     return Format("instruct")
+
+
+def check_line(line: bytes) -> None:
+    """Raises DataError for more values than a line of any use has, before they are parsed."""
+    bounds = ARRAY_BOUNDS if line.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[" else LINE_BOUNDS
+    try:
+        bounds.check(line)
+    except ApiError as error:
+        raise DataError(error.message.replace("the body", "the line")) from None
 
 
 class _SampleParser:
