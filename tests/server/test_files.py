@@ -104,7 +104,7 @@ def test_listing(client: TestClient) -> None:
         ('{"messages": []}', {}, "line 1"),
         (SAME_ID, {"purpose": "batch"}, "line 2: custom_id 'a'"),
         ('{"custom_id": "a"}', {"purpose": "batch"}, "body must be an object"),
-        ('{"custom_id": "a", "body": ' + "[" * 200_000, {"purpose": "batch"}, "nested too deeply"),
+        ('{"custom_id": "a", "body": ' + "[" * 200_000, {"purpose": "batch"}, "values"),
         ('{"custom_id": "a", "url": "x", "body": {}}', {"purpose": "batch"}, "method must be"),
         (CHAT_LINE, {"purpose": "wind"}, "purpose must be one of"),
         (CHAT_LINE, {"visibility": "all"}, "visibility must be"),

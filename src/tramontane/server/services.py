@@ -11,8 +11,8 @@ from fastapi import Depends, Request
 from tramontane.server.auth import Gate
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.runner import BatchRunner
-from tramontane.server.document_work import DocumentWork
 from tramontane.server.body_budget import BodyBudget
+from tramontane.server.document_work import DocumentWork
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.fine_tuning.models import FineTunedModels
@@ -39,8 +39,8 @@ class Services:
     fine_tuning_jobs: FineTuningJobs
     fine_tuned_models: FineTunedModels
     fine_tuning_runner: FineTuningRunner
-    document_work: DocumentWork = field(default_factory=DocumentWork)
     body_budget: BodyBudget
+    document_work: DocumentWork = field(default_factory=DocumentWork)
     observers: Sequence[Callable[[RequestRecord], None]] = ()
 
     def observe(self, record: RequestRecord) -> None:
