@@ -259,14 +259,16 @@ def answer(data: bytes) -> None:
 
 @target
 def json_body(data: bytes) -> None:
+    from tramontane.server.body_bounds import BodyBounds
     from tramontane.server.notes import Notes
-    from tramontane.server.schema.base import read_json, validate
+    from tramontane.server.schema.base import parse_json, validate
 
     name, text = _chosen(data, sorted(bodies()))
     kind = bodies()[name]
     for notes in (None, Notes()):
         with refusals():
-            validate(kind, run(read_json(_request(text, "application/json"))), notes=notes)
+            BodyBounds(2**20, 2**20, max_values=1000, max_objects=1000).check(text)
+            validate(kind, parse_json(text), notes=notes)
 
 
 @cache

@@ -163,6 +163,11 @@ async def read_json(request: Request, share: BodyShare) -> Mapping[str, Any]:
         await asyncio.to_thread(bounds.check, body)
     else:
         bounds.check(body)
+    return parse_json(body)
+
+
+def parse_json(body: bytes) -> Mapping[str, Any]:
+    """The object in JSON of any origin. Raises ApiError as `json_body` does."""
     try:
         data = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
