@@ -111,6 +111,20 @@ def test_a_server_that_refuses_ranges_is_read_from_the_start(hub: FakeHub) -> No
     assert (fetch() / SHARD).read_bytes() == hub.files[SHARD]
 
 
+def test_a_file_that_is_shorter_than_listed_is_given_up(hub: FakeHub, home: Path) -> None:
+    """Where nothing is left after what has arrived, it is begun again; that alone is no progress."""
+
+    def longer(listing: dict[str, Any]) -> None:
+        for file in listing["siblings"]:
+            if file["rfilename"] == SHARD:
+                file["size"] = file["lfs"]["size"] = 100_000
+
+    hub.change_listing = longer
+    fails(f"{SHARD}: the transfer failed")
+    assert visible(home) == []
+    assert len(hub.fetched(SHARD)) < 20
+
+
 @pytest.mark.parametrize("surplus", [1, 10**6])
 def test_a_body_longer_than_listed_is_cut_off(hub: FakeHub, home: Path, surplus: int) -> None:
     longer = hub.files[SHARD] + bytes(surplus)

@@ -10,15 +10,16 @@ from sqlalchemy.orm import Session
 
 from tests.simulations.trial import SIMULATIONS, failure
 from tramontane.engine.page_allocator import PageAllocator
+from tramontane.hub import transfer
 from tramontane.server.batch import jobs
 from tramontane.server.store.tables import BatchJob
 
-NUM_SEEDS = {"scheduler": 200, "batches": 60}
+FIRST_SEEDS = {"scheduler": 200, "batches": 60, "downloads": 40}
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_the_first_seeds_keep_every_promise(name: str) -> None:
-    assert [found for seed in range(NUM_SEEDS[name]) if (found := failure(name, seed))] == []
+    assert [found for seed in range(FIRST_SEEDS[name]) if (found := failure(name, seed))] == []
 
 
 def test_a_page_that_is_not_copied_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,5 +43,10 @@ def test_a_lease_that_is_not_asked_for_shows(monkeypatch: pytest.MonkeyPatch) ->
     assert "Error" in first_failure("batches")
 
 
+def test_a_damaged_file_that_is_not_noticed_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "is_whole", lambda file, path: True)
+    assert "AssertionError" in first_failure("downloads")
+
+
 def first_failure(name: str) -> str:
-    return next(found for seed in range(NUM_SEEDS[name]) if (found := failure(name, seed)))
+    return next(found for seed in range(FIRST_SEEDS[name]) if (found := failure(name, seed)))

@@ -68,21 +68,21 @@ class Transfer:
         )
 
     def _receive(self, file: RemoteFile, part: Path, on_bytes: Callable[[int], None]) -> None:
-        """Bring `part` to the full size, continuing after every interruption that made progress."""
-        present = part.stat().st_size if part.exists() else 0
+        """Bring `part` to the full size, continuing after every interruption that got further than any before."""
+        present = furthest = part.stat().st_size if part.exists() else 0
         on_bytes(present)
         failures = 0
         while present < file.size_bytes or not part.exists():
-            start = present
             try:
-                for size in self._stream(file, part, start):
+                for size in self._stream(file, part, present):
                     on_bytes(size - present)
                     present = size
             except (Cut, self._http_error) as error:
                 size = part.stat().st_size if part.exists() else 0
                 on_bytes(size - present)
                 present = size
-                failures = 0 if present > start else failures + 1
+                failures = 0 if present > furthest else failures + 1
+                furthest = max(furthest, present)
                 if failures == MAX_FAILURES:
                     reason = str(error) if isinstance(error, Cut) else type(error).__name__
                     raise CheckpointError(
