@@ -9,7 +9,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,7 @@ def multipart(data: bytes) -> None:
     from tramontane.server.store.contents import Incoming
 
     content_type, _, form = data.partition(b"\n")
-    with refusals(), Incoming(_folder()) as incoming:
+    with refusals(), Incoming(_folder(), has_room=lambda: True) as incoming:
         run(read_upload(_request(form, content_type.decode("latin-1")), incoming))
 
 
@@ -303,26 +303,24 @@ def batch_lines(data: bytes) -> None:
 
 @target
 def schema(data: bytes) -> None:
-    """A response format."""
-    from tramontane.server.structured.compiler import GrammarCompiler, schema_text
-    from tramontane.server.structured.constraints import _grammar, _lark, _regex
+    """A response format, as the child process translates it and the server compiles it."""
+    from tramontane.server.notes import Notes
+    from tramontane.server.structured.compiler import GrammarCompiler
+    from tramontane.server.structured.constraints import words
+    from tramontane.server.structured.schema_text import require_small
+    from tramontane.server.structured.translation import Job, translate
 
     tokenizer = _tekken("v7")
     kind, wanted = _chosen(data, ("json", "json-strict", "regex", "grammar"))
-    text = wanted.decode("utf-8", "replace")
-    rules, side = "", None
-    with refusals():
-        match kind:
-            case "json" | "json-strict":
-                if not isinstance(document := _json(wanted), dict):
-                    return
-                rules = f"body: %json {schema_text(document, strict=kind.endswith('strict'), place='schema')}"
-            case "regex":
-                rules = f"body: PATTERN\nPATTERN: /{_regex(text)}/"
-            case _:
-                rules, side = "body: @side", _lark(text)
-        compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size)
-        run(compiler.compile(_grammar(tokenizer, "body", rules, side)))
+    fields: dict[str, Any] = {kind: wanted.decode("utf-8", "replace")}
+    with refusals(), suppress(RecursionError):  # which the child reports in one line
+        if kind.startswith("json"):
+            if not isinstance(document := _json(wanted), dict):
+                return
+            require_small(document, "schema")
+            fields = {"schema": document, "is_strict": kind == "json-strict"}
+        grammar = translate(Job(words(tokenizer), **fields), Notes())
+        run(GrammarCompiler(tokenizer, tokenizer.vocab_size).compile(grammar))
 
 
 @target

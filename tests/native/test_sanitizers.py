@@ -62,7 +62,8 @@ def report(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_operations_and_hostile_weights_touch_nothing_that_is_not_theirs() -> None:
     extension = build_extension("sanitize-extension", *MEMORY)
-    plugins = ("-p", "tests.native.sanitized", "-p", "no:cacheprovider", "-p", "no:randomly")
+    # without --capture=sys a report would end with its process in what pytest has captured
+    plugins = ("--capture=sys", "-p", "tests.native.sanitized", "-p", "no:cacheprovider", "-p", "no:randomly")
     done = run_python(
         "-m", "pytest", "-q", "-x", *plugins, *CASES, SANITIZED_CPU=str(extension), OMP_NUM_THREADS="1",
     )  # fmt: skip
