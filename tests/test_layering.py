@@ -88,9 +88,26 @@ def test_table_was_read_as_meant() -> None:
     assert RULES.level["errors"] == 0
     assert RULES.level["cli"] == max(RULES.level.values())
     assert RULES.allowed["errors"] == frozenset()
-    assert RULES.allowed["formats"] == {"durable", "errors", "extras", "fair_queue", "runtime", "config"}
-    assert RULES.allowed["ops"] == {"durable", "errors", "extras", "fair_queue", "runtime"}
-    assert RULES.allowed["model"] == {"durable", "errors", "extras", "fair_queue", "runtime", "config", "ops"}
+    assert RULES.allowed["formats"] == {
+        "bounded_json",
+        "durable",
+        "errors",
+        "extras",
+        "fair_queue",
+        "runtime",
+        "config",
+    }
+    assert RULES.allowed["ops"] == {"bounded_json", "durable", "errors", "extras", "fair_queue", "runtime"}
+    assert RULES.allowed["model"] == {
+        "bounded_json",
+        "durable",
+        "errors",
+        "extras",
+        "fair_queue",
+        "runtime",
+        "config",
+        "ops",
+    }
     assert not {"tokenizer", "formats", "llm"} & RULES.allowed["engine"]
     assert {"loading", "model", "ops"} <= RULES.allowed["training"]
     assert "engine" not in RULES.allowed["training"]

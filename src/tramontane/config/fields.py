@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from tramontane.bounded_json import structure_fault
 from tramontane.errors import ConfigError
 
 MAX_JSON_BYTES = 64 * 2**20  # the largest tokenizer.json of the supported models is 17 MB
@@ -160,7 +161,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it cannot be a configuration file")
-        data = json.loads(path.read_text("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
+        text = path.read_bytes()
+        if fault := structure_fault(text):
+            raise ConfigError(f"{path}: {fault}")
+        data = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; fetch the checkpoint again") from None
     except OSError as error:

@@ -28,7 +28,8 @@ MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes, where the metadata does not say otherwise
 _HEADER_LIMIT_BYTES = 256 << 20
 _ITEM_LIMIT = 1 << 22  # items of all arrays together: several vocabularies of a million tokens
-_KEY_LIMIT = 1 << 16
+_KEY_LIMIT = 1 << 14
+_TENSOR_LIMIT = 1 << 16  # the largest mixtures have some 50,000
 _ALIGNMENT_LIMIT = 1 << 16
 _NAME_LIMIT_BYTES = 64  # GGML_MAX_NAME
 _MAX_DIMENSIONS = 4
@@ -115,13 +116,20 @@ def read_header(start: bytes | memoryview, file_bytes: int) -> Header:
     num_tensors, num_keys = cursor.u64(), cursor.u64()
     if num_keys > min(cursor.left // _MIN_KEY_BYTES, _KEY_LIMIT):
         raise CheckpointError(f"claims {num_keys} metadata keys, more than can be in it; download it again")
-    if num_tensors > cursor.left // _MIN_TENSOR_BYTES:
+    if num_tensors > min(cursor.left // _MIN_TENSOR_BYTES, _TENSOR_LIMIT):
         raise CheckpointError(f"claims {num_tensors} tensors, more than can be in it; download it again")
     metadata = _read_metadata(cursor, num_keys)
     alignment = _read_alignment(metadata)
     if metadata.get("split.count", 1) not in (0, 1):
         raise CheckpointError("is one part of a split model; join the parts with llama-gguf-split --merge")
-    records = [_read_record(cursor) for _ in range(num_tensors)]
+    records = []
+    for _ in range(num_tensors):
+        name, shape, stored, offset = record = _read_record(cursor)
+        stop = offset + _place(name, shape, stored, offset).size_bytes
+        stop += cursor.position
+        if stop > file_bytes:
+            raise CheckpointError(f"tensors end at byte {stop} or later, the file at {file_bytes}; download it again")
+        records.append(record)
     data_start = _aligned(cursor.position, alignment)
     tensors = [_place(name, shape, stored, data_start + offset) for name, shape, stored, offset in records]
     tensors.sort(key=lambda tensor: tensor.offset)

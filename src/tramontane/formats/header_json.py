@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tramontane.bounded_json import structure_fault
 from tramontane.errors import CheckpointError
 from tramontane.formats.names import shown
-
-_STRUCTURE_LIMIT = 4_000_000  # separators, enough for 400,000 tensors; bounds time and memory before parsing
 
 
 @contextmanager
@@ -30,8 +29,8 @@ def read_json_object(text: bytes) -> dict[str, object]:
     """The object that `text` is. Raises CheckpointError, without the file's name, if it is anything else."""
     if text[:1] != b"{":
         raise CheckpointError("is not JSON where it should be")
-    if sum(text.count(separator) for separator in (b":", b",", b"[", b"{")) > _STRUCTURE_LIMIT:
-        raise CheckpointError(f"its JSON holds more than {_STRUCTURE_LIMIT} fields; no checkpoint needs them")
+    if fault := structure_fault(text):
+        raise CheckpointError(fault)
     try:
         fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _PROGRAM_LIMIT_BYTES = 4 << 20  # 30,000 tensors; the objects it makes take up to a hundred times its size
 _MAX_DIMENSIONS = 8
+_MAX_INSTRUCTIONS = 1_000_000  # some 25 describe a tensor
+_MAX_STACK = 10_000  # a dictionary is filled with 1,000 pairs at a time
 _OLDEST_SAFE_TORCH = (2, 6)  # torch.load(weights_only=True) runs code before it: CVE-2025-32434
 
 _STORAGES = {
@@ -201,7 +203,9 @@ class _Interpreter:
         self._memo: dict[int, object] = {}
 
     def run(self) -> object:
-        for opcode, argument, position in pickletools.genops(self._program):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(self._program)):
+            if number > _MAX_INSTRUCTIONS or len(self._stack) > _MAX_STACK:
+                raise CheckpointError("its data.pkl describes more than any checkpoint needs")
             if opcode.name == "STOP":
                 if position != len(self._program) - 1 or len(self._stack) != 1:
                     raise CheckpointError("has something hidden behind its data.pkl")
@@ -231,6 +235,8 @@ class _Interpreter:
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(name[-1])
                 items = [self._pop() for _ in range(count)]
+                if any(isinstance(item, tuple) for item in items):
+                    raise CheckpointError("its data.pkl nests tuples as no tensor does")
                 stack.append(tuple(reversed(items)))
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[cast("int", argument)] = stack[-1]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tramontane.bounded_json import structure_fault
 from tramontane.errors import TokenizerError
 
 MAX_JSON_BYTES = 256 * 2**20  # the largest tekken.json is 19 MB
@@ -18,7 +19,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise TokenizerError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-        data = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        if fault := structure_fault(text):
+            raise TokenizerError(f"{path}: {fault}")
+        data = json.loads(text)
     except RecursionError:
         raise TokenizerError(f"{path} is nested too deeply") from None
     except (OSError, ValueError) as error:
