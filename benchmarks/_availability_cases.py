@@ -94,20 +94,6 @@ def enum_of_31_mib(attacker: Attacker) -> Attack:
     return attacker.chatting(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
 
 
-def ambiguous_grammar(attacker: Attacker) -> Attack:
-    grammar = {"type": "grammar", "grammar": 'start: e\ne: e e e | e e | /[a-z ,.]/ | ""'}
-    return attacker.chatting(response_format=grammar, n=16, max_tokens=64)
-
-
-def growing_regex(attacker: Attacker) -> Attack:
-    return attacker.chatting(response_format={"type": "regex", "regex": "(.{0,1000}){0,15}z"}, n=63, max_tokens=64)
-
-
-def grammar_deeper_than_the_stack(attacker: Attacker) -> Attack:
-    rules = ["start: a0", *(f'a{n}: a{n + 1} | "x"' for n in range(8000)), 'a8000: "y"']
-    return attacker.chatting(response_format={"type": "grammar", "grammar": "\n".join(rules)})
-
-
 def prediction_of_31_mib(attacker: Attacker) -> Attack:
     return attacker.chatting(prediction={"type": "content", "content": text(31 * MIB)})
 
@@ -179,9 +165,6 @@ CASES: tuple[Case, ...] = (
     wrong_messages_of_2_mib,
     repeated_gbnf_rules,
     enum_of_31_mib,
-    ambiguous_grammar,
-    growing_regex,
-    grammar_deeper_than_the_stack,
     prediction_of_31_mib,
     fim_of_31_mib,
     nested_metadata,

@@ -12,6 +12,7 @@ from tramontane.data.sample_shards import LABELS, HeldOut, read_notes, read_skip
 from tramontane.data.shards import ShardSet, verify_shards
 from tramontane.errors import DataError
 from tramontane.tokenizer import load_tokenizer
+from tramontane.training.sample_stream import Samples
 
 
 def chat(question: str, answer: str) -> dict[str, Any]:
@@ -28,6 +29,13 @@ def texts(folder: Path, source: str) -> list[str]:
     tokenizer = load_tokenizer(tokenizer_folder())
     shards = ShardSet([folder]).sources[source]
     return [tokenizer.decode(shards.read(n)[0].tolist(), keep_control=True) for n in range(shards.info.num_documents)]
+
+
+def seen(folder: Path) -> list[str]:
+    """The documents of one epoch, before they are shuffled."""
+    samples = Samples(ShardSet([folder]))
+    found = texts(folder, "samples")
+    return [found[samples.document(place)] for place in range(len(samples))]
 
 
 def test_conversations_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -106,7 +114,9 @@ def test_several_files_with_weights(tmp_path: Path) -> None:
     first.write_text(json.dumps(chat("a", "A")))
     second.write_text("\n".join(json.dumps(chat(f"b{n}", "B")) for n in range(40)))
     write_sample_shards([f"{first}:2", f"{second}:1.5"], "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
-    found = texts(tmp_path / "out", "samples")
+    written_once = texts(tmp_path / "out", "samples")
+    assert len(written_once) == len(set(written_once)) == 41
+    found = seen(tmp_path / "out")
     assert found[:2] == ["<s>[INST]a[/INST]A</s>"] * 2
     counts = [found.count(f"<s>[INST]b{n}[/INST]B</s>") for n in range(40)]
     assert set(counts) == {1, 2}
@@ -114,6 +124,20 @@ def test_several_files_with_weights(tmp_path: Path) -> None:
     for address, expected in ((f"{first}:0", "must be above 0"), (tmp_path / "no.jsonl", "there is no such file")):
         with pytest.raises(DataError, match=expected):
             write_sample_shards([address], "chat", tokenizer_folder(), tmp_path / "out", max_len=32)
+
+
+def test_stretches_of_lines_are_seen_as_copies_would_be(tmp_path: Path) -> None:
+    rows = [chat("a", "A"), {"no": "sample"}, chat("b", "B"), chat("c", "C"), chat("d", "D")]
+    repeats = [(3, 2), (1, 3)]  # of the last line nothing is said
+    path = written(tmp_path, *rows)
+    write_sample_shards(
+        path, "chat", tokenizer_folder(), tmp_path / "out", max_len=32, max_invalid_share=0.5, repeats=repeats
+    )
+    expected = [f"<s>[INST]{name}[/INST]{name.upper()}</s>" for name in "ababcccd"]
+    assert seen(tmp_path / "out") == expected
+    assert texts(tmp_path / "out", "samples") == sorted(set(expected))
+    with pytest.raises(DataError, match="repeats are pairs"):
+        write_sample_shards([path, path], "chat", tokenizer_folder(), tmp_path / "out", max_len=32, repeats=repeats)
 
 
 def test_a_share_is_held_out_by_content(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.model.tiny import tiny_config
 from tests.parity.tiny_models import build
 from tests.tokenizer.vocabularies import ours
 from tests.training.test_gradients_parity import to_ours
@@ -18,8 +21,10 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.loading import load_model, open_checkpoint
-from tramontane.loading.adapter_files import adapter_digest, open_adapter, read_adapter, write_adapter
+from tramontane.loading.adapter_files import AdapterConfig, adapter_digest, open_adapter, read_adapter, write_adapter
 from tramontane.loading.merge import merge
+from tramontane.loading.peft_config import MAX_MATCH_S, read_peft_config
+from tramontane.model.lora import LowRankShape
 from tramontane.model.transformer import Transformer
 
 # peft 0.21 reads an attribute that transformers has renamed, and warns of what it converts
@@ -258,3 +263,54 @@ def test_an_adapter_of_another_shape_is_refused(bases: Bases, tmp_path: Path) ->
 def change(folder: Path, changes: dict[str, Any]) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+def test_an_adapter_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was two files, one after the other: whoever read in between, or was cut off there, had half of each."""
+    config = tiny_config(vocab_size=64)
+    folder = tmp_path / "adapter"
+
+    def write(rank: int) -> None:
+        shapes = {"layers.0.attention.wq": LowRankShape(rank, 2.0)}
+        rows = config.n_heads * config.head_dim
+        tensors = {
+            "layers.0.attention.wq.lora.a": torch.full((rank, config.dim), float(rank)),
+            "layers.0.attention.wq.lora.b": torch.full((rows, rank), float(rank)),
+        }
+        write_adapter(folder, config, AdapterConfig(shapes=shapes), tensors)
+
+    write(2)
+    (folder / "README.md").write_text("mine")
+    with monkeypatch.context() as patch:
+
+        def cut(target: Path, data: str) -> None:
+            raise OSError(28, "No space left on device", str(target))
+
+        patch.setattr("tramontane.durable.write", cut)
+        with pytest.raises(OSError, match="No space left"):
+            write(4)
+    assert read_adapter(folder, config)[0].ranks == (2,)
+    write(4)
+    assert read_adapter(folder, config)[0].ranks == (4,)
+    assert (folder / "README.md").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"target_modules": r"(.*)*(.*)*(.*)*(.*)*(.*)*(.*)*(.*)*x"},
+        {"target_modules": ["q_proj"], "rank_pattern": {r"(([a-z_.0-9])+)+!": 4}},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": [r"((.+)+)+!"]},
+        {"target_modules": "q_proj", "exclude_modules": r"(?:(?:.|.)+)+!"},
+        {"target_modules": r"(\w+|\.|\w)*\d\d\d"},
+        {"target_modules": r"(\w|\w\w|\w\w\w|\.)*(\w|\w\w|\.)*\d\d\d"},
+    ],
+)
+def test_patterns_take_little_time_in_all(document: dict[str, Any]) -> None:
+    """Python's own `re` would try for ever. The limit is on all that one configuration asks, not on each match."""
+    config = tiny_config(vocab_size=64, n_layers=40)
+    began = time.process_time()
+    with suppress(ConfigError):
+        read_peft_config({"r": 2, **document}, "adapter", config, "model.")
+    assert time.process_time() - began < 5 * MAX_MATCH_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -413,20 +412,6 @@ def test_adopting_takes_over_jobs_of_a_place_that_is_gone(home: Path) -> None:
     state = open_state(settings(home))
     assert len(state.fine_tuning_jobs.moving()) == 2
     state.database.close()
-
-
-def test_a_home_that_cannot_be_written_is_told_in_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a read-only file system says, to root too."""
-    opened = Path.open
-
-    def refuse(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if "w" in mode and path.is_relative_to(home):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return opened(path, mode, *args, **options)
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ConfigError, match=r"state\.db cannot be used: Read-only file system"):
-        open_state(settings(home))
 
 
 def test_keys_alone_need_no_folder(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +17,20 @@ import torch.nn.functional as F
 from tests.training.batches import VOCAB_SIZE, recipe_text
 from tramontane.data.loader import Batch
 from tramontane.data.sample_shards import LABELS
-from tramontane.data.shards import Manifest, ShardSet, ShardWriter, SourceInfo, write_manifest
-from tramontane.errors import DataError
+from tramontane.data.shards import Manifest, ShardSet, ShardWriter, SourceInfo, write_manifest, write_repeats
+from tramontane.errors import ConfigError, DataError
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.training.classifier import classifier_loss
 from tramontane.training.metrics import read_rows
-from tramontane.training.recipe import read_recipe
+from tramontane.training.recipe import DataPaths, read_recipe
 from tramontane.training.run import train
 from tramontane.training.sample_stream import LabelledBatch, SampleStream, Targets, read_targets
+from tramontane.training.streams import steps_of_epochs
 
 
-def write_samples(folder: Path, sources: dict[str, list[list[int]]], kind: str) -> Path:
+def write_samples(
+    folder: Path, sources: dict[str, list[list[int]]], kind: str, *, repeats: Sequence[tuple[int, int]] = ()
+) -> Path:
     folder.mkdir(parents=True)
     infos = []
     for name, documents in sources.items():
@@ -44,6 +49,7 @@ def write_samples(folder: Path, sources: dict[str, list[list[int]]], kind: str) 
                 num_token_ids=num_token_ids,
                 num_learned=num_token_ids,
                 num_text_bytes=num_token_ids,
+                num_repeats=write_repeats(folder, name, repeats),
             )
         )
     manifest = Manifest(
@@ -305,3 +311,80 @@ def test_shape_beside_a_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_text(recipe_text(tmp_path), "utf-8")
     with pytest.raises(DataError, match=r"model\.dim has no effect beside model\.checkpoint"):
         read_recipe(path, ["model.checkpoint=somewhere"])
+
+
+def stretches(generator: np.random.Generator, num_documents: int) -> list[tuple[int, int]]:
+    found = []
+    while num_documents:
+        size = int(generator.integers(1, num_documents + 1))
+        found.append((size, int(generator.integers(1, 6))))
+        num_documents -= size
+    return found
+
+
+def copied(documents: list[Any], repeats: list[tuple[int, int]]) -> list[Any]:
+    found, first = list[Any](), 0
+    for num_documents, times in repeats:
+        found += documents[first : first + num_documents] * times
+        first += num_documents
+    return found
+
+
+@pytest.mark.parametrize("kind", ["chat", "preference", "classifier"])
+def test_weights_give_what_copies_would(kind: str, tmp_path: Path) -> None:
+    """Bit for bit: the same batches in the same order as a set that holds each document as often as it is seen."""
+    for case in range(12):
+        generator = np.random.default_rng(case)
+        num_documents = int(generator.integers(1, 40))
+        lens = generator.integers(2, 60, (2, num_documents))
+        names = ["chosen", "rejected"] if kind == "preference" else ["samples"]
+        sources = {
+            name: [generator.integers(1, 90, each).tolist() for each in row]
+            for name, row in zip(names, lens, strict=False)
+        }
+        repeats = stretches(generator, num_documents)
+        weighted = write_samples(tmp_path / f"weighted {case}", sources, kind, repeats=repeats)
+        labels = [{"size": [int(n)]} for n in generator.integers(0, 2, num_documents)]
+        more = {name: copied(each, repeats) for name, each in sources.items()}
+        plain = write_samples(tmp_path / f"copied {case}", more, kind)
+        targets: list[Targets | None] = [None, None]
+        if kind == "classifier":
+            for place, rows in enumerate((labels, copied(labels, repeats))):
+                targets[place] = Targets({"size": ("low", "high")}, tuple({"size": tuple(r["size"])} for r in rows))
+        one, other = ShardSet([weighted]), ShardSet([plain])
+        assert sum(source.epoch_len for source in one.sources.values()) == sum(
+            source.info.num_token_ids for source in other.sources.values()
+        )
+        streams = [
+            SampleStream(shards, batch_len=128, epochs=2.5, seed=case, targets=known)
+            for shards, known in zip((one, other), targets, strict=True)
+        ]
+        for ours, expected in zip(*streams, strict=True):
+            for a, b in zip(flat(ours), flat(expected), strict=True):
+                assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def flat(batch: Batch | LabelledBatch) -> list[Any]:
+    if isinstance(batch, LabelledBatch):
+        return [*flat(batch.batch), torch.nan_to_num(batch.labels, -1.0)]
+    return [batch.token_ids, batch.targets, batch.loss_mask, batch.document_lens]
+
+
+def test_weights_take_no_room_and_no_time_of_their_own(tmp_path: Path) -> None:
+    documents = [[n % 90 + 1] * 5 for n in range(1000)]
+    folder = write_samples(tmp_path / "set", {"samples": documents}, "chat", repeats=[(400, 10_000), (600, 1)])
+    shards = ShardSet([folder])
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 50_000
+    stream = SampleStream(shards, batch_len=50, epochs=None, seed=0)
+    seen = Counter(int(each) for batch in islice(stream, 500) for each in flat(batch)[0][::5])
+    assert sum(seen.values()) == 5000
+    (folder / "samples.repeats").write_bytes(bytes(8))
+    with pytest.raises(DataError, match=r"samples.repeats: 8 bytes where 16 belong"):
+        ShardSet([folder])
+
+
+def test_more_samples_than_a_run_plans_are_refused_at_once(tmp_path: Path) -> None:
+    folder = write_samples(tmp_path / "set", {"samples": [[1, 2, 3]] * 4}, "chat", repeats=[(4, 2**31)])
+    data = DataPaths(train=(str(folder),), batch_len=64, microbatch_len=64, policy="whole", epochs=1.0)
+    with pytest.raises(ConfigError, match=r"1 epochs of 8,589,934,592 samples.* training_steps"):
+        steps_of_epochs(data, ShardSet([folder]), 0)

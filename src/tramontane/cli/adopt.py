@@ -52,7 +52,5 @@ def adopt(
                 raise ConfigError("nobody can be asked here; run it with --yes, or with --check only to see")
             typer.confirm("tie these folders to this database?", abort=True, err=True)
         state.adopt()
-        if not as_json:
-            print("these folders are tied to this database now")
     finally:
         state.database.close()

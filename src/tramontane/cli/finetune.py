@@ -48,6 +48,10 @@ def finetune(
     ] = None,
     epochs: Annotated[float, typer.Option(help="How often each sample is seen.")] = 3.0,
     steps: Annotated[int | None, typer.Option(help="Instead of --epochs: this many updates.")] = None,
+    repeats: Annotated[
+        Path | None,
+        typer.Option(help="JSON list of [lines, times]: how often the lines of DATA, one file, are seen in turn."),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: by method and task).")] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapter (default: 16, or that of the one gone on with).")
@@ -99,6 +103,8 @@ def finetune(
     given = given_options(context)
     if {"--epochs", "--steps"} <= given:
         raise ConfigError("give --epochs or --steps, not both")
+    if repeats is not None and len(data) != 1:
+        raise ConfigError(f"--repeats {repeats} is for one file of DATA, not for {len(data)}")
     if check:
         refuse_options(given, {"--max-seconds"}, "with --check, which trains nothing")
     named = find_model(model, base)
@@ -107,6 +113,7 @@ def finetune(
         "DATA": file_arguments(data),
         "--base": None if base is None else str(named.path.resolve()),
         "--valid": None if valid is None else file_arguments([valid]),
+        "--repeats": None if repeats is None else file_arguments([str(repeats)]),
         **{"--task": task, "--method": method, "--loss": loss, "--epochs": epochs, "--steps": steps, "--lr": lr},
         **{"--rank": rank, "--weight-format": weight_format, "--max-len": max_len, "--too-long": too_long},
         **{"--skip-invalid": skip_invalid, "--seed": seed},
@@ -119,8 +126,9 @@ def finetune(
         options = FinetuneOptions(
             model=named.path,
             adapter=named.adapter,
-            data=tuple(data),
+            data=tuple(data) if repeats is None else Path(data[0]),
             run=run,
+            repeats=repeats,
             valid=valid,
             task=task,
             method=method,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from tramontane.data.sample_files import (
 from tramontane.data.sample_lines import EncodedLine, TooLong, line_parser
 from tramontane.data.sample_notes import SampleNotes
 from tramontane.data.sample_shapes import SampleKind
-from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest
+from tramontane.data.shards import Manifest, ShardWriter, SourceInfo, folder_sha256, write_manifest, write_repeats
 from tramontane.errors import DataError
 from tramontane.tokenizer import Tokenizer, load_tokenizer
 
@@ -67,14 +69,19 @@ def write_sample_shards(
     max_invalid_share: float = 0.0,
     too_long: TooLong = "error",
     held_out: HeldOut | None = None,
+    repeats: Sequence[tuple[int, int]] = (),
 ) -> Manifest:
-    """The samples of `files` (as `sample_files` reads them) as a set in `out`, in the order of the files.
+    """The samples of `files` (as `sample_files` reads them) as a set in `out`, in the order of the files; each is
+    written once, however often an epoch sees it. `repeats` says that by lines, as (number of lines, the next in order,
+    and how often that stretch is seen), of one file that has no weight: a mixture as copies in it would give it.
 
     Classifier sets hold no loss masks but `labels.json`: the labels of each target in order of appearance, and for
     each document the places of those that hold. Raises UnsoundFileError with the first problems when more than
     `max_invalid_share` of a file's lines (0 to 1) are invalid; fewer are skipped, and told by `read_skipped`. What was
     read otherwise than it stands is told by `read_notes`.
     """
+    if repeats and (not isinstance(files, Path) or any(num_lines < 0 or times < 0 for num_lines, times in repeats)):
+        raise DataError("repeats are pairs of numbers of the lines of one file, and how often they are seen")
     if kind != "chat" and too_long == "split":
         raise DataError("--too-long split is for conversations and texts; use drop or truncate here")
     names = [files] if isinstance(files, Path) else files
@@ -85,13 +92,12 @@ def write_sample_shards(
     with ExitStack() as stack:
         train = samples.writer(stack, out)
         measured = None if held_out is None else samples.writer(stack, held_out.folder)
-        for line, num_copies, digest in samples.lines(limit, 0 if held_out is None else held_out.seed):
-            if measured is None or digest not in drawn:
-                for _ in range(num_copies):
-                    train.add(line)
-            elif digest not in measured.digests:
-                measured.digests.add(digest)
-                measured.add(line)
+        for seen in samples.lines(limit, 0 if held_out is None else held_out.seed, repeats):
+            if measured is None or seen.digest not in drawn:
+                train.add(seen)
+            elif seen.digest not in measured.digests:
+                measured.digests.add(seen.digest)
+                measured.add(replace(seen, times=1))
         if train.is_empty:
             raise DataError(f"{samples.name}: no sample is left to train on; raise its weight")
         if measured is not None:
@@ -126,6 +132,16 @@ def read_labels(folder: Path) -> dict[str, Any]:
 class _Limit:
     max_len: int
     too_long: TooLong
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A line, and how often its stretch, of which an epoch sees every line before it sees one again, is seen."""
+
+    line: EncodedLine
+    digest: int
+    stretch: tuple[int, int]
+    times: int
 
 
 class _Samples:
@@ -179,16 +195,22 @@ class _Samples:
             raise DataError(f"{self.name}: too few samples to hold some out; add more, or name a file to measure with")
         return drawn
 
-    def lines(self, limit: _Limit, seed: int) -> Iterator[tuple[EncodedLine, int, int]]:
-        """(line, how often it is to be seen in an epoch, digest) of all files. Of a weight's fraction, as many samples
-        are seen once more."""
-        for file in self.files:
+    def lines(self, limit: _Limit, seed: int, repeats: Sequence[tuple[int, int]]) -> Iterator[_Seen]:
+        """All files' that an epoch sees. Of a weight's fraction, as many samples are seen once more."""
+        ends = list(accumulate(num_lines for num_lines, _ in repeats))
+        for place, file in enumerate(self.files):
             whole = int(file.weight)
-            for _, line in read_samples(file.path, self._parser(limit, SampleNotes()), skip_invalid=True):
-                if line.samples:
-                    digest = _digest(line)
-                    once_more = _drawn_number(seed + 1, digest) < (file.weight - whole) * 2**64
-                    yield line, whole + once_more, digest
+            for number, line in read_samples(file.path, self._parser(limit, SampleNotes()), skip_invalid=True):
+                if not line.samples:
+                    continue
+                digest = _digest(line)
+                once_more = _drawn_number(seed + 1, digest) < (file.weight - whole) * 2**64
+                stretch, times = (place, number), whole + once_more
+                if repeats:
+                    part = bisect_left(ends, number)
+                    stretch, times = (place, part), repeats[part][1] if part < len(ends) else 1
+                if times:
+                    yield _Seen(line, digest, stretch, times)
 
     def writer(self, stack: ExitStack, out: Path) -> _SetWriter:
         durable.make_folder(out.parent)
@@ -217,13 +239,22 @@ class _SetWriter:
         self._tallies = {name: SplitTally() for name in names}
         self._targets: dict[str, dict[str, int]] = {}
         self._rows: list[dict[str, list[int]]] = []
+        self._stretch: tuple[int, int] | None = None  # the one that is being written
+        self._repeats: list[tuple[int, int]] = []  # of all stretches
         self._longest = 1
 
     @property
     def is_empty(self) -> bool:
         return not any(tally.num_documents for tally in self._tallies.values())
 
-    def add(self, line: EncodedLine) -> None:
+    def add(self, seen: _Seen) -> None:
+        """Written once, however often it is to be seen."""
+        line = seen.line
+        if seen.stretch == self._stretch:
+            self._repeats[-1] = (self._repeats[-1][0] + len(line.samples), seen.times)
+        else:
+            self._stretch = seen.stretch
+            self._repeats.append((len(line.samples), seen.times))
         for sample in line.samples:
             for (name, writer), document in zip(self._writers.items(), sample, strict=True):
                 writer.add(document.token_ids, document.mask)
@@ -245,7 +276,12 @@ class _SetWriter:
             }
             durable.write(self.folder / LABELS, json.dumps(labels))
         sources = [
-            SourceInfo(name=name, shards=tuple(writer.shards), **asdict(self._tallies[name]))
+            SourceInfo(
+                name=name,
+                shards=tuple(writer.shards),
+                num_repeats=write_repeats(self.folder, name, self._repeats),
+                **asdict(self._tallies[name]),
+            )
             for name, writer in self._writers.items()
         ]
         has_padding = "<pad>" in self.tokenizer.control_names

@@ -4,6 +4,8 @@ A set is a folder with `manifest.json` and, per shard, little-endian arrays with
     NAME-00000.tokens   uint16 or uint32 token ids of all documents, end to end
     NAME-00000.offsets  uint32, where each document starts, and one more: where the last one ends
     NAME-00000.mask     one bit per token (bit 0 of a byte first), 1 = learn to predict it; absent where all are learned
+and, of a source whose documents are not all seen equally often:
+    NAME.repeats        pairs of uint32: so many documents, the next in order, are seen so often, one after the other
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class ShardInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
     """One source of a set. `num_text_bytes` is the UTF-8 length of the text behind the tokens (bits per byte);
-    `epochs` is how often a run sees it unless phases say otherwise."""
+    `epochs` is how often a run sees it unless phases say otherwise; `num_repeats` counts the pairs of its repeats."""
 
     name: str
     shards: tuple[ShardInfo, ...]
@@ -53,6 +55,7 @@ class SourceInfo:
     epochs: float = 1.0
     provenance: str = ""
     licence: str = ""
+    num_repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,21 @@ class ShardWriter:
         self._token_ids, self._masks, self.pending_len = [], [], 0
 
 
+def write_repeats(folder: Path, name: str, repeats: Sequence[tuple[int, int]]) -> int:
+    """How often an epoch sees the documents of a source, as (number of documents, times) in their order: each stretch
+    is seen whole as often as it says before the next. Returns `num_repeats`: 0 where each document is seen once."""
+    merged: list[tuple[int, int]] = []
+    for num_documents, times in repeats:
+        if merged and merged[-1][1] == times == 1:
+            merged[-1] = (merged[-1][0] + num_documents, 1)
+        elif num_documents:
+            merged.append((num_documents, times))
+    if all(times == 1 for _, times in merged):
+        return 0
+    durable.write(folder / f"{name}.repeats", np.array(merged, "<u4").tobytes())
+    return len(merged)
+
+
 class SourceShards:
     """The documents of one source, by number, read through memory maps."""
 
@@ -171,6 +189,13 @@ class SourceShards:
             num_bytes = -(-shard.num_token_ids // 8)
             self._masks.append(_mapped(mask, np.dtype(np.uint8), num_bytes) if mask.exists() else None)
         self._first_document = np.cumsum([0, *(shard.num_documents for shard in info.shards)])
+        self.repeats = np.array([[info.num_documents, 1]], np.int64)
+        """(R, 2): number of documents, the next in order, and how often an epoch sees that stretch."""
+        if info.num_repeats:
+            pairs = _mapped(folder / f"{info.name}.repeats", np.dtype("<u4"), 2 * info.num_repeats)
+            self.repeats = pairs.reshape(-1, 2).astype(np.int64)
+            if self.repeats[:, 0].sum() != info.num_documents:
+                raise DataError(f"{folder / info.name}.repeats: is not of {info.num_documents} documents; build again")
 
     def _locate(self, document: int) -> tuple[int, int, int]:
         """(shard, start, end) of a document."""
@@ -181,6 +206,14 @@ class SourceShards:
     def document_lens(self) -> NDArray[np.int64]:
         """(num_documents,) tokens of each."""
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(each.astype(np.int64)) for each in self._offsets)])
+
+    @property
+    def epoch_len(self) -> int:
+        """Token ids that an epoch sees."""
+        num_documents, times = self.repeats[:, 0], self.repeats[:, 1]
+        up_to = np.concatenate([[0], np.cumsum(self.document_lens())])
+        ends = np.cumsum(num_documents)
+        return int(((up_to[ends] - up_to[ends - num_documents]) * times).sum())
 
     def document_len(self, document: int) -> int:
         _, start, end = self._locate(document)

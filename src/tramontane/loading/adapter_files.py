@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,8 +62,19 @@ class AdapterConfig:
 def write_adapter(
     folder: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]
 ) -> None:
-    """`tensors` as `read_adapter` gives them, into `folder` (made if need be), as PEFT has them, in float32."""
-    durable.make_folder(folder)
+    """`tensors` as `read_adapter` gives them, into `folder` (made if need be), as PEFT has them, in float32. An adapter
+    that is there is replaced in one step, so that no reader finds half of each; what else lies there stays."""
+    durable.make_folder(folder.parent)
+    with durable.folder(folder) as made:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_dir():
+                shutil.copytree(path, made / path.name, symlinks=True)
+            elif path.name not in (CONFIG, WEIGHTS):
+                shutil.copy2(path, made / path.name, follow_symlinks=False)
+        _write_peft(made, model_config, config, tensors)
+
+
+def _write_peft(folder: Path, model_config: ModelConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
     hf_modules = modules(model_config, "model.")
     named = {}
     for name, tensor in tensors.items():
@@ -74,7 +86,6 @@ def write_adapter(
         folder / WEIGHTS,
         {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in named.items()},
         named.items(),
-        overwrite=True,
     )
     document = {
         "peft_type": "LORA",

@@ -26,6 +26,17 @@ def available_bytes(device: torch.device, mapped_bytes: int = 0) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def machine_bytes() -> int | None:
+    """Memory of this machine, or what the tightest cgroup of this process may hold of it."""
+    limits = (_meminfo_bytes(field="MemTotal:"), _cgroup_bytes(is_whole=True))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def process_bytes() -> int | None:
+    """Memory that this process holds now."""
+    return next((int(line.split()[1]) * 1024 for line in _lines(Path("/proc/self/status")) if "VmRSS:" in line), None)
+
+
 def require_memory(needed_bytes: int, device: torch.device, what: str, remedy: str, mapped_bytes: int = 0) -> None:
     """Raise CapacityError, with both numbers, if `needed_bytes` and a reserve are not free on `device`."""
     free_bytes = available_bytes(device, mapped_bytes)
@@ -47,15 +58,18 @@ def memory_reported(what: str, device: torch.device, remedy: str) -> Iterator[No
         raise CapacityError(f"{what} did not fit into the memory of {device}; {remedy}") from None
 
 
-def _meminfo_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
+def _meminfo_bytes(path: Path = Path("/proc/meminfo"), *, field: str = "MemAvailable:") -> int | None:
     for line in _lines(path):
-        if line.startswith("MemAvailable:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None
 
 
-def _cgroup_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """What the tightest cgroup (version 2, else 1) of this process leaves; file pages count as free."""
+def _cgroup_bytes(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup"), *, is_whole: bool = False
+) -> int | None:
+    """What the tightest cgroup (version 2, else 1) of this process leaves, or with `is_whole` allows; file pages count
+    as free."""
     limits = []
     for line in _lines(membership):
         _, controllers, place = line.split(":", 2)
@@ -68,7 +82,9 @@ def _cgroup_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("
         for group in (folder, *folder.parents):
             limit = _number(group / ("memory.max" if is_v2 else "memory.limit_in_bytes"))
             used = _number(group / ("memory.current" if is_v2 else "memory.usage_in_bytes"))
-            if limit is not None and used is not None:
+            if limit is not None and is_whole:
+                limits.append(limit)
+            elif limit is not None and used is not None:
                 limits.append(limit - used + _file_pages_bytes(group / "memory.stat"))
             if group == base:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from tramontane.errors import ConfigError
 from tramontane.formats.names import OUTPUT, file_names
 from tramontane.model.lora import ALL_LINEARS, LowRankShape
 
-MAX_MATCH_S = 1.0  # of a pattern with one name of a module
+MAX_MATCH_S = 2.0  # of all patterns with all names of modules
 REMEDY = "merge it into its base with PEFT (merge_and_unload), and open the result"
 ALL_LINEAR = "all-linear"
 
@@ -124,6 +125,7 @@ class _Reader:
     def __init__(self, document: Mapping[str, Any], source: str) -> None:
         self.document = document
         self.source = source
+        self.match_s = MAX_MATCH_S  # what is left of it
         self.rank, self.alpha = document.get("r", 8), document.get("lora_alpha", 8)
         if not _is_rank(self.rank) or not _is_number(self.alpha):
             self.refuse("r", f"and lora_alpha={self.alpha!r} must be a rank of at least 1 and a number")
@@ -196,8 +198,9 @@ class _Reader:
 
     def _search(self, pattern: str, module: str) -> regex.Match[str] | None:
         """As PEFT's `re.match`, but with an end: a pattern from outside may take exponential time."""
+        began = time.monotonic()
         try:
-            return regex.match(pattern, module, timeout=MAX_MATCH_S)
+            return regex.match(pattern, module, timeout=self.match_s)
         except (regex.error, RecursionError) as error:
             raise ConfigError(f"{self.source}: {reprlib.repr(pattern)} is no pattern: {error}") from None
         except TimeoutError:
@@ -205,6 +208,8 @@ class _Reader:
                 f"{self.source}: {reprlib.repr(pattern)} takes too long to match {module!r}; write it without "
                 "repeats inside repeats"
             ) from None
+        finally:
+            self.match_s = max(1e-3, self.match_s - (time.monotonic() - began))
 
 
 def _stacks(config: ModelConfig, body: str) -> Iterator[tuple[Stack, str]]:

@@ -91,7 +91,10 @@ class ServerSettings:
         int, typer.Option(help="How far training stands back behind requests, 0 (not at all) to 19 (where idle).")
     ] = 10
     fine_tuning_memory_gib: Annotated[
-        float | None, typer.Option(help="Memory that one fine-tuning job may take, in GiB (default: no limit).")
+        float | None,
+        typer.Option(
+            help="Memory that one fine-tuning job may take, in GiB (default: its share of what the models leave)."
+        ),
     ] = None
     weight_format: Annotated[
         str, typer.Option(help="Hold the weights in this format, such as q8_0 (auto: as stored).")

@@ -160,7 +160,7 @@ def _model_facts(config: ModelConfig) -> dict[str, Any]:
 def _epochs(recipe: Recipe, shards: ShardSet, num_tokens: int) -> dict[str, float]:
     """How often each source was read by the time that `num_tokens` had gone by, phase after phase."""
     if takes_samples(recipe, shards):
-        data_len = sum(source.info.num_token_ids for source in shards.sources.values())
+        data_len = sum(source.epoch_len for source in shards.sources.values())
         return dict.fromkeys(shards.sources, num_tokens / data_len)
     planned = plan_stream(recipe, shards).num_token_ids
     epochs = dict.fromkeys(shards.sources, 0.0)

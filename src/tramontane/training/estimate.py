@@ -48,13 +48,13 @@ def estimate(recipe: Recipe) -> Estimate:
     train = open_inputs(recipe, machine)[0]
     plan = plan_stream(recipe, train)
     sources = train.sources.values()
-    data_tokens = sum(source.info.num_token_ids for source in sources)
+    data_tokens = sum(source.epoch_len for source in sources)
     num_documents = sum(source.info.num_documents for source in sources)
     checkpoint = open_checkpoint(Path(recipe.model.checkpoint))
     config = checkpoint.config
     packed = packed_format(recipe, checkpoint, machine)
     packed_bytes = None if packed is None else packed_size(config, checkpoint_formats(checkpoint, packed))
-    mean_len = max(1, round(data_tokens / num_documents))
+    mean_len = max(1, round(sum(source.info.num_token_ids for source in sources) / num_documents))
     flops = training_flops(config, (mean_len,), trains_weights=recipe.lora is None) / mean_len * plan.num_places
     rate = measure_matmul_rate(device, machine.dtype)
     return Estimate(
@@ -65,5 +65,11 @@ def estimate(recipe: Recipe) -> Estimate:
         num_steps=recipe.schedule.num_steps,
         epochs=plan.epochs,
         expected_seconds=flops / (SHARE_OF_PEAK * rate),
-        memory_bytes=run_memory_bytes(recipe, config, itemsize=machine.dtype.itemsize, packed_bytes=packed_bytes),
+        memory_bytes=run_memory_bytes(
+            recipe,
+            config,
+            itemsize=machine.dtype.itemsize,
+            packed_bytes=packed_bytes,
+            on_cpu=device.type == "cpu",
+        ),
     )

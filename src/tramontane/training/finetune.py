@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ class FinetuneOptions:
     loss: PreferenceLoss | None = None  # None: dpo, of preferences alone
     epochs: float = 3.0
     steps: int | None = None
+    repeats: Path | None = None  # JSON of the (lines, times) of `data`, one file
     lr: float | None = None
     rank: int | None = None
     alpha: float | None = None
@@ -103,10 +105,10 @@ def finetune_recipe(options: FinetuneOptions) -> Recipe:
     model, lora = _model(options), None if options.method == "full" else _lora(options)
     optimizer = OptimizerRecipe(kind="adamw", lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     train, valid = _write(options)
-    lens = Samples(train).lens
-    longest = max([*lens, *([] if valid is None else Samples(valid).lens)])
-    batch_len = options.batch_len or min(BATCH_LEN, math.ceil(sum(lens) / UPDATES_PER_EPOCH))
-    microbatch_len = _microbatch_len(lens, longest, min(batch_len, MICROBATCH_LEN))
+    samples = Samples(train)
+    longest = max(samples.longest, 0 if valid is None else Samples(valid).longest)
+    batch_len = options.batch_len or min(BATCH_LEN, math.ceil(samples.num_token_ids / UPDATES_PER_EPOCH))
+    microbatch_len = _microbatch_len(samples.lens, longest, min(batch_len, MICROBATCH_LEN))
     num_microbatches = max(1, round(batch_len / microbatch_len))
     data = DataPaths(
         train=(str(_folder(options, "train")),),
@@ -213,14 +215,28 @@ def _write(options: FinetuneOptions) -> tuple[ShardSet, ShardSet | None]:
     """The samples to train on and to measure with, in the run's folder."""
     share = share_of(options.valid)
     held_out = None if share is None else HeldOut(_folder(options, "valid"), share, options.seed)
-    train = _write_files(options, options.data, "train", held_out)
+    train = _write_files(options, options.data, "train", held_out, _repeats(options))
     if held_out is not None:
         return train, ShardSet([held_out.folder])
     return train, None if options.valid is None else _write_files(options, Path(options.valid), "valid", None)
 
 
+def _repeats(options: FinetuneOptions) -> list[tuple[int, int]]:
+    """Raises ConfigError for a file that holds none."""
+    if options.repeats is None:
+        return []
+    try:
+        return [(int(num_lines), int(times)) for num_lines, times in json.loads(options.repeats.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{options.repeats}: no JSON list of [lines, times] ({error})") from None
+
+
 def _write_files(
-    options: FinetuneOptions, files: Path | Sequence[str | Path], split: str, held_out: HeldOut | None
+    options: FinetuneOptions,
+    files: Path | Sequence[str | Path],
+    split: str,
+    held_out: HeldOut | None,
+    repeats: Sequence[tuple[int, int]] = (),
 ) -> ShardSet:
     folder = _folder(options, split)
     write_sample_shards(
@@ -232,6 +248,7 @@ def _write_files(
         max_invalid_share=options.max_invalid_share,
         too_long=options.too_long,
         held_out=held_out,
+        repeats=repeats,
     )
     return ShardSet([folder])
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from tramontane.data.permutation import Permutation
 from tramontane.data.sample_shards import LABELS, SOURCES, read_labels
 from tramontane.data.shards import ShardSet
 from tramontane.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +102,42 @@ class SampleCount:
     num_token_ids: int
 
 
+class Repeated(Sequence[int]):
+    """`values` in stretches, each seen whole as often as it says before the next, without a copy of any.
+
+    `repeats` (R, 2): number of values, the next in order, and times.
+    """
+
+    def __init__(self, values: Sequence[int], repeats: NDArray[np.int64]) -> None:
+        self.values = values
+        self._num_values, times = repeats[:, 0], repeats[:, 1]
+        self._first_value = np.cumsum(self._num_values) - self._num_values
+        self._ends = np.cumsum(self._num_values * times)
+        self._starts = self._ends - self._num_values * times
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return self.values[self.original(place)]
+
+    def original(self, place: int) -> int:
+        """Which of the values stands at `place`, 0..len-1."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        stretch = int(np.searchsorted(self._ends, place, side="right"))
+        return int(self._first_value[stretch] + (place - self._starts[stretch]) % self._num_values[stretch])
+
+
 class Samples:
     """The samples of a set, by number: of preferences document n of `chosen` and of `rejected` together, else each
-    document of every source."""
+    document of every source; where the set says so a document stands for several samples."""
 
     def __init__(self, shards: ShardSet) -> None:
         """Raises DataError for a set that holds no documents."""
@@ -112,30 +148,54 @@ class Samples:
         lens = [shards.sources[name].document_lens() for name in self._names]
         if self.is_paired and len(lens[0]) != len(lens[1]):
             raise DataError(f"{len(lens[0])} chosen and {len(lens[1])} rejected answers are no pairs; build them again")
-        self.lens: list[int] = (lens[0] + lens[1] if self.is_paired else np.concatenate(lens)).tolist()
-        """Tokens of each sample."""
+        self.document_lens: list[int] = (lens[0] + lens[1] if self.is_paired else np.concatenate(lens)).tolist()
+        """Tokens of each, a pair's taken together."""
         self._first = np.cumsum([0, *map(len, lens)]).tolist()
-        if not self.lens:
+        if not self.document_lens:
             raise DataError("the set holds no samples; build it again")
+        repeats = [shards.sources[name].repeats for name in self._names if len(shards.sources[name].document_lens())]
+        self.repeats: NDArray[np.int64] = repeats[0] if self.is_paired else np.concatenate(repeats)
+        self._repeated = None if np.all(self.repeats[:, 1] == 1) else Repeated(self.document_lens, self.repeats)
+        self.lens: Sequence[int] = self._repeated or self.document_lens
+        """Tokens of each sample."""
+
+    @property
+    def is_repeated(self) -> bool:
+        return self._repeated is not None
+
+    @property
+    def longest(self) -> int:
+        return max(self.document_lens)
+
+    @property
+    def num_token_ids(self) -> int:
+        """Of all samples, those that are one document counted each."""
+        return sum(self.shards.sources[name].epoch_len for name in self._names)
+
+    def document(self, sample: int) -> int:
+        """The document, or pair, that a sample is."""
+        return sample if self._repeated is None else self._repeated.original(sample)
 
     def __len__(self) -> int:
         return len(self.lens)
 
     def documents(self, sample: int) -> Iterator[Segment]:
         """What lies side by side in a batch."""
+        sample = self.document(sample)
         if self.is_paired:
             for name in self._names:
                 yield Segment(name, sample, 0, self.shards.sources[name].document_len(sample))
             return
         place = next(n for n, first in enumerate(self._first[1:]) if sample < first)
-        yield Segment(self._names[place], sample - self._first[place], 0, self.lens[sample])
+        yield Segment(self._names[place], sample - self._first[place], 0, self.document_lens[sample])
 
     def batches(self, batch_len: int, epochs: float | None, seed: int) -> Iterator[list[int]]:
         """The samples of each batch in turn. A new order each epoch; a part of an epoch is rounded to samples.
         `epochs` None: without end. Raises DataError for a batch that cannot hold the longest sample."""
-        longest = max(self.lens)
-        if longest > batch_len:
-            raise DataError(f"microbatch_len={batch_len} cannot hold the longest sample ({longest} tokens); raise it")
+        if self.longest > batch_len:
+            raise DataError(
+                f"microbatch_len={batch_len} cannot hold the longest sample ({self.longest} tokens); raise it"
+            )
         return pack(self._orders(epochs, seed), self.lens, batch_len)
 
     def _orders(self, epochs: float | None, seed: int) -> Iterator[Iterator[int]]:
@@ -178,12 +238,15 @@ class SampleStream:
     ) -> None:
         """Raises DataError for a batch that cannot hold the longest sample, or labels of another set."""
         self._samples = Samples(shards)
-        if targets is not None and len(targets.documents) != len(self._samples):
-            raise DataError(f"{LABELS} describes {len(targets.documents)} documents, the set has {len(self._samples)}")
+        num_documents = len(self._samples.document_lens)
+        if targets is not None and len(targets.documents) != num_documents:
+            raise DataError(f"{LABELS} describes {len(targets.documents)} documents, the set has {num_documents}")
         self._targets = targets
         self._batch_len, self._epochs, self._seed = batch_len, epochs, seed
         self._rank, self._world_size = rank, world_size
-        lens = np.array(self._samples.lens, "<i8").tobytes()
+        lens = np.array(self._samples.document_lens, "<i8").tobytes()
+        if self._samples.is_repeated:
+            lens += self._samples.repeats.tobytes()
         described = repr(["best fit", batch_len, epochs, seed]).encode("utf-8")
         self._fingerprint = hashlib.sha256(described + lens).hexdigest()
         self._batches = self._samples.batches(batch_len, epochs, seed)
@@ -219,6 +282,7 @@ class SampleStream:
         self._draw(int(state["num_batches"]))
 
     def _assemble(self, plan: list[int]) -> Batch | LabelledBatch:
+        documents = [self._samples.document(sample) for sample in plan]
         segments = [segment for sample in plan for segment in self._samples.documents(sample)]
         batch = assemble(segments, self._samples.shards, self._batch_len)
-        return batch if self._targets is None else LabelledBatch(batch, self._targets.rows(plan))
+        return batch if self._targets is None else LabelledBatch(batch, self._targets.rows(documents))

@@ -13,6 +13,8 @@ from tramontane.training.recipe import DataPaths, Recipe
 from tramontane.training.sample_stream import Samples, SampleStream, Targets
 from tramontane.training.token_stream import TokenStream
 
+MAX_SAMPLES = 20_000_000
+"""That a run of epochs gives in all: they are packed once before it begins, which takes minutes for so many."""
 COUNTED_BATCHES = 4096
 """Of a run that begins its samples anew without end; it goes on alike."""
 
@@ -65,15 +67,28 @@ def takes_samples(recipe: Recipe, train: ShardSet) -> bool:
     if recipe.task.kind == "text":
         if recipe.data.epochs is not None and not is_even:
             raise ConfigError("data.epochs cannot be given for data whose sources have phases or epochs of their own")
-        return recipe.data.policy == "whole" and is_even and not recipe.data.phases
+        is_whole = recipe.data.policy == "whole" and is_even and not recipe.data.phases
+        if not is_whole and any(source.info.num_repeats for source in train.sources.values()):
+            raise ConfigError(
+                f"data.policy={recipe.data.policy!r} and phases know no weights of samples, and the set has some; use "
+                "data.policy='whole' without phases, or build the set without weights"
+            )
+        return is_whole
     if recipe.data.phases:
         raise ConfigError(f"data.phases have no effect on task.kind={recipe.task.kind!r}; remove them")
     return True
 
 
 def steps_of_epochs(data: DataPaths, train: ShardSet, seed: int) -> int:
-    """Updates that `data.epochs` takes, the last of which may be smaller than the others."""
-    found = Samples(train).count(data.microbatch_len, data.epochs, seed)
+    """Updates that `data.epochs` takes, the last of which may be smaller than the others. Raises ConfigError for more
+    samples than are counted."""
+    samples = Samples(train)
+    if data.epochs is not None and data.epochs * len(samples) > MAX_SAMPLES:
+        raise ConfigError(
+            f"{data.epochs:g} epochs of {len(samples):,} samples, as their weights count them, are more than the "
+            f"{MAX_SAMPLES:,} that a run plans; say how many updates instead (--steps, over HTTP training_steps)"
+        )
+    found = samples.count(data.microbatch_len, data.epochs, seed)
     return math.ceil(found.num_batches * data.microbatch_len / data.batch_len)
 
 

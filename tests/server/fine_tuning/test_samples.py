@@ -17,23 +17,23 @@ from tramontane.server.auth import OWNER
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.previews import first_questions
-from tramontane.server.fine_tuning.samples import copies_of, join_files, num_passes, place_of
+from tramontane.server.fine_tuning.samples import join_files, num_passes, place_of, repeats_path, times_of
 
 
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [([1.0], (1, [1])), ([1.0, 2.0], (1, [1, 2])), ([1.0, 0.5], (2, [2, 1])), ([1.0, 1.5, 0.25], (4, [4, 6, 1]))],
 )
-def test_copies(weights: list[float], expected: tuple[int, list[int]]) -> None:
-    assert copies_of(weights) == expected
+def test_times(weights: list[float], expected: tuple[int, list[int]]) -> None:
+    assert times_of(weights) == expected
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8))
 def test_every_file_is_seen_about_as_often_as_its_weight(weights: list[float]) -> None:
-    k, copies = copies_of(weights)
-    for weight, num_copies in zip(weights, copies, strict=True):
-        assert num_copies >= 1
-        assert abs(num_copies - k * weight) <= max(0.5, 1 - k * weight) + 1e-9
+    k, all_times = times_of(weights)
+    for weight, times in zip(weights, all_times, strict=True):
+        assert times >= 1
+        assert abs(times - k * weight) <= max(0.5, 1 - k * weight) + 1e-9
 
 
 def test_files_of_any_shape_and_array_are_taken_and_joined(app_client: TestClient, tmp_path: Path) -> None:
@@ -78,11 +78,12 @@ def test_lines_keep_their_files(app_client: TestClient, tmp_path: Path) -> None:
     target = tmp_path / "samples.jsonl"
     join_files(files, OWNER, {first: 1.0, second: 0.5}, target, "training_files")
     lines = target.read_text("utf-8").splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 4
     assert num_passes(target) == 2
-    assert place_of(target, 2) == place_of(target, 5) == (first, 2)
-    assert place_of(target, 7) == (second, 1)
-    assert place_of(target, 8) == (None, 8)
-    assert json.loads(lines[6]) == conversation("e", "f")
+    assert json.loads(repeats_path(target).read_text("utf-8")) == [[3, 2], [1, 1]]
+    assert place_of(target, 2) == (first, 2)
+    assert place_of(target, 4) == (second, 1)
+    assert place_of(target, 5) == (None, 5)
+    assert json.loads(lines[3]) == conversation("e", "f")
     with pytest.raises(ApiError, match="does not exist"):
         join_files(files, replace(OWNER, owner="somebody else"), {first: 1.0}, target, "training_files")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tramontane.server.fine_tuning.samples import num_passes
+from tramontane.server.fine_tuning.jobs import MODEL
+from tramontane.server.fine_tuning.samples import num_passes, repeats_path
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.tables import FineTuningJob
 
@@ -16,8 +17,16 @@ DEFAULT_EPOCHS = 3.0
 CHECKPOINT_S = 60.0
 NUM_CHECKPOINTS = 4
 """In the course of a job; more where it lasts longer than CHECKPOINT_S for each."""
-PRIVATE = ("TRAMONTANE_DATABASE_URL",)
-"""What a job has no use for is not in its environment."""
+KEPT = frozenset(
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "XDG_CACHE_HOME"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
+        *("TRAMONTANE_HOME", "TRAMONTANE_THREADS", "TRAMONTANE_CPU", "TRAMONTANE_DEBUG"),
+    )
+)
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "KMP_", "GOMP_")
+"""What a job sees of the environment: where programs, libraries and caches lie, and how to compute. No more: a server's
+environment may hold passwords."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class JobFolder:
 
     @property
     def model(self) -> Path:
-        return self.run / "model"
+        return self.path / MODEL
 
     @property
     def check_process(self) -> Path:
@@ -82,6 +91,8 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
         *("--skip-invalid", repr(job.max_invalid_share), "--seed", str(job.seed), "--device", settings.device),
         *("--set", f"checkpoint.every_seconds={CHECKPOINT_S}", "--set", f"schedule.warmup_steps={warmup_steps}"),
     ]
+    if repeats_path(folder.samples).exists():  # there is none of a job that an older version made, which copied
+        command += ["--repeats", str(repeats_path(folder.samples))]
     if job.validation_files:
         command += ["--valid", str(folder.held_out)]
     if settings.weight_format != "auto":
@@ -98,6 +109,7 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
 
 
 def environment(settings: ServerSettings) -> Mapping[str, str]:
-    """That of the server, with its threads."""
+    """What a job needs of the server's, with its threads."""
     threads = {} if settings.threads is None else {"TRAMONTANE_THREADS": str(settings.threads)}
-    return {name: value for name, value in os.environ.items() if name not in PRIVATE} | threads
+    kept = {name: text for name, text in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    return kept | threads

@@ -22,6 +22,7 @@ from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.command import JobFolder
 from tramontane.server.fine_tuning.jobs import QUEUED, FineTuningJobs
+from tramontane.server.fine_tuning.room import require_disk
 from tramontane.server.fine_tuning.samples import join_files
 from tramontane.server.models import ModelRegistry, ServedModel
 from tramontane.server.store.contents import FULL
@@ -71,7 +72,9 @@ def tunable(registry: ModelRegistry, name: str, owner: str) -> ServedModel:
 
 def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) -> FineTuningJob:
     """Durable when this returns. Raises ApiError 404 for a file that is not there and 422 for one of another purpose,
-    and DiskFullError. Waits for the disk."""
+    and DiskFullError, before anything is written where the job would leave others no room. Waits for the disk."""
+    sizes = [files.get(file_id, caller).size_bytes for file_id in dict.fromkeys((*new.weights, *new.validation_files))]
+    require_disk(jobs.folder, sizes)
     job_id = str(uuid.uuid4())
     folder = JobFolder(jobs.folder_of(job_id))
     durable.make_folder(folder.path, 0o700)

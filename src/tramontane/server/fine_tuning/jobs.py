@@ -34,6 +34,8 @@ ENDED = (FAILED_VALIDATION, FAILED, SUCCESS, CANCELLED)
 STATUS_UPDATED, INVALID_LINE, INTERRUPTED, SAMPLE = "status-updated", "invalid-line", "interrupted", "sample"
 ESTIMATED = "estimated"
 """What training takes, memory among it, for which a job's metadata has no field in the API."""
+MODEL = Path("run/model")
+"""In a job's folder: what it makes."""
 NOTE = "note"
 """How the samples were read, where that is not as they stand."""
 
@@ -156,7 +158,38 @@ class FineTuningJobs:
                 raise ApiError(409, f"the job has ended: its status is {job.status}", code="job_state")
             return job
 
-        return self.database.free(cancel)
+        job = self.database.free(cancel)
+        if job.status == CANCELLED:
+            clear(self.folder_of(job_id), keep=None)
+        return job
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Row and events; the model that the job has made stays. Raises ApiError 409 for a job that has not ended."""
+
+        def delete(session: Session) -> bool:
+            job = _find(session, job_id, owner, lock=True)
+            if job.status not in ENDED:
+                raise ApiError(409, f"the job is {job.status}; cancel it first", code="job_not_ended")
+            session.delete(job)
+            return session.scalar(select(FineTunedModel.name).where(FineTunedModel.job_id == job_id)) is not None
+
+        if not self.database.free(delete):
+            shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Of the jobs of this place that have ended only the model stays; what is known besides is in the database. A
+        model without a row is left to `sweep`."""
+        query = (
+            select(FineTuningJob.id, FineTuningJob.status, FineTunedModel.name)
+            .outerjoin(FineTunedModel, FineTunedModel.job_id == FineTuningJob.id)
+            .where(FineTuningJob.place == self.place, FineTuningJob.status.in_(ENDED))
+        )
+        here = self.entries.entries()
+        with self.database.read() as session:
+            ended = [row for row in session.execute(query) if row.id in here]
+        for row in ended:
+            if row.name is not None or row.status != SUCCESS:
+                clear(self.folder_of(row.id), keep=None if row.name is None else MODEL)
 
     def forget(self, job_id: str, owner: str) -> None:
         """Row and folder of a job that was only to be estimated; one that is still checked is cancelled instead."""
@@ -203,8 +236,13 @@ class FineTuningJobs:
                 session.execute(update(table).where(column.in_(here)).values(place=self.place))
 
     def sweep(self) -> None:
-        """Move folders of jobs that were never taken in to the trash."""
-        self.entries.sweep(self.rows().known)
+        """Move folders of jobs that were never taken in to the trash, and of models that have been deleted."""
+        deleted = select(FineTuningJob.id).where(
+            FineTuningJob.status == SUCCESS, FineTuningJob.id.not_in(select(FineTunedModel.job_id))
+        )
+        with self.database.read() as session:
+            done_with = frozenset(session.scalars(deleted))
+        self.entries.sweep(self.rows().known - done_with)
 
     def update(self, job: FineTuningJob, status: str | None = None, **values: Any) -> FineTuningJob | None:
         """Set fields, and the status if the job still has that of `job`: None where its owner was faster."""
@@ -232,6 +270,23 @@ class FineTuningJobs:
             session.add_all(
                 FineTuningEvent(job_id=job_id, name=name, data=dict(entry), created_at=now) for entry in entries
             )
+
+
+def clear(folder: Path, *, keep: Path | None) -> None:
+    """Remove a folder and all that is in it, but for what lies at `keep`, relative to it."""
+    if keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    kept = folder / keep
+    for place in (folder, *(folder / parent for parent in keep.parents if parent != Path())):
+        with suppress(FileNotFoundError):
+            for path in place.iterdir():
+                if path == kept or path in kept.parents:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def set_status(session: Session, job: FineTuningJob, status: str) -> None:

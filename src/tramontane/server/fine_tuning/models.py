@@ -7,7 +7,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -56,9 +56,11 @@ class FineTunedModels:
                 if served is not None:
                     served.archived, served.title, served.description = row.archived, row.title, row.description
 
-    async def publish(self, job: FineTuningJob, registry: ModelRegistry) -> FineTunedModel:
-        """Serve what `job` has made, then say so: whoever reads that it has ended well can use it at once. Raises
-        ConfigError and the like for a model that does not fit its base."""
+    async def publish(
+        self, job: FineTuningJob, registry: ModelRegistry, losses: Mapping[str, Sequence[tuple[int, float]]]
+    ) -> FineTunedModel:
+        """Serve what `job` has made, then say so, with its `losses`: whoever reads that it has ended well can use it at
+        once. Raises ConfigError and the like for a model that does not fit its base."""
         row = FineTunedModel(
             name=name_of(job),
             owner=job.owner,
@@ -75,7 +77,7 @@ class FineTunedModels:
             base = registry.find(row.root)
             if base is not None and registry.find(row.name) is None:
                 self._add(await asyncio.to_thread(self._load, row, base), registry)
-            await asyncio.to_thread(self._insert, job, row)
+            await asyncio.to_thread(self._insert, job, row, losses)
         return row
 
     def get(self, name: str, owner: str) -> FineTunedModel:
@@ -129,13 +131,15 @@ class FineTunedModels:
             base, row.name, folder, owner=row.owner, job=row.job_id, created=int(row.created_at), kind=row.model_type
         )
 
-    def _insert(self, job: FineTuningJob, row: FineTunedModel) -> None:
+    def _insert(
+        self, job: FineTuningJob, row: FineTunedModel, losses: Mapping[str, Sequence[tuple[int, float]]]
+    ) -> None:
         with self.database.write() as session:
             found = session.get(FineTuningJob, job.id, with_for_update=True)
             if found is None or found.status != job.status:
                 return
             session.merge(row)
-            found.fine_tuned_model = row.name
+            found.fine_tuned_model, found.losses = row.name, dict(losses)
             set_status(session, found, SUCCESS)
 
 

@@ -51,7 +51,12 @@ def _plain(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
 
 
 async def previews(
-    base: ServedModel, checkpoint: Path | None, questions: Sequence[Sequence[Mapping[str, Any]]], *, salt: str
+    base: ServedModel,
+    checkpoint: Path | None,
+    questions: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    owner: str,
+    salt: str,
 ) -> list[dict[str, str]]:
     """`prompt` and `answer` for each question, by the adapter in `checkpoint`, or by the bare base. Nothing for a
     question that cannot be answered, and where the checkpoint has been let go meanwhile."""
@@ -62,7 +67,7 @@ async def previews(
         if checkpoint is not None:
             adapter = await llm.load_adapter(checkpoint, f"{salt}@{checkpoint.name}")
         for messages in questions:
-            completion = await llm.chat(messages, sampling, priority=PRIORITY, salt=salt, adapter=adapter)
+            completion = await llm.chat(messages, sampling, priority=PRIORITY, owner=owner, salt=salt, adapter=adapter)
             found.append({"prompt": str(messages[-1]["content"]), "answer": completion.choices[0].text})
     except (TramontaneError, OSError):
         pass

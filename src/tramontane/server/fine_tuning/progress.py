@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_CHECKPOINTS = 10
+MAX_LOSSES = 2000
+"""Of each kind, that are kept of a job that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,17 @@ class Progress:
     @property
     def trained_tokens(self) -> int:
         return max((int(row["tokens"]) for row in self.rows), default=0)
+
+    def losses(self, at_most: int | None = None) -> dict[str, list[tuple[int, float]]]:
+        """(step, nats per token) pairs of `train` and `held_out`; `at_most` of each, evenly spaced, the last among
+        them."""
+        found: dict[str, list[tuple[int, float]]] = {"train": [], "held_out": []}
+        for row in self.rows:
+            if row.get("loss") is not None:
+                found[row["kind"]].append((row["step"], row["loss"]))
+        if at_most is None:
+            return found
+        return {kind: pairs[:: -max(1, -(-len(pairs) // at_most))][::-1] for kind, pairs in found.items()}
 
     def checkpoints(self, num_steps: int) -> list[dict[str, Any]]:
         """Losses at up to MAX_CHECKPOINTS steps and at the last one: where the samples that were held out were looked

@@ -1,7 +1,8 @@
 """FineTuningRunner: brings every job of this place one step further, again and again, until it has ended.
 
-All that it knows is in the database and in the jobs' folders, so that whoever comes after it goes on from there: a
-process that lives is watched, one that has ended is judged, one that was killed is begun again from its checkpoint.
+All that must not be lost is in the database and in the jobs' folders, so that whoever comes after it goes on from
+there: a process that has ended is judged, one that was killed, with its server or alone, is begun again from its
+checkpoint. Owners take turns: see `turns`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from tramontane.data.sample_shards import read_labels
 from tramontane.errors import TramontaneError
+from tramontane.runtime import resolve_device
 from tramontane.server.fine_tuning.command import JobFolder, check_command, environment, train_command
 from tramontane.server.fine_tuning.jobs import (
     CANCELLATION_REQUESTED,
@@ -35,12 +38,15 @@ from tramontane.server.fine_tuning.jobs import (
     VALIDATED,
     VALIDATING,
     FineTuningJobs,
+    clear,
 )
 from tramontane.server.fine_tuning.models import FineTunedModels
 from tramontane.server.fine_tuning.previews import first_questions, previews
 from tramontane.server.fine_tuning.process import Process
-from tramontane.server.fine_tuning.progress import newest_checkpoint, read_progress
+from tramontane.server.fine_tuning.progress import MAX_LOSSES, newest_checkpoint, read_progress
+from tramontane.server.fine_tuning.room import folder_bytes, is_disk_low, memory_limit_bytes
 from tramontane.server.fine_tuning.samples import place_of
+from tramontane.server.fine_tuning.turns import Turns, gives_way
 from tramontane.server.models import ModelRegistry
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.tables import FineTuningJob
@@ -50,9 +56,15 @@ log = logging.getLogger(__name__)
 TURN_S = 0.5
 IDLE_S = 5.0
 """Between looks for work where nothing tells of it sooner: another server may have taken in a job."""
-MAX_CHECKS = 2
+MAX_CHECKS, MAX_CHECKS_PER_OWNER = 3, 1
 MAX_INTERRUPTIONS = 3
-"""So often in a row training may be killed without having come further; then something must be wrong with it."""
+"""So often in a row training may be killed by its own fault without having come further."""
+MAX_PAUSE_S = 60.0
+"""Before a job that others have killed, again and again, goes on."""
+TIDY_S = 600.0
+LOG_CHARS = 4000
+"""Of what a job that has failed has printed, in the server's log."""
+NO_ROOM = "there was no room left on the server's disk for it"
 KILL_AFTER_S = 15.0
 PREVIEW_S = 60.0
 STOPPED_EARLY = 75
@@ -69,6 +81,12 @@ class FineTuningRunner:
         self._news = asyncio.Event()
         self._processes: dict[str, Process] = {}
         self._asked_to_stop: dict[str, float] = {}
+        self._turns, self._checks = Turns(), Turns()
+        self._since: dict[str, float] = {}  # when the jobs in training first moved on here, on the monotonic clock
+        self._giving_way: set[str] = set()
+        self._killed: dict[str, tuple[int, float]] = {}  # by others: how often, and when the job goes on
+        self._memory_bytes: int | None = None
+        self._on_cpu = resolve_device(settings.device).type == "cpu"
         self._previewed: dict[str, int] = {}
 
     def wake(self) -> None:
@@ -79,8 +97,14 @@ class FineTuningRunner:
         with (self.jobs.folder / "lock").open("w") as lock:
             while not _try_lock(lock):
                 await asyncio.sleep(IDLE_S)
+            self._memory_bytes = memory_limit_bytes(self.settings, registry)
+            tidied = None
             while True:
                 self._news.clear()
+                if tidied is None or time.monotonic() - tidied > TIDY_S:
+                    tidied = time.monotonic()
+                    with suppress(Exception):  # the next time, then
+                        await asyncio.to_thread(self.jobs.tidy)
                 num_moving = await self._turn(registry)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(TURN_S if num_moving else IDLE_S):
@@ -101,15 +125,21 @@ class FineTuningRunner:
         except Exception:
             log.exception("the fine-tuning jobs cannot be looked up; the next try comes in %g s", IDLE_S)
             return 0
-        num_free = {
-            QUEUED: MAX_CHECKS - sum(job.status == VALIDATING for job in jobs),
-            STARTED: self.settings.fine_tuning_jobs - sum(job.status == RUNNING for job in jobs),
+        by_status = {
+            name: [job for job in jobs if job.status == name] for name in (QUEUED, VALIDATING, STARTED, RUNNING)
         }
+        waiting, active = by_status[STARTED], by_status[RUNNING]
+        num_checks = MAX_CHECKS - len(by_status[VALIDATING])
+        chosen = self._checks.choose(
+            by_status[QUEUED], by_status[VALIDATING], num_checks, per_owner=MAX_CHECKS_PER_OWNER
+        )
+        chosen |= self._turns.choose(waiting, active, self.settings.fine_tuning_jobs - len(active))
+        if waiting and len(active) >= self.settings.fine_tuning_jobs:
+            self._make_room(waiting, active)
+        await asyncio.to_thread(self._leave_room, [*by_status[VALIDATING], *active])
         for job in jobs:
-            if job.status in num_free:
-                num_free[job.status] -= 1
-                if num_free[job.status] < 0:
-                    continue
+            if job.status in (QUEUED, STARTED) and job.id not in chosen:
+                continue
             try:
                 is_trained = await asyncio.to_thread(self._attend, job)
                 if job.status == RUNNING:
@@ -145,9 +175,44 @@ class FineTuningRunner:
         is_check = job.status == VALIDATING
         command = (check_command if is_check else train_command)(job, folder, self.settings)
         niceness = 0 if is_check else self.settings.fine_tuning_nice  # somebody waits for the check
-        limit = self.settings.fine_tuning_memory_gib
-        memory_bytes = None if limit is None else int(limit * 2**30)
-        self._process(job).start(command, environment(self.settings), niceness=niceness, memory_bytes=memory_bytes)
+        self._since.pop(job.id, None)
+        self._process(job).start(
+            command, environment(self.settings), niceness=niceness, memory_bytes=self._memory_bytes
+        )
+
+    def _make_room(self, waiting: Sequence[FineTuningJob], active: Sequence[FineTuningJob]) -> None:
+        """Ask a job to save and to end, where another owner's has waited for long enough."""
+        now = time.monotonic()
+        seconds = {job.id: now - self._since[job.id] for job in active if job.id in self._since}
+        job = gives_way(waiting, active, seconds, self._giving_way)
+        if job is not None:
+            self._giving_way.add(job.id)
+            self._process(job).signal(signal.SIGTERM)
+
+    def _leave_room(self, jobs: Sequence[FineTuningJob]) -> None:
+        """Where the disk is nearly full, end the job that takes most of it."""
+        if not jobs or not is_disk_low(self.jobs.folder):
+            return
+        job = max(jobs, key=lambda job: folder_bytes(self._folder(job).path))
+        self._process(job).signal(signal.SIGKILL)
+        self._end(job, FAILED_VALIDATION if job.status == VALIDATING else FAILED, NO_ROOM)
+
+    def _end(self, job: FineTuningJob, status: str, error: str | None = None) -> None:
+        """The job ends without a model. What is known of it goes to the database, and its folder with all the rest."""
+        folder = self._folder(job)
+        losses = read_progress(folder.run).losses(MAX_LOSSES)
+        values = {} if error is None else {"error": error}
+        if self.jobs.update(job, status, losses=losses, **values) is None:
+            return
+        if status == FAILED:
+            log.warning("fine-tuning job %s has failed: %s", job.id, self._process(job).last_words(LOG_CHARS))
+        self._forget(job.id)
+        clear(folder.path, keep=None)
+
+    def _forget(self, job_id: str) -> None:
+        for known in (self._processes, self._asked_to_stop, self._previewed, self._since, self._killed):
+            known.pop(job_id, None)
+        self._giving_way.discard(job_id)
 
     def _watch_check(self, job: FineTuningJob) -> None:
         process = self._process(job)
@@ -172,9 +237,9 @@ class FineTuningRunner:
             self.jobs.say(job.id, NOTE, [{"message": note} for note in notes])
         told = {"message": estimate["summary"], "memory_bytes": estimate["memory_bytes"]}
         self.jobs.say(job.id, ESTIMATED, [told])
-        undeclared = _undeclared_labels(job, folder)
-        if undeclared is not None:
-            self.jobs.update(job, FAILED_VALIDATION, error=undeclared)
+        wrong = _undeclared_labels(job, folder) or self._too_large(estimate)
+        if wrong is not None:
+            self._end(job, FAILED_VALIDATION, wrong)
             return
         self.jobs.update(job, STARTED if job.auto_start else VALIDATED, estimate=estimate, num_interruptions=0)
         self.wake()
@@ -190,7 +255,17 @@ class FineTuningRunner:
             first = problems[0]
             where = f"file {first['file_id']}, " if first["file_id"] else ""
             error = f"{found['num_invalid']} invalid lines; the first: {where}line {first['line']}: {first['message']}"
-        self.jobs.update(job, FAILED_VALIDATION, error=error)
+        self._end(job, FAILED_VALIDATION, error)
+
+    def _too_large(self, estimate: Mapping[str, Any]) -> str | None:
+        """What is wrong where a job needs more memory than one may take; a GPU's is its own matter."""
+        limit, needed = self._memory_bytes, estimate["memory_bytes"]
+        if not self._on_cpu or limit is None or needed <= limit:
+            return None
+        return (
+            f"it needs about {needed / 2**30:.1f} GiB of memory, and a job may take {limit / 2**30:.1f} GiB "
+            "(fine_tuning_memory_gib); shorten the longest samples, or lower seq_len"
+        )
 
     def _watch_training(self, job: FineTuningJob) -> bool:
         process = self._process(job)
@@ -201,10 +276,15 @@ class FineTuningRunner:
         code = process.exit_code
         if code == 0 and self._folder(job).model.is_dir():
             return True
-        if code is None or code == STOPPED_EARLY:
+        if code in (STOPPED_EARLY, None) and job.id in self._giving_way:
+            self._forget(job.id)
+            self.jobs.update(job, STARTED)
+            self.jobs.say(job.id, INTERRUPTED, [{"message": "another owner's job has its turn; it goes on after that"}])
+            self.wake()
+        elif code is None or code == STOPPED_EARLY:
             self._begin_again(job, FAILED, "training was killed")
         else:
-            self.jobs.update(job, FAILED, error=self._told(process))
+            self._end(job, FAILED, self._told(process))
         return False
 
     def _note_progress(self, job: FineTuningJob) -> None:
@@ -222,6 +302,8 @@ class FineTuningRunner:
         moved_on = progress.trained_tokens > known_tokens
         if moved_on:
             job.num_interruptions = 0
+            self._killed.pop(job.id, None)
+            self._since.setdefault(job.id, time.monotonic())
         if moved_on or checkpoints != job.checkpoints:
             self.jobs.update(
                 job,
@@ -231,15 +313,28 @@ class FineTuningRunner:
             )
 
     def _begin_again(self, job: FineTuningJob, failed: str, what: str) -> None:
-        complaint = self._process(job).complaint
-        told = f"{what}{f' ({complaint})' if complaint else ''}"
-        if job.num_interruptions >= MAX_INTERRUPTIONS:
-            self.jobs.update(job, failed, error=f"{told} {job.num_interruptions + 1} times without getting further")
+        process = self._process(job)
+        told = f"{what}{f' ({process.complaint})' if process.complaint else ''}"
+        is_own_fault = process.was_its_own_fault
+        if is_own_fault and job.num_interruptions >= MAX_INTERRUPTIONS:
+            self._end(job, failed, f"{told} {job.num_interruptions + 1} times without getting further")
             return
-        updated = self.jobs.update(job, num_interruptions=job.num_interruptions + 1)
+        if not is_own_fault and not self._may_go_on(job.id):
+            return
+        updated = self.jobs.update(job, num_interruptions=job.num_interruptions + is_own_fault)
         if updated is not None:
             self.jobs.say(job.id, INTERRUPTED, [{"message": f"{told}; it goes on from its last checkpoint"}])
+            self._giving_way.discard(job.id)
             self._start(updated)
+
+    def _may_go_on(self, job_id: str) -> bool:
+        """Whether a job that others have killed goes on now: the first time at once, then after longer and longer."""
+        num_kills, resumes_at = self._killed.get(job_id, (0, 0.0))
+        now = time.monotonic()
+        if num_kills and now < resumes_at:
+            return False
+        self._killed[job_id] = (num_kills + 1, now + min(MAX_PAUSE_S, 2.0**num_kills))
+        return True
 
     def _cancel(self, job: FineTuningJob) -> None:
         """First politely, so that it saves; then at once."""
@@ -251,9 +346,7 @@ class FineTuningRunner:
         ]
         alive = [process for process in processes if process.is_alive]
         if not alive:
-            self._asked_to_stop.pop(job.id, None)
-            self._processes.pop(job.id, None)
-            self.jobs.update(job, CANCELLED)
+            self._end(job, CANCELLED)
             return
         asked = self._asked_to_stop.get(job.id)
         now = time.monotonic()
@@ -286,17 +379,19 @@ class FineTuningRunner:
         self._previewed[job.id] = step
         with suppress(TimeoutError):  # a busy server has no time for it
             async with asyncio.timeout(PREVIEW_S):
-                found = await previews(base, newest, questions, salt=job.id)
+                found = await previews(base, newest, questions, owner=job.owner, salt=job.id)
                 await asyncio.to_thread(self.jobs.say, job.id, SAMPLE, [{"step": step, **each} for each in found])
 
     async def _publish(self, job: FineTuningJob, registry: ModelRegistry) -> None:
+        folder = self._folder(job)
+        losses = (await asyncio.to_thread(read_progress, folder.run)).losses(MAX_LOSSES)
         try:
-            model = await self.models.publish(job, registry)
+            model = await self.models.publish(job, registry, losses)
         except TramontaneError as error:
-            await asyncio.to_thread(self.jobs.update, job, FAILED, error=str(error))
+            await asyncio.to_thread(self._end, job, FAILED, str(error))
             return
-        self._processes.pop(job.id, None)
-        self._previewed.pop(job.id, None)
+        self._forget(job.id)
+        await asyncio.to_thread(self.jobs.tidy)
         log.info("fine-tuning job %s has made %s", job.id, model.name)
 
     def _process(self, job: FineTuningJob) -> Process:
@@ -314,9 +409,9 @@ class FineTuningRunner:
     def _told(self, process: Process) -> str:
         """Why a process says it has failed."""
         complaint = process.complaint.removeprefix("error: ")
-        limit = self.settings.fine_tuning_memory_gib
+        limit = self._memory_bytes
         if limit is not None and any(sign in complaint for sign in ("MemoryError", "alloc", "Cannot allocate")):
-            return f"it needs more memory than the {limit:g} GiB a job may take (fine_tuning_memory_gib)"
+            return f"it needs more memory than the {limit / 2**30:.3g} GiB a job may take (fine_tuning_memory_gib)"
         return complaint or "it ended without a word"
 
 

@@ -1,5 +1,5 @@
-"""The samples of a job: its files one after the other, as often as their weights say, in one file of its own, so that
-nothing that happens to the files it was made from can change it."""
+"""The samples of a job: its files one after the other in one file of its own, so that nothing that happens to the files
+it was made from can change it. How often each is seen, by its weight, is told beside it: nothing is copied for that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tramontane.errors import DataError
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files, Reader
 
-MAX_COPIES = 10
+MAX_PASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,16 @@ class Part:
     num_lines: int
 
 
-def copies_of(weights: Sequence[float]) -> tuple[int, list[int]]:
-    """(k, copies of each file): a file of weight w is copied about k * w times, once at least, so that an epoch over
-    all copies is k epochs of the files. k is the smallest that serves all weights to a percent, or else the best."""
+def repeats_path(target: Path) -> Path:
+    """Beside a joined file, `[number of lines, times]` of each part in order: what `finetune --repeats` reads."""
+    return target.with_suffix(".repeats.json")
+
+
+def times_of(weights: Sequence[float]) -> tuple[int, list[int]]:
+    """(k, times of each file): a file of weight w is seen about k * w times, once at least, so that an epoch over all
+    of them is k epochs of the files. k is the smallest that serves all weights to a percent, or else the best."""
     best = (float("inf"), 1)
-    for k in range(1, MAX_COPIES + 1):
+    for k in range(1, MAX_PASSES + 1):
         error = max(abs(max(1, round(k * weight)) / (k * weight) - 1) for weight in weights)
         if error < best[0] - 0.01:
             best = (error, k)
@@ -43,27 +48,28 @@ def copies_of(weights: Sequence[float]) -> tuple[int, list[int]]:
 def join_files(files: Files, reader: Reader, weights: Mapping[str, float], target: Path, param: str) -> None:
     """Write the samples of the files into `target`, and beside it whose the lines are. Raises ApiError 404 for a file
     that is not there, 422 for one that is no file of samples."""
-    k, copies = copies_of(list(weights.values()))
+    k, times = times_of(list(weights.values()))
     parts: list[Part] = []
     first_line = 1
     with durable.file(target) as joining, joining.open("wb") as out:
-        for file_id, num_copies in zip(weights, copies, strict=True):
+        for file_id in weights:
             row = files.get(file_id, reader)
             if row.purpose != "fine-tune":
                 raise ApiError(
                     422, f"{param}: file {file_id} is for {row.purpose}; upload it with purpose fine-tune", param=param
                 )
             with files.contents.local(file_id) as path:
-                for _ in range(num_copies):
-                    num_lines = _append(path, out)
-                    parts.append(Part(file_id, first_line, num_lines))
-                    first_line += num_lines
+                num_lines = _append(path, out)
+            parts.append(Part(file_id, first_line, num_lines))
+            first_line += num_lines
+    repeats = [[part.num_lines, each] for part, each in zip(parts, times, strict=True)]
+    durable.write(repeats_path(target), json.dumps(repeats))
     joined = {"num_passes": k, "parts": [[part.file_id, part.first_line, part.num_lines] for part in parts]}
     durable.write(_parts_path(target), json.dumps(joined))
 
 
 def num_passes(target: Path) -> int:
-    """How many epochs of the files one epoch of their joined file is: k of `copies_of`."""
+    """How many epochs of the files one epoch of their joined file is: k of `times_of`."""
     return int(_read(target)["num_passes"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
@@ -23,6 +23,7 @@ from tramontane.server.fine_tuning.openai_view import openai_checkpoints, openai
 from tramontane.server.fine_tuning.progress import read_progress
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.fine_tuning import (
+    DeletedJob,
     DetailedJobObject,
     JobList,
     JobObject,
@@ -108,6 +109,11 @@ async def create(
 
 def _from_mistral(services: Services, caller: Caller, body: JobRequest, *, is_dry_run: bool) -> NewJob:
     model = tunable(services.registry, body.model, caller.owner)
+    context = model.llm.checkpoint.config.max_seq_len
+    if body.hyperparameters.seq_len is not None and body.hyperparameters.seq_len > context:
+        message = f"seq_len={body.hyperparameters.seq_len} is more than the {context} tokens of the model's context"
+        entry = {"type": "value_error", "loc": ["body", "hyperparameters", "seq_len"], "msg": message}
+        raise ApiError(422, message, param="hyperparameters.seq_len", detail=[entry])
     return NewJob(
         dialect="mistral",
         model=model.root or model.name,
@@ -236,6 +242,12 @@ async def cancel(
     return await asyncio.to_thread(shown, request, services, job)
 
 
+@router.delete(PATH + "/{job_id}", summary="Forget a job that has ended; the model it has made stays")
+def delete(job_id: str, services: ServicesDep, caller: TuningCaller) -> DeletedJob:
+    services.fine_tuning_jobs.delete(job_id, caller.owner)
+    return DeletedJob(id=job_id)
+
+
 @router.get(PATH + "/{job_id}/events", summary="What happened to a job, the newest first")
 def list_events(
     job_id: str,
@@ -268,17 +280,12 @@ def list_checkpoints(
 
 
 @router.get("/api/fine_tuning/jobs/{job_id}/losses", summary="Losses of every update of a job, for plots")
-def losses(
-    job_id: str, services: ServicesDep, caller: TuningCaller
-) -> dict[Literal["train", "held_out"], list[tuple[int, float]]]:
-    """(step, nats per token) pairs; of samples that were held out, where the job has any."""
+def losses(job_id: str, services: ServicesDep, caller: TuningCaller) -> dict[str, list[tuple[int, float]]]:
+    """(step, nats per token) pairs of `train`, and of `held_out` where the job has any."""
     job = services.fine_tuning_jobs.get(job_id, caller.owner)
-    progress = read_progress(JobFolder(services.fine_tuning_jobs.folder_of(job.id)).run)
-    found: dict[Literal["train", "held_out"], list[tuple[int, float]]] = {"train": [], "held_out": []}
-    for row in progress.rows:
-        if row.get("loss") is not None:
-            found[row["kind"]].append((row["step"], row["loss"]))
-    return found
+    if job.losses is not None:
+        return job.losses
+    return read_progress(JobFolder(services.fine_tuning_jobs.folder_of(job.id)).run).losses()
 
 
 def _page(rows: Sequence[Row], after: str | None, limit: int) -> tuple[list[Row], bool]:

@@ -208,6 +208,14 @@ class JobList(BaseModel):
     total: int
 
 
+class DeletedJob(BaseModel):
+    """Of neither API: both keep jobs for ever."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
+
+
 class JobError(BaseModel):
     code: str
     message: str

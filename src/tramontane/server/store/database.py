@@ -147,10 +147,7 @@ def open_database(address: str, *, serving: bool = False) -> Database:
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, url)
         reserve = Reserve(Path(f"{url.database}.reserve")) if url.database else None
-        try:
-            lock = hold(url) if serving else None
-        except OSError as error:
-            raise _unusable(url, error.strerror or str(error)) from None
+        lock = hold(url) if serving else None
     try:
         try:
             _prepare(engine, url)

@@ -166,6 +166,7 @@ class FineTuningJob(Base):
     finished_at: Mapped[float | None]
     estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # known once it is validated
     checkpoints: Mapped[list[dict[str, Any]]]
+    losses: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # once it has ended
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     num_interruptions: Mapped[int] = mapped_column(Integer)  # since training last moved on
     fine_tuned_model: Mapped[str | None]
