@@ -24,6 +24,7 @@ from tramontane.server.failures import add_error_handlers
 from tramontane.server.fine_tuning.models import FineTunedModels
 from tramontane.server.fine_tuning.runner import FineTuningRunner
 from tramontane.server.guard import LOCAL_NAMES, MIB, BodyLimit, Guard, GuardPolicy
+from tramontane.server.idempotency.once import Idempotency
 from tramontane.server.limits import RateLimits
 from tramontane.server.load import load_registry
 from tramontane.server.metrics import Metrics
@@ -100,7 +101,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
             stack.callback(database.close)
             usage_writer.start()
             stack.callback(usage_writer.close)
-            house = keep_house(state, stored_responses, trash_days=settings.trash_days)
+            house = keep_house(state, stored_responses, idempotency, trash_days=settings.trash_days)
             await stack.enter_async_context(running(house))
             await stack.enter_async_context(running(services.batch_runner.run()))
             await services.fine_tuned_models.sync(services.registry)  # before the first request asks for one
@@ -126,6 +127,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     jobs = BatchJobs(database, files.contents, files.quotas)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
     stored_responses = StoredResponses(database, days=settings.response_days)
+    idempotency = Idempotency(database)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
     observers = [counters.observe, gate.observe, usage_writer.observe]
     tuned_models = FineTunedModels(tuning_jobs)
@@ -140,6 +142,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
         batch_jobs=jobs,
         batch_runner=runner,
         stored_responses=stored_responses,
+        idempotency=idempotency,
         fine_tuning_jobs=tuning_jobs,
         fine_tuned_models=tuned_models,
         fine_tuning_runner=tuning_runner,
@@ -192,9 +195,12 @@ def answers_of(app: FastAPI) -> Answer:
     return answer
 
 
-async def keep_house(state: State, stored_responses: StoredResponses, *, trash_days: int) -> None:
+async def keep_house(
+    state: State, stored_responses: StoredResponses, idempotency: Idempotency, *, trash_days: int
+) -> None:
     while True:
         await asyncio.to_thread(sweep, state, stored_responses, trash_days=trash_days)
+        await asyncio.to_thread(idempotency.sweep)
         await asyncio.sleep(SWEEP_S)
 
 

@@ -24,6 +24,8 @@ from tramontane.server.auth import Caller, authorize
 from tramontane.server.dialect import Dialect, dialect_of, is_mistral_client
 from tramontane.server.errors import CLIENT_GONE, ApiError, as_api_error
 from tramontane.server.guard import REQUEST_ID
+from tramontane.server.idempotency.once import AnsweredError, KeyedRequest
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
@@ -57,6 +59,8 @@ class Call:
     cached_tokens: int = 0
     completion_tokens: int = 0
     first_token_s: float | None = None
+    keyed: KeyedRequest | None = None  # for routes that keep what they make
+    mark: Mark = unmarked  # for what is kept
     failed_with: int | None = None  # status of what ended a stream midway
 
     def use(self, name: str) -> ServedModel:
@@ -150,6 +154,7 @@ class Endpoint(Generic[Body]):
         is_streaming = False
         try:
             async with json_body(request, call.caller) as data:
+                call.keyed = KeyedRequest.of(request, call.caller)
                 call.dialect = dialect_of(request, data, call.dialect)
                 call.is_strict = call.is_strict or is_mistral_client(request)
                 body = validate(self.body, data, notes=None if call.is_strict else call.notes)
@@ -164,6 +169,9 @@ class Endpoint(Generic[Body]):
                 answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
             return JSONResponse(answer, headers=call.headers)
+        except AnsweredError as answered:
+            status = answered.response.status_code
+            return answered.response
         except ClientGoneError:
             status = CLIENT_GONE
             return Response(status_code=status)

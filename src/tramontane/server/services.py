@@ -17,6 +17,7 @@ from tramontane.server.files.files import Files
 from tramontane.server.fine_tuning.jobs import FineTuningJobs
 from tramontane.server.fine_tuning.models import FineTunedModels
 from tramontane.server.fine_tuning.runner import FineTuningRunner
+from tramontane.server.idempotency.once import Idempotency
 from tramontane.server.metrics import Metrics
 from tramontane.server.models import ModelRegistry
 from tramontane.server.request_record import RequestRecord
@@ -36,6 +37,7 @@ class Services:
     batch_jobs: BatchJobs
     batch_runner: BatchRunner
     stored_responses: StoredResponses
+    idempotency: Idempotency
     fine_tuning_jobs: FineTuningJobs
     fine_tuned_models: FineTunedModels
     fine_tuning_runner: FineTuningRunner

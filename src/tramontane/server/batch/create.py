@@ -16,10 +16,11 @@ from tramontane.server.batch.requests import NewBatch, RequestWriter
 from tramontane.server.errors import ApiError
 from tramontane.server.files.files import Files
 from tramontane.server.files.formats import MAX_BATCH_LINES, SHOWN_PROBLEMS, check_line, refusal
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.store.tables import BatchJob
 
 
-def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -> BatchJob:
+def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch, mark: Mark = unmarked) -> BatchJob:
     """Durable when this returns. Raises ApiError 404 for a file that is not there, 422 naming the first wrong lines,
     and DiskFullError. Waits for the disk."""
     with jobs.contents.incoming() as incoming:
@@ -48,7 +49,7 @@ def create_batch(jobs: BatchJobs, files: Files, caller: Caller, new: NewBatch) -
             errors=[],
             lease_count=0,
         )
-        return jobs.add(incoming, job)
+        return jobs.add(incoming, job, mark)
 
 
 def _add_file(writer: RequestWriter, files: Files, file_id: str, caller: Caller, param: str) -> None:

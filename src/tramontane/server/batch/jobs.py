@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, upd
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.lease import LeaseLostError, LeaseWatch, Sight
 from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.contents import ContentStore, Incoming
@@ -57,7 +58,7 @@ class BatchJobs:
         self.contents = contents
         self.quotas = quotas
 
-    def add(self, requests: Incoming, job: BatchJob) -> BatchJob:
+    def add(self, requests: Incoming, job: BatchJob, mark: Mark = unmarked) -> BatchJob:
         """The requests first, then the row: once this returns, no crash loses the job. Raises ApiError beyond a
         quota."""
         self.contents.publish(requests)
@@ -67,6 +68,7 @@ class BatchJobs:
                 added = {"max_batches": 1, "max_stored_bytes": requests.size_bytes}
                 self.quotas.require(session, job.owner, job.key_id, **added)
                 session.add(job)
+                mark(session, job.id)
         except BaseException:
             self.contents.delete(requests.id)
             raise

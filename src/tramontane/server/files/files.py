@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.contents import ContentStore, Incoming
 from tramontane.server.store.database import Database
@@ -70,7 +71,7 @@ class Files:
         self.contents = contents
         self.quotas = quotas
 
-    def add(self, incoming: Incoming, row: File) -> File:
+    def add(self, incoming: Incoming, row: File, mark: Mark = unmarked) -> File:
         """Content first, then its row: once this returns, no crash loses either. Before, neither is there. Raises
         ApiError beyond a quota."""
         self.contents.publish(incoming)
@@ -79,6 +80,7 @@ class Files:
             with self.database.write() as session:
                 self.quotas.require(session, row.owner, row.key_id, max_files=1, max_stored_bytes=row.size_bytes)
                 session.add(row)
+                mark(session, row.id)
         except BaseException:
             self.contents.delete(incoming.id)
             raise

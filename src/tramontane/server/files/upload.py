@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -28,6 +29,10 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
     content_type: str | None = None
+
+    def content(self, sha256: str) -> bytes:
+        """The same for the same form, whatever lies between its parts and in whichever order they come."""
+        return json.dumps([sorted(self.fields.items()), self.filename, self.content_type, sha256]).encode()
 
 
 class _Reader:

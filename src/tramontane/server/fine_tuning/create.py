@@ -24,6 +24,7 @@ from tramontane.server.fine_tuning.command import JobFolder
 from tramontane.server.fine_tuning.jobs import QUEUED, FineTuningJobs
 from tramontane.server.fine_tuning.room import require_disk
 from tramontane.server.fine_tuning.samples import join_files
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.models import ModelRegistry, ServedModel
 from tramontane.server.store.contents import FULL
 from tramontane.server.store.errors import DiskFullError
@@ -70,7 +71,7 @@ def tunable(registry: ModelRegistry, name: str, owner: str) -> ServedModel:
     return model
 
 
-def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) -> FineTuningJob:
+def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob, mark: Mark = unmarked) -> FineTuningJob:
     """Durable when this returns. Raises ApiError 404 for a file that is not there and 422 for one of another purpose,
     and DiskFullError, before anything is written where the job would leave others no room. Waits for the disk."""
     sizes = [files.get(file_id, caller).size_bytes for file_id in dict.fromkeys((*new.weights, *new.validation_files))]
@@ -114,7 +115,7 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob) 
         )
         if job_type == "completion" and new.classifier_targets:
             raise ApiError(422, "classifier_targets are for jobs of type classifier", param="classifier_targets")
-        return jobs.add(job)
+        return jobs.add(job, mark)
     except BaseException as error:
         shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in FULL:

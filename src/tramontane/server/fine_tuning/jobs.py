@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from tramontane import durable
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.database import Database
 from tramontane.server.store.id_folder import ID, IdFolder
@@ -88,13 +89,14 @@ class FineTuningJobs:
             raise ValueError("not an id of a job")
         return self.folder / job_id
 
-    def add(self, job: FineTuningJob) -> FineTuningJob:
+    def add(self, job: FineTuningJob, mark: Mark = unmarked) -> FineTuningJob:
         """Durable when this returns; its folder must be whole by then. Raises ApiError beyond a quota."""
         with self.database.write() as session:
             self.quotas.require(session, job.owner, job.key_id, max_fine_tuning_jobs=1, max_models=1)
             session.add(job)
             session.flush()
             set_status(session, job, job.status)
+            mark(session, job.id)
         return job
 
     def get(self, job_id: str, owner: str) -> FineTuningJob:
@@ -132,7 +134,7 @@ class FineTuningJobs:
                 )
             )
 
-    def start(self, job_id: str, owner: str) -> FineTuningJob:
+    def start(self, job_id: str, owner: str, mark: Mark = unmarked) -> FineTuningJob:
         """Raises ApiError 409 for a job that does not wait for it."""
         with self.database.write() as session:
             job = _find(session, job_id, owner, lock=True)
@@ -142,6 +144,7 @@ class FineTuningJobs:
                 set_status(session, job, STARTED)
             else:
                 raise ApiError(409, f"the job is {job.status}; only one that is VALIDATED can start", code="job_state")
+            mark(session, job.id)
         return job
 
     def cancel(self, job_id: str, owner: str) -> FineTuningJob:

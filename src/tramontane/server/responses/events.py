@@ -53,6 +53,13 @@ async def response_events(builder: ResponseBuilder, stream: Stream) -> AsyncGene
             yield typed_event(builder.fail(failure))
 
 
+async def kept_events(response: dict[str, Any]) -> AsyncGenerator[bytes]:
+    """Of a response that was made before, and whose events are lost: its beginning and its end."""
+    begun = response | {"status": "in_progress", "output": [], "usage": None}
+    yield typed_event({"type": "response.created", "sequence_number": 0, "response": begun})
+    yield typed_event({"type": f"response.{response['status']}", "sequence_number": 1, "response": response})
+
+
 class ResponseBuilder:
     """The output items of one answer, and the events that tell of them."""
 
@@ -113,7 +120,7 @@ class ResponseBuilder:
         if self.request.store is not False:
             items = self.conversation.as_json(self.call)
             stored = self.call.services.stored_responses
-            await asyncio.to_thread(stored.add, self.call.caller.owner, items, self.response)
+            await asyncio.to_thread(stored.add, self.call.caller.owner, items, self.response, self.call.mark)
 
     def fail(self, failure: ApiError) -> Event:
         code = "rate_limit_exceeded" if failure.status == 429 else "server_error"

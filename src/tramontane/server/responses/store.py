@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import StoredResponse
 
@@ -26,7 +27,7 @@ class StoredResponses:
         self.database = database
         self.days = days  # 0: nothing is kept
 
-    def add(self, owner: str, items: list[dict[str, Any]], body: dict[str, Any]) -> None:
+    def add(self, owner: str, items: list[dict[str, Any]], body: dict[str, Any], mark: Mark = unmarked) -> None:
         """Keep `body`, the answer to a conversation of `items`: whole once this returns."""
         now = time.time()
         row = StoredResponse(
@@ -34,6 +35,7 @@ class StoredResponses:
         )
         with self.database.write() as session:
             session.add(row)
+            mark(session, row.id)
 
     def get(self, response_id: str, owner: str, *, param: str = "id") -> StoredResponse:
         """Raises ApiError 404 if there is none; `param` is the field that names it."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.batch.create import create_batch
@@ -17,6 +17,7 @@ from tramontane.server.batch.jobs import STATUSES, JobListing
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES, ENDPOINTS
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.records import Mark
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import (
     MAX_INLINE,
@@ -60,7 +61,7 @@ def check_endpoint(endpoint: str) -> bool:
         }
     },
 )
-async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
+async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
     async with json_body(request, caller) as data:
         body = validate(BatchJobRequest, data)
         needs_model = check_endpoint(body.endpoint)
@@ -77,9 +78,17 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
             requests=[entry.model_dump() for entry in body.requests or ()],
             details=None if body.metadata is None else dict(body.metadata),
         )
-        job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)
-    services.batch_runner.wake()
-    return JSONResponse(job_object(job).model_dump())
+
+        async def make(mark: Mark) -> Response:
+            job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new, mark)
+            services.batch_runner.wake()
+            return JSONResponse(job_object(job).model_dump())
+
+        async def find(job_id: str) -> Response:
+            job = await asyncio.to_thread(services.batch_jobs.get, job_id, caller.owner)
+            return JSONResponse(job_object(job).model_dump())
+
+        return await services.idempotency.once(request, caller, make, find)
 
 
 @router.get("/v1/batch/jobs", summary="List batches; any other query field is one of their metadata")
@@ -139,11 +148,18 @@ def retrieve(job_id: str, services: ServicesDep, caller: BatchCaller, inline: bo
     return job_object(job, _outputs(services, job) if inline else None)
 
 
-@router.post("/v1/batch/jobs/{job_id}/cancel", summary="Cancel a batch; what is answered by then can be downloaded")
-async def cancel(job_id: str, services: ServicesDep, caller: BatchCaller) -> BatchJobObject:
-    job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
-    services.batch_runner.wake()
-    return job_object(job)
+@router.post(
+    "/v1/batch/jobs/{job_id}/cancel",
+    summary="Cancel a batch; what is answered by then can be downloaded",
+    responses={200: {"model": BatchJobObject}},
+)
+async def cancel(job_id: str, request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
+    async def make(mark: Mark) -> Response:
+        job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
+        services.batch_runner.wake()
+        return JSONResponse(job_object(job).model_dump())
+
+    return await services.idempotency.once(request, caller, make)
 
 
 @router.delete("/v1/batch/jobs/{job_id}", summary="Forget a batch that has ended; its result files stay")

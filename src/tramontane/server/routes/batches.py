@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import (
@@ -21,6 +21,7 @@ from tramontane.server.batch.jobs import (
 )
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES
+from tramontane.server.idempotency.records import Mark
 from tramontane.server.routes.batch_jobs import BatchCaller, check_endpoint, seconds
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import BatchList, BatchObject, BatchRequest, RequestCounts
@@ -52,7 +53,7 @@ BODIES["BatchRequest"] = BatchRequest
         }
     },
 )
-async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> JSONResponse:
+async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
     async with json_body(request, caller) as data:
         body = validate(BatchRequest, data)
     new = NewBatch(
@@ -65,9 +66,17 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
         output_expires_s=None if body.output_expires_after is None else body.output_expires_after.seconds,
         files_param="input_file_id",
     )
-    job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new)
-    services.batch_runner.wake()
-    return JSONResponse(batch_object(job).model_dump())
+
+    async def make(mark: Mark) -> Response:
+        job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new, mark)
+        services.batch_runner.wake()
+        return JSONResponse(batch_object(job).model_dump())
+
+    async def find(job_id: str) -> Response:
+        job = await asyncio.to_thread(services.batch_jobs.get, job_id, caller.owner)
+        return JSONResponse(batch_object(job).model_dump())
+
+    return await services.idempotency.once(request, caller, make, find)
 
 
 @router.get("/v1/batches", summary="List batches")
@@ -92,11 +101,18 @@ def retrieve(job_id: str, services: ServicesDep, caller: BatchCaller) -> BatchOb
     return batch_object(services.batch_jobs.get(job_id, caller.owner))
 
 
-@router.post("/v1/batches/{job_id}/cancel", summary="Cancel a batch; what is answered by then can be downloaded")
-async def cancel(job_id: str, services: ServicesDep, caller: BatchCaller) -> BatchObject:
-    job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
-    services.batch_runner.wake()
-    return batch_object(job)
+@router.post(
+    "/v1/batches/{job_id}/cancel",
+    summary="Cancel a batch; what is answered by then can be downloaded",
+    responses={200: {"model": BatchObject}},
+)
+async def cancel(job_id: str, request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
+    async def make(mark: Mark) -> Response:
+        job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
+        services.batch_runner.wake()
+        return JSONResponse(batch_object(job).model_dump())
+
+    return await services.idempotency.once(request, caller, make)
 
 
 def batch_object(job: BatchJob) -> BatchObject:

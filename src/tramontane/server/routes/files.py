@@ -20,6 +20,8 @@ from tramontane.server.errors import ApiError
 from tramontane.server.files.files import VISIBILITIES, WORKSPACE, Files, Listing, guess_mimetype
 from tramontane.server.files.formats import PURPOSES, check_format
 from tramontane.server.files.upload import Form, read_upload
+from tramontane.server.idempotency.once import HEADER as KEY_HEADER
+from tramontane.server.idempotency.records import Mark
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import File
@@ -86,17 +88,26 @@ class SignedUrl(BaseModel):
     responses={200: {"model": FileObject}},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_SCHEMA}}}},
 )
-async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -> JSONResponse:
+async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -> Response:
     length = request.headers.get("content-length", "")  # with some bytes of the form; what arrives is counted below
     num_bytes = max(0, int(length) - FORM_BYTES) if length.isdigit() else 0
-    await asyncio.to_thread(services.files.require_room, caller, num_bytes)
+    if KEY_HEADER not in request.headers:  # a retry may need no room
+        await asyncio.to_thread(services.files.require_room, caller, num_bytes)
     with await asyncio.to_thread(services.files.contents.incoming) as incoming:
         form = await read_upload(request, incoming)
-        row = await asyncio.to_thread(_store, services.files, incoming, form, caller)
-    return JSONResponse(file_object(row).model_dump())
+
+        async def make(mark: Mark) -> Response:
+            row = await asyncio.to_thread(_store, services.files, incoming, form, caller, mark)
+            return JSONResponse(file_object(row).model_dump())
+
+        async def find(file_id: str) -> Response:
+            row = await asyncio.to_thread(services.files.get, file_id, caller)
+            return JSONResponse(file_object(row).model_dump())
+
+        return await services.idempotency.once(request, caller, make, find, content=form.content(incoming.sha256))
 
 
-def _store(files: Files, incoming: Incoming, form: Form, caller: Caller) -> File:
+def _store(files: Files, incoming: Incoming, form: Form, caller: Caller, mark: Mark) -> File:
     purpose = form.fields.pop("purpose", "fine-tune")
     if purpose not in PURPOSES:
         raise _wrong("purpose", purpose, f"must be one of {', '.join(PURPOSES)}")
@@ -124,7 +135,7 @@ def _store(files: Files, incoming: Incoming, form: Form, caller: Caller) -> File
         created_at=now,
         expires_at=None if expires_s is None else now + expires_s,
     )
-    return files.add(incoming, row)
+    return files.add(incoming, row, mark)
 
 
 def _expiry(fields: dict[str, str]) -> float | None:

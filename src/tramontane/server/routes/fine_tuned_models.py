@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
 
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.endpoint import BODIES
+from tramontane.server.idempotency.records import Mark
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.fine_tuning import ArchivedModel, FineTunedModelObject, ModelUpdate, TargetObject
 from tramontane.server.services import Services, ServicesDep
@@ -23,25 +25,35 @@ TuningCaller = Annotated[Caller, Depends(authorize("fine_tuning"))]
 BODIES["ModelUpdate"] = ModelUpdate
 
 
-@router.post(PATH + "/archive", summary="Answer no request with a model any more, and keep it")
-async def archive(name: str, services: ServicesDep, caller: TuningCaller) -> ArchivedModel:
-    return await _set_archived(services, name, caller, value=True)
+@router.post(
+    PATH + "/archive",
+    summary="Answer no request with a model any more, and keep it",
+    responses={200: {"model": ArchivedModel}},
+)
+async def archive(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> Response:
+    return await _set_archived(request, services, name, caller, value=True)
 
 
-@router.delete(PATH + "/archive", summary="Answer with an archived model again")
-async def unarchive(name: str, services: ServicesDep, caller: TuningCaller) -> ArchivedModel:
-    return await _set_archived(services, name, caller, value=False)
+@router.delete(
+    PATH + "/archive", summary="Answer with an archived model again", responses={200: {"model": ArchivedModel}}
+)
+async def unarchive(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> Response:
+    return await _set_archived(request, services, name, caller, value=False)
 
 
-async def _set_archived(services: Services, name: str, caller: Caller, *, value: bool) -> ArchivedModel:
-    await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, archived=value)
-    await services.fine_tuned_models.sync(services.registry)
-    return ArchivedModel(id=name, archived=value)
+async def _set_archived(request: Request, services: Services, name: str, caller: Caller, *, value: bool) -> Response:
+    async def make(mark: Mark) -> Response:
+        await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, archived=value)
+        await services.fine_tuned_models.sync(services.registry)
+        return JSONResponse(ArchivedModel(id=name, archived=value).model_dump())
+
+    return await services.idempotency.once(request, caller, make)
 
 
 @router.patch(
     PATH,
     summary="Name or describe a model",
+    responses={200: {"model": FineTunedModelObject}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -49,14 +61,18 @@ async def _set_archived(services: Services, name: str, caller: Caller, *, value:
         }
     },
 )
-async def update(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> FineTunedModelObject:
+async def update(name: str, request: Request, services: ServicesDep, caller: TuningCaller) -> Response:
     async with json_body(request, caller) as data:
         body = validate(ModelUpdate, data)
     given = body.model_dump(exclude_unset=True)
     values = {{"name": "title"}.get(field, field): value for field, value in given.items()}
-    row = await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, **values)
-    await services.fine_tuned_models.sync(services.registry)
-    return _model_object(services, row)
+
+    async def make(mark: Mark) -> Response:
+        row = await asyncio.to_thread(services.fine_tuned_models.update, name, caller.owner, **values)
+        await services.fine_tuned_models.sync(services.registry)
+        return JSONResponse(_model_object(services, row).model_dump())
+
+    return await services.idempotency.once(request, caller, make)
 
 
 def _model_object(services: Services, row: FineTunedModel) -> FineTunedModelObject:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from tramontane.server.auth import Caller, authorize
@@ -21,6 +21,7 @@ from tramontane.server.fine_tuning.jobs import FAILED_VALIDATION, INVALID_LINE, 
 from tramontane.server.fine_tuning.mistral_view import detailed_job, dry_run, job_object
 from tramontane.server.fine_tuning.openai_view import openai_checkpoints, openai_events, openai_job
 from tramontane.server.fine_tuning.progress import read_progress
+from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.fine_tuning import (
     DeletedJob,
@@ -57,6 +58,10 @@ def shown(request: Request, services: Services, job: FineTuningJob) -> DetailedJ
     return detailed_job(job, events, services.settings.price_per_hour)
 
 
+def _answer(request: Request, services: Services, job: FineTuningJob) -> Response:
+    return JSONResponse(shown(request, services, job).model_dump())
+
+
 @router.post(
     PATH,
     summary="Train a model on your samples",
@@ -82,7 +87,7 @@ async def create(
     services: ServicesDep,
     caller: TuningCaller,
     dry_run_only: Annotated[bool, Query(alias="dry_run")] = False,
-) -> JSONResponse:
+) -> Response:
     async with json_body(request, caller) as data:
         if "training_file" in data:
             new = _from_openai(services, caller, validate(OpenaiJobRequest, data))
@@ -90,10 +95,23 @@ async def create(
             new = _from_mistral(services, caller, validate(JobRequest, data), is_dry_run=dry_run_only)
     if not services.settings.fine_tuning_jobs:
         raise ApiError(403, "this server trains nothing (fine_tuning_jobs=0)", code="fine_tuning_off")
-    job = await asyncio.to_thread(create_job, services.fine_tuning_jobs, services.files, caller, new)
-    services.fine_tuning_runner.wake()
     runner, price = services.fine_tuning_runner, services.settings.price_per_hour
-    if dry_run_only:
+
+    async def begin(mark: Mark) -> FineTuningJob:
+        job = await asyncio.to_thread(create_job, services.fine_tuning_jobs, services.files, caller, new, mark)
+        runner.wake()
+        return job
+
+    async def find(job_id: str) -> Response:
+        job = await runner.settled(job_id, caller.owner, within_s=SETTLED_S)
+        answer = openai_job(job) if new.dialect == "openai" else job_object(job, price)
+        return JSONResponse(answer.model_dump())
+
+    async def make(mark: Mark) -> Response:
+        return await find((await begin(mark)).id)
+
+    if dry_run_only:  # which leaves nothing
+        job = await begin(unmarked)
         try:
             job = await runner.settled(job.id, caller.owner, within_s=DRY_RUN_S)
             if job.status != VALIDATED:
@@ -101,10 +119,8 @@ async def create(
             return JSONResponse(dry_run(job, price).model_dump())
         finally:
             await asyncio.to_thread(services.fine_tuning_jobs.forget, job.id, caller.owner)
-            services.fine_tuning_runner.wake()
-    job = await runner.settled(job.id, caller.owner, within_s=SETTLED_S)
-    answer = openai_job(job) if new.dialect == "openai" else job_object(job, price)
-    return JSONResponse(answer.model_dump())
+            runner.wake()
+    return await services.idempotency.once(request, caller, make, find)
 
 
 def _from_mistral(services: Services, caller: Caller, body: JobRequest, *, is_dry_run: bool) -> NewJob:
@@ -224,22 +240,28 @@ def retrieve(
     return shown(request, services, services.fine_tuning_jobs.get(job_id, caller.owner))
 
 
-@router.post(PATH + "/{job_id}/start", summary="Begin a job that was validated", response_model=None)
-async def start(
-    job_id: str, request: Request, services: ServicesDep, caller: TuningCaller
-) -> DetailedJobObject | OpenaiJobObject:
-    job = await asyncio.to_thread(services.fine_tuning_jobs.start, job_id, caller.owner)
-    services.fine_tuning_runner.wake()
-    return await asyncio.to_thread(shown, request, services, job)
+@router.post(PATH + "/{job_id}/start", summary="Begin a job that was validated")
+async def start(job_id: str, request: Request, services: ServicesDep, caller: TuningCaller) -> Response:
+    async def make(mark: Mark) -> Response:
+        job = await asyncio.to_thread(services.fine_tuning_jobs.start, job_id, caller.owner, mark)
+        services.fine_tuning_runner.wake()
+        return await asyncio.to_thread(_answer, request, services, job)
+
+    async def find(job_id: str) -> Response:
+        job = await asyncio.to_thread(services.fine_tuning_jobs.get, job_id, caller.owner)
+        return await asyncio.to_thread(_answer, request, services, job)
+
+    return await services.idempotency.once(request, caller, make, find)
 
 
-@router.post(PATH + "/{job_id}/cancel", summary="End a job; nothing is made of it", response_model=None)
-async def cancel(
-    job_id: str, request: Request, services: ServicesDep, caller: TuningCaller
-) -> DetailedJobObject | OpenaiJobObject:
-    job = await asyncio.to_thread(services.fine_tuning_jobs.cancel, job_id, caller.owner)
-    services.fine_tuning_runner.wake()
-    return await asyncio.to_thread(shown, request, services, job)
+@router.post(PATH + "/{job_id}/cancel", summary="End a job; nothing is made of it")
+async def cancel(job_id: str, request: Request, services: ServicesDep, caller: TuningCaller) -> Response:
+    async def make(mark: Mark) -> Response:
+        job = await asyncio.to_thread(services.fine_tuning_jobs.cancel, job_id, caller.owner)
+        services.fine_tuning_runner.wake()
+        return await asyncio.to_thread(_answer, request, services, job)
+
+    return await services.idempotency.once(request, caller, make)
 
 
 @router.delete(PATH + "/{job_id}", summary="Forget a job that has ended; the model it has made stays")

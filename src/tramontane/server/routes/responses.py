@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
 
 from tramontane.server.auth import Caller, authorize
 from tramontane.server.endpoint import Call, Endpoint
 from tramontane.server.errors import ApiError
+from tramontane.server.idempotency.once import Attempt
 from tramontane.server.responses.conversation import Conversation, read_conversation
-from tramontane.server.responses.events import ResponseBuilder, response_events
+from tramontane.server.responses.events import ResponseBuilder, kept_events, response_events
 from tramontane.server.schema.response_request import ResponseInput, ResponseRequest
 from tramontane.server.services import ServicesDep
 
@@ -23,6 +26,16 @@ ResponseCaller = Annotated[Caller, Depends(authorize("inference"))]
 
 
 async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
+    async with await _attempt(call, request) as attempt:
+        if attempt.object_id is not None:
+            return await _kept(call, attempt.object_id)
+        call.mark = attempt.mark
+        response = await _make(call, request)
+        await attempt.keep(JSONResponse(response))
+        return response
+
+
+async def _make(call: Call, request: ResponseRequest) -> dict[str, Any]:
     conversation = await read_conversation(call, request)
     builder = _builder(call, request, conversation)
     for _ in builder.open():
@@ -40,8 +53,27 @@ async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
 
 
 async def stream(call: Call, request: ResponseRequest) -> AsyncGenerator[bytes]:
-    conversation = await read_conversation(call, request)
-    return response_events(_builder(call, request, conversation), await conversation.start(call))
+    async with contextlib.AsyncExitStack() as stack:
+        attempt = await stack.enter_async_context(await _attempt(call, request))
+        if attempt.object_id is not None:
+            events = kept_events(await _kept(call, attempt.object_id))
+        else:
+            call.mark = attempt.mark
+            conversation = await read_conversation(call, request)
+            events = response_events(_builder(call, request, conversation), await conversation.start(call))
+        stack.pop_all()  # it goes on until the stream has ended
+    return attempt.recorded(events)
+
+
+async def _attempt(call: Call, request: ResponseRequest) -> Attempt:
+    """Of a response that is not kept, one without a key: it may be made twice."""
+    is_kept = request.store is not False and call.services.stored_responses.days > 0
+    return await call.services.idempotency.begin(call.keyed if is_kept else None)
+
+
+async def _kept(call: Call, response_id: str) -> dict[str, Any]:
+    row = await asyncio.to_thread(call.services.stored_responses.get, response_id, call.caller.owner)
+    return row.body
 
 
 def _builder(call: Call, request: ResponseRequest, conversation: Conversation) -> ResponseBuilder:

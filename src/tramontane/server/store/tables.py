@@ -218,6 +218,23 @@ class StoredResponse(Base):
     body: Mapped[dict[str, Any]]  # the response object, output included
 
 
+class IdempotencyRecord(Base):
+    """What a request with an Idempotency-Key has come to; the id is a hash of owner, route and key."""
+
+    __tablename__ = "idempotency_records"
+    __table_args__ = (Index(None, "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the request
+    attempt: Mapped[str] = mapped_column(ID)  # which handling of it goes on; empty: none
+    num_renewals: Mapped[int] = mapped_column(Integer)
+    object_id: Mapped[str | None]  # of what it has made
+    status: Mapped[int | None] = mapped_column(Integer)  # of its answer, once that is kept
+    media_type: Mapped[str | None]
+    body: Mapped[str | None]
+    created_at: Mapped[float]
+
+
 class Usage(Base):
     """One request that is over, without a word of what was said."""
 
