@@ -195,20 +195,18 @@ def answers_of(app: FastAPI) -> Answer:
     return answer
 
 
-async def keep_house(
-    state: State, stored_responses: StoredResponses, idempotency: Idempotency, *, trash_days: int
-) -> None:
+async def keep_house(state: State, *expiring: StoredResponses | Idempotency, trash_days: int) -> None:
     while True:
-        await asyncio.to_thread(sweep, state, stored_responses, trash_days=trash_days)
-        await asyncio.to_thread(idempotency.sweep)
+        await asyncio.to_thread(sweep, state, *expiring, trash_days=trash_days)
         await asyncio.sleep(SWEEP_S)
 
 
-def sweep(state: State, stored_responses: StoredResponses, *, trash_days: int) -> None:
+def sweep(state: State, *expiring: StoredResponses | Idempotency, trash_days: int) -> None:
     """Delete what has expired and move what crashes have left to the trash; what fails is tried again the next time."""
     try:
         state.database.keep_reserve()
-        stored_responses.sweep()
+        for rows in expiring:
+            rows.sweep()
         if not holds_tie(state.database, state.keepers):
             log.error("%s or a folder of it was exchanged while the server runs: nothing is swept", state.database.name)
             return

@@ -62,7 +62,7 @@ def creates(client: TestClient) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def test_a_retry_has_the_first_answer_and_makes_nothing(client: TestClient) -> None:
     for listed, path, given in creates(client):
         headers = {**given.pop("headers", {}), **key()}
-        before = len(client.get(listed, params={"limit": 1000}).json()["data"])
+        before = len(client.get(listed).json()["data"])
         answers = [client.post(path, headers=headers, **given) for _ in range(3)]
         first = answers[0]
         assert first.status_code == 200, (path, first.text)
@@ -71,7 +71,7 @@ def test_a_retry_has_the_first_answer_and_makes_nothing(client: TestClient) -> N
             assert (again.status_code, again.content) == (first.status_code, first.content), path
             assert again.headers["idempotent-replayed"] == "true"
             assert again.headers["content-type"] == first.headers["content-type"]
-        assert len(client.get(listed, params={"limit": 1000}).json()["data"]) == before + 1
+        assert len(client.get(listed).json()["data"]) == before + 1
         other = client.post(path, headers={**headers, **key()}, **given)
         assert other.json()["id"] != first.json()["id"], "another key makes another"
 
@@ -101,14 +101,17 @@ def test_a_key_of_another_request_is_refused(client: TestClient) -> None:
 
 
 def test_a_key_is_one_text(client: TestClient) -> None:
-    for wrong in ("", "x" * 256, " ", "a\tb", "\xe9"):
-        answer = client.post("/v1/files", headers={"idempotency-key": wrong.encode("latin-1")}, **form())  # type: ignore[dict-item]
+    for wrong in (b"", b"x" * 256, b" ", b"a\tb", b"\xe9"):
+        answer = client.post("/v1/files", headers={b"idempotency-key": wrong}, **form())
         assert answer.status_code == 400, wrong
         assert "255" in answer.json()["message"]
-    two = httpx.Headers([("idempotency-key", "a"), ("idempotency-key", "b")])
-    assert client.post("/v1/files", headers=two, **form()).status_code == 400
     for right in ("x" * 255, "a b", "stainless-python-retry-" + str(uuid.uuid4())):
         assert client.post("/v1/files", headers={"idempotency-key": right}, **form()).status_code == 200
+
+
+def test_two_keys_are_none(server: LiveServer) -> None:
+    two = [("idempotency-key", "a"), ("idempotency-key", "b")]
+    assert httpx.post(f"{server.url}/v1/files", headers=two, **form()).status_code == 400
 
 
 def test_what_says_that_the_request_is_wrong_or_comes_too_soon_is_not_kept(client: TestClient) -> None:
@@ -129,7 +132,7 @@ def test_what_says_that_the_request_is_wrong_or_comes_too_soon_is_not_kept(clien
 
 def test_a_key_belongs_to_its_owner_and_route(client: TestClient, checkpoints: Any, tmp_path: Path) -> None:
     headers = key()
-    ids = {client.post("/v1/files", headers=headers, **form()).json()["id"]}
+    assert client.post("/v1/files", headers=headers, **form()).status_code == 200
     inline = {"endpoint": CHAT, "model": "chat", "requests": [{"custom_id": "a", "body": {"messages": HELLO}}]}
     assert client.post("/v1/batch/jobs", json=inline, headers=headers).status_code == 200
     with serving({"chat": checkpoints["chat"]}, tmp_path) as keyed:
@@ -203,9 +206,8 @@ def test_a_stainless_client_that_retries_makes_one(server: LiveServer) -> None:
                     raise httpx.ReadError("the connection broke", request=request)
             return answer
 
-    client = openai.OpenAI(
-        api_key="x", base_url=f"{server.url}/v1", max_retries=3, http_client=httpx.Client(transport=Breaking())
-    )
+    broken: Any = httpx.Client(transport=Breaking())
+    client = openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=3, http_client=broken)
     client._idempotency_header = "Idempotency-Key"
     before = {file.id for file in client.files.list()}
     made = client.files.create(file=("a.txt", b"once"), purpose="user_data")
@@ -216,3 +218,4 @@ def test_a_stainless_client_that_retries_makes_one(server: LiveServer) -> None:
     response = client.responses.create(model="chat", input="x", max_output_tokens=3)
     assert client.responses.retrieve(response.id).id == response.id
     assert len(set(keys)) == 2
+    client.close()

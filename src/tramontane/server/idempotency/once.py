@@ -21,7 +21,7 @@ from fastapi.responses import Response
 from starlette.types import Scope
 
 from tramontane.server.auth import Caller
-from tramontane.server.errors import CLIENT_GONE, ApiError, as_api_error
+from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.guard import KEY_HONOURED
 from tramontane.server.idempotency.records import LOST, RELEASED, Claim, IdempotencyRecords, Mark, unmarked
 from tramontane.server.store.database import Database
@@ -30,8 +30,9 @@ from tramontane.server.store.tables import IdempotencyRecord
 HEADER = "idempotency-key"
 KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?\Z")
 REPLAYED = {"idempotent-replayed": "true"}
-NOT_KEPT = frozenset((400, 401, 408, 413, 415, 422, 429, CLIENT_GONE))
-"""What says that the request itself is wrong, which it is the next time too, or has come at a wrong time."""
+KEPT_REFUSALS = frozenset((404, 409))
+"""What says how things stood. Other refusals say that the request itself is wrong, or has come at a wrong time, for want
+of room or of a scope: a retry is a new try."""
 RENEW_S = 1.0
 MAX_RENEWALS = 3600
 GIVE_UP_S = 4.0
@@ -128,7 +129,7 @@ class Attempt:
             return
         if isinstance(error, Exception):
             failure = as_api_error(error)
-            if failure.status < 500 and failure.status not in NOT_KEPT and failure.code != LOST:
+            if failure.status in KEPT_REFUSALS and failure.code != LOST:
                 await self.keep(failure.response())
         if not self._is_kept:
             records, claim = self._held
