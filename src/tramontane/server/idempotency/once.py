@@ -31,8 +31,8 @@ HEADER = "idempotency-key"
 KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?\Z")
 REPLAYED = {"idempotent-replayed": "true"}
 KEPT_REFUSALS = frozenset((404, 409))
-"""What says how things stood. Other refusals say that the request itself is wrong or has come at a wrong time: a retry is
-a new try."""
+"""What says how things stood. Other refusals say that the request is wrong or has come at a wrong time: a retry is new.
+"""
 RENEW_S = 1.0
 MAX_RENEWALS = 3600
 GIVE_UP_S = 4.0
