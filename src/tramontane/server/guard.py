@@ -34,9 +34,12 @@ REQUEST_ID = "tramontane.request_id"
 """Where the request's id is in the scope: every answer carries it, and what is logged of a failure."""
 AT_END = "tramontane.at_end"
 """Where the scope has what `at_end` was given."""
+KEY_HEADER = "idempotency-key"
 KEY_HONOURED = "tramontane.key_honoured"
 """In the scope of requests whose Idempotency-Key has an effect; others are told that theirs has none."""
-KEY_IGNORED = (b"x-ignored-headers", b"idempotency-key")
+CONTENT_DIGEST = "tramontane.content_digest"
+"""In the scope of requests with an Idempotency-Key whose body was read: bytes that stand for it."""
+KEY_IGNORED = (b"x-ignored-headers", KEY_HEADER.encode())
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -86,7 +89,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 own = [(name.encode(), value.encode()) for name, value in scope.get(HEADERS, {}).items()]
                 ids = [(name, request_id.encode()) for name in (b"mistral-correlation-id", b"x-request-id")]
-                if KEY_HONOURED not in scope and _header(scope, b"idempotency-key") is not None:
+                if KEY_HONOURED not in scope and _header(scope, KEY_HEADER.encode()) is not None:
                     ids.append(KEY_IGNORED)
                 given = {name for name, _ in message["headers"]}
                 extra = [pair for pair in (*own, *ids, *SECURITY_HEADERS) if pair[0] not in given]

@@ -22,12 +22,11 @@ from starlette.types import Scope
 
 from tramontane.server.auth import Caller
 from tramontane.server.errors import ApiError, as_api_error
-from tramontane.server.guard import KEY_HONOURED
+from tramontane.server.guard import CONTENT_DIGEST, KEY_HEADER, KEY_HONOURED
 from tramontane.server.idempotency.records import LOST, RELEASED, Claim, IdempotencyRecords, Mark, unmarked
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import IdempotencyRecord
 
-HEADER = "idempotency-key"
 KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?\Z")
 REPLAYED = {"idempotent-replayed": "true"}
 KEPT_REFUSALS = frozenset((404, 409))
@@ -62,15 +61,20 @@ class KeyedRequest:
     scope: Scope
 
     @classmethod
-    def of(cls, request: Request, caller: Caller, content: bytes) -> KeyedRequest | None:
-        """None for a request without a key. Raises ApiError 400 for a key that is none."""
-        keys = request.headers.getlist(HEADER)
+    def of(cls, request: Request, caller: Caller, content: bytes | None = None) -> KeyedRequest | None:
+        """None for a request without a key. `content` stands for its body, where that was not read as JSON. Raises
+        ApiError 400 for a key that is none."""
+        keys = request.headers.getlist(KEY_HEADER)
         if not keys:
             return None
         if len(keys) > 1 or not KEY.match(keys[0]):
-            raise ApiError(400, "Idempotency-Key must be one text of 1 to 255 visible ASCII characters", param=HEADER)
+            raise ApiError(
+                400, "Idempotency-Key must be one text of 1 to 255 visible ASCII characters", param=KEY_HEADER
+            )
         route = f"{request.method} {request.url.path}".encode()
         name = _digest(caller.owner.encode(), route, keys[0].encode()).hex()
+        if content is None:
+            content = request.scope.get(CONTENT_DIGEST, b"")
         return cls(name, _digest(route, request.url.query.encode(), content), request.scope)
 
 
@@ -157,10 +161,9 @@ class Idempotency:
         content: bytes | None = None,
     ) -> Response:
         """`make`'s answer, the first time. Of a retry after a crash, that of `find` for the id that was marked; where
-        nothing was marked, `make` is called again. `content` stands for a body that is not read here."""
-        body = await request.body() if content is None else content
+        nothing was marked, `make` is called again. `content` as in KeyedRequest.of."""
         try:
-            begun = await self.begin(KeyedRequest.of(request, caller, body))
+            begun = await self.begin(KeyedRequest.of(request, caller, content))
         except AnsweredError as answered:
             return answered.response
         async with begun as attempt:
@@ -182,11 +185,11 @@ class Idempotency:
         if row.status is None and row.attempt != claim.attempt and row.digest == claim.digest:
             row = await self._wait(claim, row)
         if row.digest != claim.digest:
-            entry = {"type": "value_error", "loc": ["header", HEADER], "msg": "belongs to another request"}
+            entry = {"type": "value_error", "loc": ["header", KEY_HEADER], "msg": "belongs to another request"}
             raise ApiError(
                 422,
                 "this Idempotency-Key was used for a request with another body; a new request needs a new key",
-                param=HEADER,
+                param=KEY_HEADER,
                 code="idempotency_key_reused",
                 detail=[entry],
             )

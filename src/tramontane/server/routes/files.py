@@ -20,7 +20,7 @@ from tramontane.server.errors import ApiError
 from tramontane.server.files.files import VISIBILITIES, WORKSPACE, Files, Listing, guess_mimetype
 from tramontane.server.files.formats import PURPOSES, check_format
 from tramontane.server.files.upload import Form, read_upload
-from tramontane.server.idempotency.once import HEADER as KEY_HEADER
+from tramontane.server.guard import KEY_HEADER
 from tramontane.server.idempotency.records import Mark
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.contents import Incoming

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
-from tramontane.server.guard import BOUNDS
+from tramontane.server.guard import BOUNDS, CONTENT_DIGEST, KEY_HEADER
 from tramontane.server.notes import Notes
 from tramontane.server.validation import validation_error
 
@@ -158,6 +159,8 @@ async def read_json(request: Request, share: BodyShare) -> Mapping[str, Any]:
     if content_type != "application/json":
         raise ApiError(415, f"content type {content_type or 'missing'}: send application/json")
     body = await _received(request, share)
+    if KEY_HEADER in request.headers:
+        request.scope[CONTENT_DIGEST] = hashlib.sha256(body).digest()
     bounds: BodyBounds = request.scope[BOUNDS]
     if len(body) > LONG_BODY_BYTES:
         await asyncio.to_thread(bounds.check, body)
