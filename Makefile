@@ -5,6 +5,7 @@
 #   make quick            those that take a minute     make docs       regenerate docs/cli.md and docs/api.md
 #   make clients          other people's clients       make install    set-up alone
 #   make sanitize         kernels under sanitizers     make fuzz       every parser, FUZZ_SECONDS=… of each
+#   make simulate         worlds drawn from seeds
 #   make audit ADVISORIES=… what is installed and locked against known flaws       make lock  what is locked, anew
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,9 +18,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help install chat serve test clients sanitize fuzz audit lock quick missing check bench gpu-check docs clean
+.PHONY: help install chat serve test clients sanitize fuzz simulate audit lock quick missing check bench gpu-check docs clean
 help:
-	@sed -n '2,8s/^#   //p' Makefile
+	@sed -n '2,9s/^#   //p' Makefile
 
 # What chat and bench need. torch comes first and alone, so that no other package pulls another build of it.
 RUN := $(VENV)/.installed
@@ -119,6 +120,10 @@ audit: $(DEV)
 lock: $(RUN)
 	$(PIP) install uv
 	$(BIN)/python requirements/lock.py
+
+# The scheduler, batches of several servers, downloads: thousands of worlds each, with whatever may befall them.
+simulate: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulations
 
 check: $(DEV)
 	$(BIN)/ruff check .
