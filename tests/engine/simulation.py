@@ -18,6 +18,7 @@ from tramontane.engine.pages import max_pages_for
 from tramontane.engine.request import Request, Sequence
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Chunk, Scheduler, StepPlan
+from tramontane.engine.shares import TokenCost
 
 VOCAB_SIZE = 6  # few tokens, so that prompts share beginnings by chance as well
 STOP_TOKEN_ID = 0
@@ -29,6 +30,7 @@ class Simulation:
     windows: tuple[int | None, ...]
     num_pages: tuple[int, ...]
     guesses_right: float | None = None  # share of drafted tokens that are; None: no drafts
+    token_cost: TokenCost | None = None
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -36,7 +38,7 @@ class Simulation:
             self.config.page_size, self.windows, self.num_pages, prefix_cache=self.config.prefix_cache
         )
         drafter = None if self.guesses_right is None else Guesser(self, self.guesses_right)
-        self.scheduler = Scheduler(self.config, self.allocator, drafter)
+        self.scheduler = Scheduler(self.config, self.allocator, drafter, self.token_cost)
         self.memory: list[list[int | None]] = [[None] * (pages * self.config.page_size) for pages in self.num_pages]
         self.fingerprints: dict[Sequence, list[int]] = {}
 
@@ -47,6 +49,7 @@ class Simulation:
         *,
         n: int = 1,
         priority: int = 0,
+        owner: str = "",
         salt: str | None = None,
         can_stop: bool = True,
     ) -> Request:
@@ -58,6 +61,7 @@ class Simulation:
             stop_token_ids=frozenset([STOP_TOKEN_ID] if can_stop else []),
             max_total_tokens=len(prompt) + max_tokens,
             priority=priority,
+            owner=owner,
             salt=salt,
         )
         self.scheduler.add(request)

@@ -32,7 +32,8 @@ def prompt(num_tokens: int, seed: int = 0) -> list[int]:
 
 def test_importable_without_torch() -> None:
     modules = (
-        "speculation token_index scheduler pages page_allocator prefix_cache request sampling engine_config integrity"
+        "speculation token_index scheduler shares turns pages page_allocator prefix_cache request sampling "
+        "engine_config integrity"
     )
     imports = "; ".join(f"import tramontane.engine.{module}" for module in modules.split())
     subprocess.run(

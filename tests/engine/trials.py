@@ -122,6 +122,7 @@ class Trials:
     num_accepted_tokens: int = 0
     num_drafted_tokens: int = 0
     adapters: Sequence[Adapter | None] = (None,)  # each request carries one of them
+    owners: Sequence[str] = ("",)  # each request is one's
     _alone: dict[Arrival, list[Answer]] = field(default_factory=dict)
 
     def alone(self, prompt: tuple[int, ...], kind: int, adapter: int) -> list[Answer]:
@@ -161,9 +162,10 @@ class Trials:
                 prompt, kind, adapter = arrival = arrivals.pop()
                 params = replace(KINDS[kind], prediction=self._prediction(expected[arrival][0].token_ids))
                 priority, carried = self.rng.randint(-1, 1), self.adapters[adapter]
-                wanted[engine.add(prompt, params, priority=priority, adapter=carried)] = arrival
+                owner = self.rng.choice(self.owners)
+                wanted[engine.add(prompt, params, priority=priority, owner=owner, adapter=carried)] = arrival
             if self.rng.random() < 0.1:
-                doomed.append(engine.add(self.rng.choice(prompts), self.rng.choice(KINDS)))
+                doomed.append(engine.add(self.rng.choice(prompts), self.rng.choice(KINDS), owner=self.owners[-1]))
             if doomed and self.rng.random() < 0.3:
                 engine.abort(doomed.pop(self.rng.randrange(len(doomed))))
             answers.read(engine.step())
@@ -215,4 +217,5 @@ class Trials:
             num_pages=tuple(int(n * room) for n in pages),
             prefix_cache=rng.random() < 0.8,
             max_draft_tokens=rng.choice([0, 1, 4, 16]),
+            max_shared_cost=rng.choice([1, 4, 48]),
         )

@@ -8,6 +8,7 @@ import random
 
 from tests.engine.simulation import VOCAB_SIZE, Simulation, pages_to_fit
 from tramontane.engine.engine_config import EngineConfig
+from tramontane.engine.shares import TokenCost
 
 MAX_TOTAL_TOKENS = 40
 WINDOWS: tuple[tuple[int | None, ...], ...] = (
@@ -47,12 +48,14 @@ def world(rng: random.Random) -> Simulation:
         max_waiting=1000,
         prefix_cache=rng.random() < 0.75,
         aging_steps=rng.randint(1, 20),
+        max_shared_cost=rng.randint(1, 40),
     )
     # from a pool that one request fills to one where all fit
     room = rng.choice((1.0, 1.0, 1.1, 1.5, 3.0, 10.0))
     least = pages_to_fit(MAX_TOTAL_TOKENS, page_size, windows)
     guesses_right = rng.choice((None, 0.0, 0.5, 0.9, 1.0))
-    return Simulation(config, windows, tuple(int(pages * room) for pages in least), guesses_right)
+    token_cost = TokenCost(rng.choice((1.0, 10.0, 1e9)), rng.choice((None, 3)))
+    return Simulation(config, windows, tuple(int(pages * room) for pages in least), guesses_right, token_cost)
 
 
 def add_request(simulation: Simulation, rng: random.Random, prefixes: list[list[int]]) -> None:
@@ -64,5 +67,6 @@ def add_request(simulation: Simulation, rng: random.Random, prefixes: list[list[
         rng.randint(0, MAX_TOTAL_TOKENS - len(prompt)),
         n=rng.choice((1, 1, 1, 2, 3, 12)),
         priority=rng.randint(-2, 2),
+        owner=rng.choice(("", "alice", "bob", "carol")),
         salt=rng.choice((None, None, "other")),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tramontane.config import ModelConfig
 from tramontane.engine.draft_model import DraftModel
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.integrity import check_integrity
@@ -23,6 +24,7 @@ from tramontane.engine.runner import Runner
 from tramontane.engine.sampler import Sample, Sampler, wait_for_processors
 from tramontane.engine.sampling import SamplingParams
 from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.engine.shares import TokenCost
 from tramontane.engine.speculation import Drafter, PromptLookup
 from tramontane.errors import ConfigError, ContextLengthError, RequestError
 from tramontane.model.adapter import Adapter
@@ -90,7 +92,7 @@ class Engine:
         self.lookup: PromptLookup | None = None
         if max_draft_tokens and model.is_batch_invariant:
             self.lookup = PromptLookup(max_draft_tokens, self.sampler.forced_token_ids)
-        self.scheduler = Scheduler(config, allocator, self._drafter(draft_model))
+        self.scheduler = Scheduler(config, allocator, self._drafter(draft_model), _token_cost(model.config))
         self.runner = Runner(model, KvCache(model.config, num_pages, config.page_size, self.kv_dtype, model.device))
         wanted = config.max_seq_len or model.config.max_seq_len
         self.max_seq_len = wanted if allocator.max_tokens is None else min(wanted, allocator.max_tokens)
@@ -384,3 +386,13 @@ class Engine:
             request.sequences[0].num_cached_tokens or 0,
             sequence.error,
         )
+
+
+def _token_cost(config: ModelConfig) -> TokenCost:
+    """By multiplications: those with weights, and those with the keys and values of one token more."""
+    heads_dim = config.n_heads * config.head_dim
+    num_experts = 1 if config.moe is None else config.moe.num_experts_per_tok
+    projections = 2 * config.dim * (heads_dim + config.n_kv_heads * config.head_dim)
+    with_weights = projections + 3 * num_experts * config.dim * config.hidden_dim
+    windows = [window for window in config.windows if window is not None]
+    return TokenCost(with_weights / (2 * heads_dim), max(windows) if len(windows) == len(config.windows) else None)

@@ -15,6 +15,10 @@ class EngineConfig:
     max_batch_tokens: int = 1024  # tokens computed in one step, decodes and prefill chunks together
     max_sequences: int = 64  # sequences that hold pages at once
     max_waiting: int = 1024  # requests and preempted sequences waiting for pages
+    # of one owner; None: no more than are left for the others. Requests without owner may fill the queue
+    max_waiting_per_owner: int | None = None
+    # cost of one step while owners share, an answer's token counting twice: what a newcomer's first token waits for
+    max_shared_cost: int = 48
     # prompt and answer together, above the length in the model's configuration too, which is wrong in some
     # checkpoints; None: what the model and the KV cache allow
     max_seq_len: int | None = None
@@ -28,10 +32,12 @@ class EngineConfig:
     max_logits_bytes: int = 256 * 2**20  # largest (rows, V) float32 block of scores held at once
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "max_batch_tokens", "max_sequences", "max_waiting", "aging_steps"):
+        for name in (
+            "page_size", "max_batch_tokens", "max_sequences", "max_waiting", "max_shared_cost", "aging_steps"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("max_seq_len", "kv_cache_bytes"):
+        for name in ("max_waiting_per_owner", "max_seq_len", "kv_cache_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1 (None: as much as fits)")

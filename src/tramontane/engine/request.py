@@ -130,9 +130,11 @@ class Sequence:
         "error",
         "finish_reason",
         "index",
+        "last_step",
         "lookup",
         "may_share_page",
         "num_cached_tokens",
+        "num_charged_tokens",
         "num_computed_tokens",
         "num_late_steps",
         "num_prompt_tokens",
@@ -159,6 +161,8 @@ class Sequence:
         self.trailing_nodes: list[PrefixNode | None] = []  # of the generated page that last left each group's window
         self.may_share_page = False  # the page it writes next may be shared with a fork
         self.num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache when it first ran
+        self.num_charged_tokens = 0  # to its owner, where service is shared
+        self.last_step = 0  # in which it advanced, where service is shared
         self.order: tuple[int, int, int] = (0, 0, index)  # place in every queue; set by the scheduler
         self.lookup: Lookup | None = None  # what the drafter knows of it
         self.pending: Future[None] | None = None  # what its logits processors are still at, before its next draw

@@ -5,6 +5,10 @@ placed as if it had arrived p * aging_steps steps later than it did; ties go fir
 priorities are served first, yet whoever has waited aging_steps for each unit of priority goes ahead of any newcomer:
 nobody starves. A sequence takes pages only from those behind it, and the first in the order always advances by at least
 a token in each step; that is why every request ends.
+
+Where several owners have requests, the order holds within each of them, and between them all goes in turns
+(engine/shares.py, engine/turns.py): places, pages and the tokens of a step, which is kept short. The first of all in
+the order keeps its rights: it is admitted next, advances in each step and gives way to nobody.
 """
 
 from __future__ import annotations
@@ -16,8 +20,18 @@ from operator import attrgetter
 
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.page_allocator import PageAllocator, PageCopy
+from tramontane.engine.prefix_cache import PrefixNode
 from tramontane.engine.request import FinishReason, Request, Sequence, SequenceStatus
+from tramontane.engine.shares import Shares, TokenCost
 from tramontane.engine.speculation import Drafter
+from tramontane.engine.turns import (
+    gives_up_pages,
+    next_in_turn,
+    num_freed,
+    owners_in_turn,
+    yields_pages,
+    yields_place,
+)
 from tramontane.errors import CapacityError, RequestError
 
 MAX_PRIORITY = 1000  # bounds the wait of the least urgent request
@@ -78,10 +92,18 @@ class StepPlan:
 class Scheduler:
     """`plan()`, then compute, then `commit()`; in between nothing else may be called but `cancel()`."""
 
-    def __init__(self, config: EngineConfig, allocator: PageAllocator, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        allocator: PageAllocator,
+        drafter: Drafter | None = None,
+        token_cost: TokenCost | None = None,
+    ) -> None:
         self.config = config
         self.allocator = allocator
         self.drafter = drafter
+        self.token_cost = token_cost or TokenCost()
+        self.shares = Shares()
         self.waiting: list[Sequence] = []  # in order; hold no pages
         self.running: list[Sequence] = []  # in order; hold pages
         self.plan_in_flight: StepPlan | None = None
@@ -90,6 +112,7 @@ class Scheduler:
         self.num_cached_tokens = 0
         self._num_arrivals = 0
         self._chunks: dict[Sequence, Chunk] = {}
+        self._is_sharing = False  # between owners, in the step being planned
         self._is_short_of_pages = False
         self._refused: tuple[Sequence, tuple[int, ...]] | None = None  # who did not fit, and the pages there were
 
@@ -98,7 +121,8 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises RequestError if it can never fit, CapacityError if the queue is full."""
+        """Queue a request. Raises RequestError if it can never fit, CapacityError if the queue or its owner's share of
+        it is full."""
         if abs(request.priority) > MAX_PRIORITY:
             raise RequestError(f"priority={request.priority} must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}")
         max_tokens = self.allocator.max_tokens
@@ -111,7 +135,9 @@ class Scheduler:
             raise CapacityError(
                 f"{len(self.waiting)} requests are waiting already (max_waiting={self.config.max_waiting}); retry later"
             )
+        self._require_share_of_queue(request.owner)
         self._num_arrivals += 1
+        self.shares.join(request.owner, self.num_steps)
         arrival_step = self.num_steps + request.priority * self.config.aging_steps
         [sequence] = request.sequences
         sequence.order = (arrival_step, self._num_arrivals, sequence.index)
@@ -119,22 +145,22 @@ class Scheduler:
 
     def plan(self) -> StepPlan:
         """Decide the next step and take its pages: decodes first, then admissions, then prefill chunks; guesses where
-        there is nothing but decodes."""
+        there is nothing but decodes. Where owners share, admissions first, then each owner's part."""
         self._chunks = {}
         self._is_short_of_pages = False
-        for sequence in tuple(self.running):
-            if sequence.is_pending:
-                continue  # its last token is computed when the next one can be drawn
-            if sequence.num_remaining_tokens == 1 and sequence.status is SequenceStatus.RUNNING:
-                self._schedule(sequence, 1)
-        prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
-        if self.waiting and not self._is_short_of_pages:
-            self._admit(prefilling)
-        if prefilling:
-            budget = self.config.max_batch_tokens - len(self._chunks)
-            for sequence, share in _shares(prefilling, budget):
-                if share and sequence.status is SequenceStatus.RUNNING:
-                    self._schedule(sequence, share)
+        self._is_sharing = self.shares.are_kept(self.num_steps)
+        if self._is_sharing:
+            prefilling = self._plan_shared()
+        else:
+            for sequence in tuple(self.running):
+                if sequence.is_pending:
+                    continue  # its last token is computed when the next one can be drawn
+                if sequence.num_remaining_tokens == 1 and sequence.status is SequenceStatus.RUNNING:
+                    self._schedule(sequence, 1)
+            prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
+            if self.waiting and not self._is_short_of_pages:
+                self._admit(prefilling)
+            self._prefill(prefilling, self.config.max_batch_tokens - len(self._chunks))
         for sequence, chunk in self._chunks.items():
             if chunk.end == len(sequence.token_ids):
                 chunk.samples = _samples(sequence)
@@ -150,6 +176,8 @@ class Scheduler:
         self.plan_in_flight = None
         self.num_steps += 1
         drawn = iter(token_ids)
+        if self._is_sharing:
+            self._charge(plan)
         for chunk in plan.chunks:
             tokens = [next(drawn) for _ in chunk.samples]
             if not all(tokens):
@@ -198,6 +226,93 @@ class Scheduler:
             self.waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
+        if sequence.request.is_finished:
+            self.shares.leave(sequence.request.owner)
+
+    def _require_share_of_queue(self, owner: str) -> None:
+        """Raises CapacityError if the owner has as many waiting as one may."""
+        share = self.config.max_waiting_per_owner
+        if share is None:
+            share = self.config.max_waiting - len(self.waiting)
+        if not owner or len(self.waiting) < share:
+            return
+        num_waiting = sum(sequence.request.owner == owner for sequence in self.waiting)
+        if num_waiting >= share:
+            raise CapacityError(
+                f"{num_waiting} of your requests are waiting already, which is your share of the queue; retry later"
+            )
+
+    def _plan_shared(self) -> list[Sequence]:
+        """A step that costs max_shared_cost: half of it is kept for all owners evenly, and as far as they leave it and
+        for the rest the owner who has been served least goes first. Returns the sequences that are prefilling."""
+        prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
+        if self.waiting:
+            self._admit(prefilling)
+        if not self.running:
+            return []
+        budget = float(self.config.max_shared_cost)
+        budget -= self._spend(self.running[0], budget / 8)
+        turns = owners_in_turn(self.running, self.shares)
+        kept = budget / (2 * len(turns))
+        for num_before, sequences in enumerate(turns, 1):
+            budget -= self._spend_on(sequences, budget - kept * (len(turns) - num_before))
+        for sequences in turns:
+            budget -= self._spend_on(sequences, budget)
+        return prefilling
+
+    def _spend_on(self, sequences: SequenceOf[Sequence], budget: float) -> float:
+        """Schedule what the budget affords of one owner's sequences; returns the cost. Of the answers, those that have
+        stood still longest go first; half is for prompts, which divide it as in `_shares`."""
+        prompts = [sequence for sequence in sequences if sequence.num_remaining_tokens > 1]
+        answers = [sequence for sequence in sequences if sequence.num_remaining_tokens == 1]
+        left, kept = budget, budget / 2 if prompts and answers else 0.0
+        for sequence in sorted(answers, key=lambda answer: answer.last_step):
+            if left <= kept:
+                break
+            left -= self._spend(sequence, left)
+        if prompts and left > 0:
+            left -= self._spend(prompts[0], left / 2)
+            shortest_first = sorted(prompts[1:], key=lambda s: (s.request.priority, s.num_remaining_tokens))
+            for sequence in (*shortest_first, prompts[0]):
+                if left <= 0:
+                    break
+                left -= self._spend(sequence, left)
+        return budget - left
+
+    def _spend(self, sequence: Sequence, budget: float) -> float:
+        """Schedule what the budget affords of a sequence, at least a token, beyond what is scheduled of it already;
+        returns the cost."""
+        if sequence.status is not SequenceStatus.RUNNING:  # preempted meanwhile
+            return 0.0
+        planned = self._chunks.get(sequence)
+        start = sequence.num_computed_tokens if planned is None else planned.end
+        room = self.config.max_batch_tokens - sum(chunk.end - chunk.start for chunk in self._chunks.values())
+        affordable = max(1, int(budget / self.token_cost.each(start, sequence.num_prompt_tokens)))
+        num_tokens = min(affordable, room, len(sequence.token_ids) - start)
+        if num_tokens <= 0:
+            return 0.0
+        self._schedule(sequence, start + num_tokens - sequence.num_computed_tokens)
+        chunk = self._chunks.get(sequence)
+        return 0.0 if chunk is None else self.token_cost.of(start, chunk.end, sequence.num_prompt_tokens)
+
+    def _prefill(self, prefilling: list[Sequence], budget: int) -> None:
+        if prefilling:
+            for sequence, share in _shares(prefilling, budget):
+                if share and sequence.status is SequenceStatus.RUNNING:
+                    self._schedule(sequence, share)
+
+    def _charge(self, plan: StepPlan) -> None:
+        """Each owner is charged what the step computed, but for what is computed again after a preemption."""
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            sequence.last_step = self.num_steps
+            start, end = max(chunk.start, sequence.num_charged_tokens), chunk.end - len(chunk.draft)
+            if start < end:
+                self.shares.charge(sequence.request.owner, self.token_cost.of(start, end, sequence.num_prompt_tokens))
+                sequence.num_charged_tokens = end
+        planned = {chunk.sequence: chunk.end for chunk in plan.chunks}
+        wanting = {s.request.owner for s in self.running if planned.get(s, 0) < len(s.token_ids)}
+        self.shares.settle(wanting.union(sequence.request.owner for sequence in self.waiting))
 
     def _schedule(self, sequence: Sequence, num_tokens: int) -> None:
         """Plan up to `num_tokens` tokens, as far as pages reach. Where not even one fits, sequences behind this one
@@ -208,12 +323,13 @@ class Scheduler:
         if num_tokens > 1 or sequence.may_share_page or start % self.config.page_size == 0:
             while (reach := self.allocator.reach(sequence, end)) == start:
                 self._is_short_of_pages = True
-                victim = self.running[-1]
+                victim = gives_up_pages(self.running, sequence) if self._is_sharing else self.running[-1]
                 if victim is sequence:
                     return
                 self._preempt(victim)
             end = reach
-            copies = self.allocator.extend(sequence, end)
+            planned = self._chunks.get(sequence)
+            copies = (*(planned.copies if planned else ()), *self.allocator.extend(sequence, end))
         self._chunks[sequence] = Chunk(sequence, start, end, copies)
 
     def _add_drafts(self, drafter: Drafter) -> None:
@@ -225,6 +341,8 @@ class Scheduler:
             if len(chunk.samples) == 1 and 8 * chunk.sequence.num_late_steps <= chunk.sequence.num_generated_tokens
         ]
         budget = self.config.max_batch_tokens - len(self._chunks)
+        if self._is_sharing:
+            budget = min(budget, self.config.max_shared_cost - len(self._chunks))
         # a guess of the last token an answer may have would be verified for nothing
         limits = [c.sequence.request.max_total_tokens - len(c.sequence.token_ids) - 1 for c in chunks]
         drafts = drafter.draft([chunk.sequence for chunk in chunks], [min(limit, budget) for limit in limits])
@@ -263,23 +381,29 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _admit(self, prefilling: list[Sequence]) -> None:
-        """Let sequences in, strictly in order, while there is room for all that each has to compute."""
-        while self.waiting and len(self.running) < self.config.max_sequences:
-            sequence = self.waiting[0]
+        """Let sequences in, strictly in order or in turns, while there is room for all that each has to compute."""
+        while self.waiting:
+            sequence = self._next()
+            yielding: list[Sequence] = []
+            if len(self.running) >= self.config.max_sequences:
+                other = yields_place(sequence, self.running) if self._is_sharing else None
+                if other is None:
+                    return
+                yielding.append(other)
             available = self.allocator.available()
             if self.running and self._refused == (sequence, available):
                 return
             path = self.allocator.match(sequence)
-            if self.running:
-                # what running prefills have still to take is spoken for, and a page for each sequence to go on with
-                chunk = self.config.max_batch_tokens
-                needs = [self.allocator.outstanding(other, chunk) for other in prefilling]
-                needs.append(self.allocator.admission_cost(sequence, path, chunk))
-                reserve = len(self.running)
-                if any(sum(need) + reserve > pages for *need, pages in zip(*needs, available, strict=True)):
-                    self._refused = (sequence, available)
-                    return
-            del self.waiting[0]
+            if self.running and not self._fits(sequence, path, prefilling, available, yielding):
+                self._refused = (sequence, available)
+                return
+            for other in yielding:
+                self._preempt(other)
+                if other in prefilling:
+                    prefilling.remove(other)
+            if yielding:  # pages of the path may be among those that were given up
+                path = self.allocator.match(sequence)
+            self.waiting.remove(sequence)
             self.allocator.start(sequence, path)
             if sequence.num_cached_tokens is None:
                 sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -287,6 +411,37 @@ class Scheduler:
             sequence.status = SequenceStatus.RUNNING
             insort(self.running, sequence, key=_order)
             insort(prefilling, sequence, key=_order)
+
+    def _next(self) -> Sequence:
+        if not self._is_sharing:
+            return self.waiting[0]
+        return next_in_turn(self.waiting, self.running, self.shares, self.num_steps, self.config.aging_steps)
+
+    def _fits(
+        self,
+        sequence: Sequence,
+        path: list[PrefixNode],
+        prefilling: list[Sequence],
+        available: tuple[int, ...],
+        yielding: list[Sequence],
+    ) -> bool:
+        """Whether there are pages for all that a waiting sequence has to compute, once those `yielding` have given
+        theirs up; where owners share, others are added to them until there are."""
+        # what running prefills have still to take is spoken for, and a page for each sequence to go on with
+        chunk = self.config.max_batch_tokens
+        own = self.allocator.admission_cost(sequence, path, chunk)
+        while True:
+            needs = [self.allocator.outstanding(other, chunk) for other in prefilling if other not in yielding]
+            reserve = len(self.running) - len(yielding)
+            pages = [a + f for a, f in zip(available, num_freed(yielding, self.allocator), strict=True)]
+            lacking = [g for g, need in enumerate(zip(*needs, own, strict=True)) if sum(need) + reserve > pages[g]]
+            if not lacking:
+                return True
+            group = lacking[0]
+            other = yields_pages(sequence, own[group], group, self.running, yielding) if self._is_sharing else None
+            if other is None:
+                return False
+            yielding.append(other)
 
     def _adopt(self, fork: Sequence, parent: Sequence) -> None:
         """A new answer shares its parent's pages, or waits in the queue where max_sequences is reached."""

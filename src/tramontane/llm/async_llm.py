@@ -97,10 +97,11 @@ class AsyncLLM:
         draft_model: str | None = None,
         max_sequences: int | None = None,
         max_waiting: int | None = None,
+        max_waiting_per_owner: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """As LLM; `max_sequences` are computed together, `max_waiting` requests may queue. The engine's thread runs
-        until `shutdown`."""
+        """As LLM; `max_sequences` are computed together, `max_waiting` requests may queue, `max_waiting_per_owner` of
+        one owner (None: no more than are left for others). The engine's thread runs until `shutdown`."""
         opened = open_model(
             model,
             base=base,
@@ -114,6 +115,7 @@ class AsyncLLM:
             draft_model=draft_model,
             max_sequences=max_sequences,
             max_waiting=max_waiting,
+            max_waiting_per_owner=max_waiting_per_owner,
             progress=progress,
         )
         self.checkpoint = opened.checkpoint

@@ -14,6 +14,9 @@ from tramontane.model.transformer import Transformer
 from tramontane.runtime import resolve_device, set_threads
 from tramontane.tokenizer import Tokenizer
 
+GPU_SHARED_COST = 1024
+"""A GPU takes hardly longer for this than for the least."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
@@ -37,6 +40,7 @@ def open_model(
     draft_model: str | None,
     max_sequences: int | None = None,
     max_waiting: int | None = None,
+    max_waiting_per_owner: int | None = None,
     progress: Progress | None = None,
 ) -> OpenModel:
     """Load `model` (a folder, a .gguf file, a hub id that was pulled, or `default`); of a LoRA adapter's folder its
@@ -63,6 +67,8 @@ def open_model(
     config = EngineConfig(
         max_sequences=sizes.max_sequences if max_sequences is None else max_sequences,
         max_waiting=sizes.max_waiting if max_waiting is None else max_waiting,
+        max_waiting_per_owner=max_waiting_per_owner,
+        max_shared_cost=GPU_SHARED_COST if transformer.device.type == "cuda" else sizes.max_shared_cost,
         max_seq_len=max_seq_len,
         kv_dtype=kv_dtype,
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),

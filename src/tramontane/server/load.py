@@ -58,6 +58,7 @@ def load_registry(settings: ServerSettings, progress_of: ProgressOf = no_progres
                     draft_model=settings.draft_model,
                     max_sequences=settings.max_sequences,
                     max_waiting=settings.max_waiting,
+                    max_waiting_per_owner=settings.max_waiting_per_owner,
                     progress=progress,
                 )
             is_default = llm.checkpoint.path == default_model()

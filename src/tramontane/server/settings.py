@@ -114,6 +114,9 @@ class ServerSettings:
     ] = None
     max_sequences: Annotated[int, typer.Option(help="Answers computed at once, per model.")] = 64
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered 429.")] = 1024
+    max_waiting_per_owner: Annotated[
+        int | None, typer.Option(help="Of one owner's keys (default: no more than are left for the others).")
+    ] = None
     max_connections: Annotated[
         int | None,
         typer.Option(help="Connections at once (default: 2048, or half of the files the process may open)."),
