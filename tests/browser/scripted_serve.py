@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from tramontane.cli import main as command
+from tramontane.engine.request import Meter
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import AsyncLLM
 from tramontane.llm.async_llm import Stream
@@ -48,6 +49,7 @@ class ScriptedLLM(AsyncLLM):
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Stream:
         whole = self.tokenizer.decode(prompt.token_ids, keep_control=True)
         asked, _, begun = (part.strip() for part in whole.rpartition("[INST]")[2].partition("[/INST]"))
@@ -57,7 +59,9 @@ class ScriptedLLM(AsyncLLM):
             token_ids = self.tokenizer.encode(text.removeprefix(begun))
             dictated = Dictated(token_ids, self.tokenizer.eos_id, 0.0 if said else COUNT_PAUSE_S)
             sampling = dataclasses.replace(sampling, logits_processors=(dictated,))
-        return await super().start(prompt, sampling, priority=priority, owner=owner, salt=salt, adapter=adapter)
+        return await super().start(
+            prompt, sampling, priority=priority, owner=owner, salt=salt, adapter=adapter, meter=meter
+        )
 
 
 if __name__ == "__main__":

@@ -49,3 +49,10 @@ def test_the_trials_meet_what_they_are_about() -> None:
     assert trials.num_preemptions > 0
     assert trials.num_cached_tokens > 100
     assert trials.num_drafted_tokens > trials.num_accepted_tokens > 100
+
+
+def test_sharing_between_owners_changes_no_bit() -> None:
+    trials = Trials(native_model("Q8_0", (None, 9)), random.Random(1), owners=("", "alice", "bob"))
+    for _ in range(6):
+        trials.run(10)
+    assert trials.num_preemptions > 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from tramontane.engine.engine import Engine
-from tramontane.engine.request import Collector, FinishReason, Output, SequenceId
+from tramontane.engine.request import Collector, FinishReason, Meter, Output, SequenceId, Usage
 from tramontane.engine.sampling import SamplingParams
 from tramontane.model.adapter import Adapter
 
@@ -37,11 +37,12 @@ class Health:
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """The way of one request's Outputs from the engine's thread to the task that waits for them."""
+    """The way of one request's Outputs from the engine's thread to the task that waits for them, and what it takes."""
 
     loop: asyncio.AbstractEventLoop
     num_unsent_answers: int  # whose final Output has not been sent yet
     request_id: int | None = None
+    usage: Usage = field(default_factory=Usage)
     queue: asyncio.Queue[Output | EngineStoppedError] = field(default_factory=asyncio.Queue)
 
 
@@ -73,12 +74,20 @@ class AsyncEngine:
         salt: str | None = None,
         first_index: int = 0,
         adapter: Adapter | None = None,
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Output, None]:
         """Outputs of all answers as they come. Leaving the iterator early, or cancelling, frees the pages within a
         step. Raises RequestError and CapacityError as Engine.add does, EngineStoppedError if the engine ends."""
 
         outputs = await self.start(
-            token_ids, params, priority=priority, owner=owner, salt=salt, first_index=first_index, adapter=adapter
+            token_ids,
+            params,
+            priority=priority,
+            owner=owner,
+            salt=salt,
+            first_index=first_index,
+            adapter=adapter,
+            meter=meter,
         )
         async with contextlib.aclosing(outputs):
             async for output in outputs:
@@ -94,6 +103,7 @@ class AsyncEngine:
         salt: str | None = None,
         first_index: int = 0,
         adapter: Adapter | None = None,
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Output, None]:
         """As `generate`, but returns as soon as the request is queued: what Engine.add refuses is raised here, before
         anything is computed. The outputs must be read to the end or closed."""
@@ -103,7 +113,7 @@ class AsyncEngine:
                 token_ids, params, priority=priority, owner=owner, salt=salt, first_index=first_index, adapter=adapter
             )
 
-        outputs = self._follow(params.n, add)
+        outputs = self._follow(params.n, add, len(token_ids), meter)
         await anext(outputs)
         return cast("AsyncGenerator[Output, None]", outputs)
 
@@ -116,6 +126,7 @@ class AsyncEngine:
         owner: str = "",
         salt: str | None = None,
         adapter: Adapter | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """Compute a prompt for `collector`, beside everything else; errors as in `generate`."""
 
@@ -124,7 +135,7 @@ class AsyncEngine:
                 token_ids, collector, priority=priority, owner=owner, salt=salt, adapter=adapter
             )
 
-        async with contextlib.aclosing(self._follow(1, add)) as outputs:
+        async with contextlib.aclosing(self._follow(1, add, len(token_ids), meter)) as outputs:
             async for _ in outputs:
                 pass
 
@@ -157,27 +168,47 @@ class AsyncEngine:
             self._wake.notify()
         self._thread.join()
 
-    async def _follow(self, num_answers: int, add: Callable[[], int]) -> AsyncGenerator[Output | None, None]:
+    async def _follow(
+        self, num_answers: int, add: Callable[[], int], num_prompt_tokens: int, meter: Meter | None
+    ) -> AsyncGenerator[Output | None, None]:
         """None once the request is queued, then its Outputs."""
         stream = _Stream(asyncio.get_running_loop(), num_answers)
+        num_charged = 0
 
         def add_stream() -> None:
             stream.request_id = add()
+            stream.usage.request = self._engine.request(stream.request_id)
             self._streams[stream.request_id] = stream
 
         try:
             await asyncio.wrap_future(self._submit(add_stream))
+            if meter is not None:
+                meter.begin(stream.usage)
+                meter.charge(num_prompt_tokens)
+                num_charged = num_prompt_tokens
             yield None
             while num_answers:
                 item = await stream.queue.get()
                 if isinstance(item, EngineStoppedError):
                     raise item
                 num_answers -= item.finish_reason is not None
+                if meter is not None and item.token_ids:
+                    meter.charge(len(item.token_ids))
+                    num_charged += len(item.token_ids)
                 yield item
         finally:
-            if num_answers:
-                with contextlib.suppress(EngineStoppedError):
-                    self._submit(lambda: self._drop(stream))
+            try:
+                if num_answers:
+                    with contextlib.suppress(EngineStoppedError):
+                        dropped = self._submit(lambda: self._drop(stream))
+                        if meter is not None:  # a step may be under way, and what it makes counts
+                            await _ended(asyncio.wrap_future(dropped))
+            finally:
+                if meter is not None:
+                    usage = stream.usage
+                    if usage.request is not None and not num_charged:  # it was left while it was being queued
+                        meter.begin(usage)
+                    meter.charge(usage.num_prompt_tokens + usage.num_generated_tokens - num_charged)
 
     def _submit(self, call: Callable[[], Result]) -> Future[Result]:
         """Have the engine's thread call it between two steps."""
@@ -253,6 +284,18 @@ class AsyncEngine:
         """Nobody reads this stream any more."""
         if stream.request_id is not None and self._streams.pop(stream.request_id, None) is not None:
             self._engine.abort(stream.request_id)
+
+
+async def _ended(future: asyncio.Future[None]) -> None:
+    """Waits for it however often the waiting task is cancelled meanwhile."""
+    cancellation: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
 
 
 def _put(batch: Iterable[tuple[_Stream, Output | EngineStoppedError]]) -> None:

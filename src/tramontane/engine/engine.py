@@ -54,6 +54,7 @@ class EngineStats:
     num_generated_tokens: int
     num_drafted_tokens: int  # guesses that were verified
     num_accepted_tokens: int  # guesses that were right
+    num_prompt_tokens: int  # of requests that computing has begun for
     num_cached_tokens: int  # prompt tokens taken from the prefix cache
     groups: tuple[GroupStats, ...]
 
@@ -143,6 +144,10 @@ class Engine:
         """Queue a prompt that is computed for `collector` alone and draws nothing; errors as in `add`."""
         return self._add(token_ids, SamplingParams(max_tokens=0), priority, owner, salt, 0, collector, adapter)
 
+    def request(self, request_id: int) -> Request:
+        """One that is not over. Raises KeyError."""
+        return self._requests[request_id]
+
     def step(self) -> list[Output]:
         """Compute one batch; what it added to the answers. Should computing fail, the batch is put back untouched."""
         if not self.scheduler.has_work:
@@ -199,6 +204,7 @@ class Engine:
             num_generated_tokens=self._num_generated_tokens,
             num_drafted_tokens=0 if self.lookup is None else self.lookup.num_drafted_tokens,
             num_accepted_tokens=0 if self.lookup is None else self.lookup.num_accepted_tokens,
+            num_prompt_tokens=self.scheduler.num_prompt_tokens,
             num_cached_tokens=self.scheduler.num_cached_tokens,
             groups=tuple(
                 GroupStats(

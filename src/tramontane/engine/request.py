@@ -119,6 +119,44 @@ class Request:
         return forks
 
 
+@dataclass(slots=True, eq=False)
+class Usage:
+    """What one request has taken, known from when it is queued until long after it is over. A prompt counts once
+    computing it has begun, an answer as it is made: leaving early changes nothing. What was made of an answer after a
+    stop string had ended it does not count."""
+
+    request: Request | None = None  # once it is queued
+    num_unwanted_tokens: int = 0
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return 0 if self.request is None else self.request.sequences[0].num_cached_tokens or 0
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        if self.request is None or self.request.sequences[0].num_cached_tokens is None:
+            return 0
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        sequences = () if self.request is None else self.request.sequences
+        return sum(sequence.num_generated_tokens for sequence in sequences) - self.num_unwanted_tokens
+
+
+class Meter(Protocol):
+    """Told of what a request takes, on the event loop: of its prompt when it is queued, of an answer's tokens as they
+    come, of the difference to what it has taken in the end."""
+
+    def begin(self, usage: Usage) -> None:
+        """A request is queued; `usage` will say what it takes."""
+        ...
+
+    def charge(self, num_tokens: int) -> None:
+        """So many tokens more; fewer, below 0, where less was computed in the end."""
+        ...
+
+
 class Sequence:
     """One stream of tokens with its pages.
 

@@ -109,6 +109,7 @@ class Scheduler:
         self.plan_in_flight: StepPlan | None = None
         self.num_steps = 0
         self.num_preemptions = 0
+        self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         self._num_arrivals = 0
         self._chunks: dict[Sequence, Chunk] = {}
@@ -408,6 +409,8 @@ class Scheduler:
             if sequence.num_cached_tokens is None:
                 sequence.num_cached_tokens = sequence.num_computed_tokens
                 self.num_cached_tokens += sequence.num_computed_tokens
+                if sequence is sequence.request.sequences[0]:
+                    self.num_prompt_tokens += sequence.num_prompt_tokens
             sequence.status = SequenceStatus.RUNNING
             insort(self.running, sequence, key=_order)
             insort(prefilling, sequence, key=_order)

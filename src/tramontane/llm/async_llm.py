@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from tramontane.engine.async_engine import AsyncEngine, Health
 from tramontane.engine.logprobs import LastHidden, MeanHidden
-from tramontane.engine.request import Output, TokenLogprobs
+from tramontane.engine.request import Meter, Output, TokenLogprobs, Usage
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import ContextLengthError
 from tramontane.hub import resolve_model
@@ -27,13 +30,37 @@ from tramontane.model.adapter import Adapter
 EMBED_TOGETHER = 64  # texts of one `embed` in the queue at once
 LONG_TEXT_CHARS = 20_000  # a prompt that takes longer to encode than other tasks should wait: some 5 ms
 
+Result = TypeVar("Result")
+ENCODERS = ThreadPoolExecutor(2, thread_name_prefix="tramontane-encoding")
+"""Apart from the event loop's own threads: this may take seconds, and must not keep short work waiting."""
+
+
+@dataclass(slots=True)
+class _Metered:
+    """A Meter that remembers a request's usage and tells another."""
+
+    meter: Meter | None
+    usage: Usage = field(default_factory=Usage)
+
+    def begin(self, usage: Usage) -> None:
+        self.usage = usage
+        if self.meter is not None:
+            self.meter.begin(usage)
+
+    def charge(self, num_tokens: int) -> None:
+        if self.meter is not None:
+            self.meter.charge(num_tokens)
+
 
 class Stream:
     """Answers to one prompt as they come: iterate over its Deltas, once. Leaving `async with` early, or `aclose`,
     cancels the request and frees its pages within a step."""
 
-    def __init__(self, engine: AsyncEngine, generation: Generation, outputs: AsyncGenerator[Output]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, generation: Generation, outputs: AsyncGenerator[Output], metered: _Metered
+    ) -> None:
         self._engine = engine
+        self._metered = metered
         self._generation = generation
         self._outputs = outputs
 
@@ -42,6 +69,7 @@ class Stream:
         async for output in self._outputs:
             if generation.take(output):
                 self._engine.finish(output.sequence_id)
+            self._metered.usage.num_unwanted_tokens = generation.num_unwanted_tokens
             while generation.deltas:
                 yield generation.deltas.popleft()
 
@@ -79,7 +107,7 @@ class AsyncLLM:
 
     `priority`: lower is served first. `owner`: between owners, service is shared out evenly. `salt`: cached prompts are
     shared only between requests of equal salt.
-    `adapter`: the name `load_adapter` gave.
+    `adapter`: the name `load_adapter` gave. `meter` is told what each request takes, however it ends.
     """
 
     def __init__(
@@ -153,9 +181,12 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Completion:
         """Continue a text or token ids."""
-        return await self._complete(text_prompt(self.tokenizer, prompt), sampling, priority, owner, salt, adapter)
+        return await self._complete(
+            text_prompt(self.tokenizer, prompt), sampling, priority, owner, salt, adapter, meter
+        )
 
     async def chat(
         self,
@@ -167,10 +198,11 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Completion:
         """Answer a conversation."""
         return await self._complete(
-            chat_prompt(self.tokenizer, messages, tools), sampling, priority, owner, salt, adapter
+            chat_prompt(self.tokenizer, messages, tools), sampling, priority, owner, salt, adapter, meter
         )
 
     async def fill_in_middle(
@@ -183,10 +215,11 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Completion:
         """The text between `prompt` and `suffix`."""
         return await self._complete(
-            fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, owner, salt, adapter
+            fim_prompt(self.tokenizer, prompt, suffix), sampling, priority, owner, salt, adapter, meter
         )
 
     async def stream(
@@ -199,6 +232,7 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Delta]:
         """Answers as they come: to a conversation where `prompt` is a list of messages, else continuing the prompt."""
         stream = await self.start(
@@ -208,6 +242,7 @@ class AsyncLLM:
             owner=owner,
             salt=salt,
             adapter=adapter,
+            meter=meter,
         )
         async with stream, contextlib.aclosing(aiter(stream)) as deltas:
             async for delta in deltas:
@@ -222,14 +257,16 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Stream:
         """Queue a prompt: RequestError and CapacityError are raised here, before anything is computed. The stream
         must be read to the end or closed."""
         carried = await self._adapter(adapter)
+        metered = _Metered(meter)
         outputs = await self.engine.start(
-            prompt.token_ids, sampling, priority=priority, owner=owner, salt=salt, adapter=carried
+            prompt.token_ids, sampling, priority=priority, owner=owner, salt=salt, adapter=carried, meter=metered
         )
-        return Stream(self.engine, Generation(prompt, sampling), outputs)
+        return Stream(self.engine, Generation(prompt, sampling), outputs, metered)
 
     @property
     def max_text_bytes(self) -> int:
@@ -247,7 +284,7 @@ class AsyncLLM:
         self._require_room(prompt)
         if _num_chars(prompt) + _num_chars(tools or ()) <= LONG_TEXT_CHARS:
             return read_prompt(self.tokenizer, prompt, tools)
-        return await asyncio.to_thread(read_prompt, self.tokenizer, prompt, tools)
+        return await _encoded(lambda: read_prompt(self.tokenizer, prompt, tools))
 
     async def read_prompts(self, prompts: Sequence[str | Sequence[int] | Sequence[Message]]) -> list[Prompt]:
         """As `read_prompt`, of each, the short ones together on one other thread where together they are long."""
@@ -255,21 +292,21 @@ class AsyncLLM:
             self._require_room(prompt)
         if sum(map(_num_chars, prompts)) <= LONG_TEXT_CHARS:
             return [read_prompt(self.tokenizer, prompt, None) for prompt in prompts]
-        return await asyncio.to_thread(lambda: [read_prompt(self.tokenizer, prompt, None) for prompt in prompts])
+        return await _encoded(lambda: [read_prompt(self.tokenizer, prompt, None) for prompt in prompts])
 
     async def read_gap(self, prompt: str, suffix: str) -> Prompt:
         """As `read_prompt`, of the texts on both sides of a gap to fill."""
         self._require_room([{"content": prompt}, {"content": suffix}])
         if len(prompt) + len(suffix) <= LONG_TEXT_CHARS:
             return fim_prompt(self.tokenizer, prompt, suffix)
-        return await asyncio.to_thread(fim_prompt, self.tokenizer, prompt, suffix)
+        return await _encoded(lambda: fim_prompt(self.tokenizer, prompt, suffix))
 
     async def read_prediction(self, text: str) -> list[int]:
         """Token ids of what an answer may say, as far as the context could hold it."""
         text = text[: self.max_text_bytes]
         if len(text) <= LONG_TEXT_CHARS:
             return self.tokenizer.encode(text)
-        return await asyncio.to_thread(self.tokenizer.encode, text)
+        return await _encoded(lambda: self.tokenizer.encode(text))
 
     def _require_room(self, prompt: str | Sequence[int] | Sequence[Message]) -> None:
         """Raises ContextLengthError for a prompt that cannot fit, by its length alone."""
@@ -294,10 +331,13 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Tensor:
         """Mean of each text's final hidden states, scaled to length 1: (N, dim) float32. A text may be token ids."""
         batch = [prompt.token_ids for prompt in await self.read_prompts(texts)]
-        return await self.embed_token_ids(batch, priority=priority, owner=owner, salt=salt, adapter=adapter)
+        return await self.embed_token_ids(
+            batch, priority=priority, owner=owner, salt=salt, adapter=adapter, meter=meter
+        )
 
     async def embed_token_ids(
         self,
@@ -307,6 +347,7 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Tensor:
         """As `embed`, of encoded texts."""
         carried = await self._adapter(adapter)
@@ -316,7 +357,7 @@ class AsyncLLM:
             pairs = zip(batch[some], collectors[some], strict=True)
             tasks = [
                 asyncio.ensure_future(
-                    self.engine.collect(*pair, priority=priority, owner=owner, salt=salt, adapter=carried)
+                    self.engine.collect(*pair, priority=priority, owner=owner, salt=salt, adapter=carried, meter=meter)
                 )
                 for pair in pairs
             ]
@@ -335,11 +376,14 @@ class AsyncLLM:
         owner: str = "",
         salt: str | None = None,
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Tensor:
         """Final hidden state of an encoded text's last token, (dim,) float32: what a classifier's head reads."""
         collector = LastHidden()
         carried = await self._adapter(adapter)
-        await self.engine.collect(token_ids, collector, priority=priority, owner=owner, salt=salt, adapter=carried)
+        await self.engine.collect(
+            token_ids, collector, priority=priority, owner=owner, salt=salt, adapter=carried, meter=meter
+        )
         return collector.last
 
     async def score(self, token_ids: Sequence[int], *, adapter: str | None = None) -> list[float | None]:
@@ -367,10 +411,11 @@ class AsyncLLM:
         owner: str,
         salt: str | None,
         adapter: str | None,
+        meter: Meter | None,
     ) -> Completion:
         params = sampling or self.default_sampling
         async with await self.start(
-            prompt, params, priority=priority, owner=owner, salt=salt, adapter=adapter
+            prompt, params, priority=priority, owner=owner, salt=salt, adapter=adapter, meter=meter
         ) as stream:
             async for _ in stream:
                 pass
@@ -389,6 +434,10 @@ def _texts(message: object) -> Iterator[str]:
 def _num_bytes(text: str) -> int:
     """At least; white space around a text is what some chat formats leave out."""
     return len(text.strip()) if text.isascii() else len(text.strip().encode(errors="replace"))
+
+
+async def _encoded(work: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(ENCODERS, work)
 
 
 def _num_chars(prompt: object) -> int:

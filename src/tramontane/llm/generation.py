@@ -19,6 +19,7 @@ class Generation:
         self.answers = prompt.answers(params)
         self.prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
         self.num_cached_tokens = 0
+        self.num_unwanted_tokens = 0  # made after a stop string, before the engine knew of it
 
     @property
     def is_finished(self) -> bool:
@@ -28,6 +29,7 @@ class Generation:
         """Whether a stop string has just ended the answer."""
         answer = self.answers[output.index]
         if answer.finish_reason is not None:
+            self.num_unwanted_tokens += len(output.token_ids)
             return False  # the engine's own last word on an answer that a stop string ended
         self.deltas.append(answer.take(output))
         self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs

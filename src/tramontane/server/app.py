@@ -129,7 +129,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     stored_responses = StoredResponses(database, days=settings.response_days)
     idempotency = Idempotency(database)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
-    observers = [counters.observe, gate.observe, usage_writer.observe]
+    observers = [counters.observe, usage_writer.observe]
     tuned_models = FineTunedModels(tuning_jobs)
     tuning_runner = FineTuningRunner(tuning_jobs, tuned_models, settings)
     app.state.services = Services(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -18,10 +17,10 @@ from tramontane.server.errors import ApiError
 from tramontane.server.guard import HEADERS
 from tramontane.server.keys import SCOPES, find_key, get_valid_key, has_keys
 from tramontane.server.limits import RateLimits
-from tramontane.server.request_record import RequestRecord
 from tramontane.server.running_requests import RunningRequests
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import Key
+from tramontane.server.threads import in_pool
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PROXIED = frozenset(
@@ -87,7 +86,7 @@ class Gate:
     async def requires_keys(self) -> bool:
         checked, found = self._has_keys
         if not found and time.monotonic() - checked > REMEMBERED_S:  # once there are keys, there always are
-            found = await asyncio.to_thread(has_keys, self.database)
+            found = await in_pool("keys", has_keys, self.database)
             self._has_keys = (time.monotonic(), found)
         return found
 
@@ -102,10 +101,6 @@ class Gate:
         self.limits.admit(key)
         return caller_of(key)
 
-    def observe(self, record: RequestRecord) -> None:
-        """Charge the tokens of a request that is over."""
-        self.limits.charge(record.key_id, record.prompt_tokens + record.completion_tokens)
-
     async def _find(self, token: str) -> Key | None:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()  # tokens themselves are not kept
         return await self._remember(digest, lambda: find_key(self.database, token))
@@ -114,7 +109,7 @@ class Gate:
         now = time.monotonic()
         until, key = self._remembered.get(name, (0.0, None))
         if now >= until:
-            key = await asyncio.to_thread(look_up)
+            key = await in_pool("keys", look_up)
             self._remembered[name] = (now + REMEMBERED_S, key)
             if len(self._remembered) > NUM_REMEMBERED:
                 self._remembered.popitem(last=False)

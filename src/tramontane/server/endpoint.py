@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
+from tramontane.engine.request import Usage
 from tramontane.engine.sampling import SamplingParams
 from tramontane.errors import ContextLengthError
 from tramontane.llm import Completion
@@ -42,7 +43,7 @@ PROMPTS = ("messages", "input", "prompt")  # of /v1/responses, prompt is somethi
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request while it is answered, and what it has used so far."""
+    """One request while it is answered, and what it has used so far: a Meter of what it asks of engines."""
 
     services: Services
     caller: Caller
@@ -62,6 +63,7 @@ class Call:
     keyed: KeyedRequest | None = None  # for routes that keep what they make
     mark: Mark = unmarked  # for what is kept
     failed_with: int | None = None  # status of what ended a stream midway
+    requests: list[Usage] = field(default_factory=list)  # of the engine, whatever became of them
 
     def use(self, name: str) -> ServedModel:
         """The model a body names. Raises ApiError 400 if there is none."""
@@ -76,7 +78,16 @@ class Call:
         if params.max_tokens is not None and 0 < room < params.max_tokens and not self.services.settings.strict:
             self.notes.changed.add("max_tokens")
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
-        return await model.start(prompt, params, owner=self.caller.owner, salt=self.caller.salt, priority=self.priority)
+        return await model.start(
+            prompt, params, owner=self.caller.owner, salt=self.caller.salt, priority=self.priority, meter=self
+        )
+
+    def begin(self, usage: Usage) -> None:
+        self.requests.append(usage)
+
+    def charge(self, num_tokens: int) -> None:
+        """Take tokens from what the key may use a minute, as they are computed."""
+        self.services.gate.limits.charge(self.caller.key_id, num_tokens)
 
     def count(self, completion: Completion) -> None:
         """Add what a whole answer has used."""
@@ -111,7 +122,7 @@ class Call:
         return {SERVED_MODEL: header_text(self.model), **self.notes.headers}
 
     def record(self, status: int) -> None:
-        """Tell the observers that the request is over."""
+        """Tell the observers that the request is over, and what it took, seen by the client or not."""
         self.services.observe(
             RequestRecord(
                 endpoint=self.endpoint,
@@ -119,9 +130,9 @@ class Call:
                 key_id=self.caller.key_id,
                 owner=self.caller.owner,
                 status=status,
-                prompt_tokens=self.prompt_tokens,
-                cached_tokens=self.cached_tokens,
-                completion_tokens=self.completion_tokens,
+                prompt_tokens=sum(usage.num_prompt_tokens for usage in self.requests),
+                cached_tokens=sum(usage.num_cached_tokens for usage in self.requests),
+                completion_tokens=sum(usage.num_generated_tokens for usage in self.requests),
                 first_token_s=self.first_token_s,
                 duration_s=time.perf_counter() - self.started,
                 request_id=self.request_id,

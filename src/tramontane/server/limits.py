@@ -15,8 +15,8 @@ PERIOD_S = 60.0
 
 @dataclass(slots=True)
 class Bucket:
-    """Holds up to `size`, filling in PERIOD_S from empty. Tokens are known when an answer is over, so the level may
-    fall below zero; the next request then waits longer."""
+    """Holds up to `size`, filling in PERIOD_S from empty. How many tokens a request takes is not known before, so the
+    level may fall below zero; the next request then waits longer."""
 
     size: int
     level: float
@@ -61,7 +61,7 @@ class RateLimits:
         return headers
 
     def charge(self, key_id: str, num_tokens: int) -> None:
-        """Take the tokens of an answer that is over."""
+        """Take tokens: of a prompt when it is queued, of an answer as they are made; below 0, give back."""
         bucket = self._buckets.get((key_id, "tokens"))
         if bucket is not None:
             bucket.fill(self._clock())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tramontane.engine.request import Meter
 from tramontane.engine.sampling import SamplingParams
 from tramontane.llm import AsyncLLM
 from tramontane.llm.async_llm import Stream
@@ -73,23 +74,36 @@ class ServedModel:
         return self.owner is None or self.owner == owner
 
     async def start(
-        self, prompt: Prompt, sampling: SamplingParams, *, owner: str, salt: str, priority: int = 0
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        *,
+        owner: str,
+        salt: str,
+        priority: int = 0,
+        meter: Meter | None = None,
     ) -> Stream:
         """As AsyncLLM.start, with this model's adapter."""
-        return await self.llm.start(prompt, sampling, owner=owner, salt=salt, priority=priority, adapter=self.adapter)
+        return await self.llm.start(
+            prompt, sampling, owner=owner, salt=salt, priority=priority, adapter=self.adapter, meter=meter
+        )
 
-    async def embed(self, batch: Sequence[Sequence[int]], *, owner: str, salt: str, priority: int = 0) -> Tensor:
+    async def embed(
+        self, batch: Sequence[Sequence[int]], *, owner: str, salt: str, priority: int = 0, meter: Meter | None = None
+    ) -> Tensor:
         """As AsyncLLM.embed_token_ids, with this model's adapter."""
-        return await self.llm.embed_token_ids(batch, owner=owner, salt=salt, priority=priority, adapter=self.adapter)
+        return await self.llm.embed_token_ids(
+            batch, owner=owner, salt=salt, priority=priority, adapter=self.adapter, meter=meter
+        )
 
     async def classify(
-        self, token_ids: Sequence[int], *, owner: str, salt: str, priority: int = 0
+        self, token_ids: Sequence[int], *, owner: str, salt: str, priority: int = 0, meter: Meter | None = None
     ) -> Mapping[str, Mapping[str, float]]:
         """Probability of each label by target, of a model that was trained to tell them."""
         if self.classifier is None:
             raise ValueError(f"{self.name} is no classifier")
         hidden_D = await self.llm.last_hidden(
-            token_ids, owner=owner, salt=salt, priority=priority, adapter=self.adapter
+            token_ids, owner=owner, salt=salt, priority=priority, adapter=self.adapter, meter=meter
         )
         return self.classifier.probabilities(hidden_D)
 

@@ -1,9 +1,9 @@
 """Which threads work of the event loop is handed to: kinds that last have pools of their own, so that short work never
 waits for long.
 
-`keys` looks up who is calling, before anything else of a request; `files` reads and writes whole files; `grammars`
-compiles formats. Text is encoded in threads of `llm`, documents are read in those of `documents`. What is left to
-`asyncio.to_thread` is short: single transactions of the database.
+`keys` looks up who is calling, before anything else of a request; `files` reads and writes whole files. Text is encoded
+in threads of `llm`; formats, documents and bodies have threads or processes of their own beside what they do. What is
+left to `asyncio.to_thread` is short: single transactions of the database.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, ParamSpec, TypeVar
 
-Pool = Literal["keys", "files", "grammars"]
+Pool = Literal["keys", "files"]
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-NUM_THREADS: dict[Pool, int] = {"keys": 2, "files": 4, "grammars": 2}
+NUM_THREADS: dict[Pool, int] = {"keys": 2, "files": 4}
 _POOLS = {pool: ThreadPoolExecutor(count, f"tramontane-{pool}") for pool, count in NUM_THREADS.items()}
 
 

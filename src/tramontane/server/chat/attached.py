@@ -6,7 +6,6 @@ refused: what a server fetches for its users, it can be made to fetch from where
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
@@ -17,6 +16,7 @@ from tramontane.server.document_work import MAX_FILE_BYTES, SHORT_BYTES
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
 from tramontane.server.schema.chat import ChatRequest, Chunk, DocumentChunk, FileChunk, Message, TextChunk
+from tramontane.server.threads import in_pool
 
 MAX_DOCUMENTS = 16  # of a request
 PIECE_CHARS = 1 << 20  # of base64, a multiple of four
@@ -56,7 +56,7 @@ async def _text(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> str
     name: str | None
     try:
         if chunk.file_id is not None:
-            data, name = await asyncio.to_thread(_stored, call, chunk.file_id)
+            data, name = await in_pool("files", _stored, call, chunk.file_id)
         else:
             data, name = await _decoded(call, chunk.data_url, param), chunk.name
         document = await call.services.document_work.read(call.caller.owner, data, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import Incoming
+from tramontane.server.threads import in_pool
 
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 4096
@@ -117,9 +117,9 @@ async def read_upload(request: Request, incoming: Incoming) -> Form:
         async for chunk in request.stream():
             pending += chunk
             if len(pending) >= WRITE_BYTES:
-                await asyncio.to_thread(parser.write, bytes(pending))
+                await in_pool("files", parser.write, bytes(pending))
                 pending.clear()
-        await asyncio.to_thread(parser.write, bytes(pending))
+        await in_pool("files", parser.write, bytes(pending))
         parser.finalize()
     except FormParserError as error:
         raise ApiError(400, f"the form cannot be read: {error}") from None

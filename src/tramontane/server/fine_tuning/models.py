@@ -18,6 +18,7 @@ from tramontane.server.fine_tuning.command import JobFolder
 from tramontane.server.fine_tuning.jobs import SUCCESS, FineTuningJobs, set_status
 from tramontane.server.models import ModelRegistry, ServedModel, serve_fine_tuned
 from tramontane.server.store.tables import FineTunedModel, FineTuningJob
+from tramontane.server.threads import in_pool
 
 log = logging.getLogger(__name__)
 SYNC_S = 2.0
@@ -76,7 +77,7 @@ class FineTunedModels:
         async with self._syncing:
             base = registry.find(row.root)
             if base is not None and registry.find(row.name) is None:
-                self._add(await asyncio.to_thread(self._load, row, base), registry)
+                self._add(await in_pool("files", self._load, row, base), registry)
             await asyncio.to_thread(self._insert, job, row, losses)
         return row
 
@@ -112,7 +113,7 @@ class FineTunedModels:
         if base is None:  # the server was started without it this time
             return None
         try:
-            model = await asyncio.to_thread(self._load, row, base)
+            model = await in_pool("files", self._load, row, base)
         except (TramontaneError, OSError) as error:
             if row.name not in self._unfit:
                 log.error("%s is not served: %s", row.name, error)

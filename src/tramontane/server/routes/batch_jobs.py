@@ -29,6 +29,7 @@ from tramontane.server.schema.batches import (
 )
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.store.tables import BatchJob
+from tramontane.server.threads import in_pool
 
 MAX_INLINE_BYTES = 64 * 2**20
 FILTERS = frozenset(
@@ -80,7 +81,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
         )
 
         async def make(mark: Mark) -> Response:
-            job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new, mark)
+            job = await in_pool("files", create_batch, services.batch_jobs, services.files, caller, new, mark)
             services.batch_runner.wake()
             return JSONResponse(job_object(job).model_dump())
 

@@ -27,6 +27,7 @@ from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import BatchList, BatchObject, BatchRequest, RequestCounts
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.tables import BatchJob
+from tramontane.server.threads import in_pool
 
 STATUS = {
     QUEUED: "in_progress",  # its file was checked when the batch was made
@@ -68,7 +69,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
     )
 
     async def make(mark: Mark) -> Response:
-        job = await asyncio.to_thread(create_batch, services.batch_jobs, services.files, caller, new, mark)
+        job = await in_pool("files", create_batch, services.batch_jobs, services.files, caller, new, mark)
         services.batch_runner.wake()
         return JSONResponse(batch_object(job).model_dump())
 

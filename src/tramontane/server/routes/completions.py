@@ -66,9 +66,9 @@ async def _events(
     head = _head(call, request)
     n = request.n or 1
     offsets = [0] * (n * len(streams))
-    async with started:
+    async with started, contextlib.aclosing(_merged(streams)) as merged:
         try:
-            async for number, delta in _merged(streams):
+            async for number, delta in merged:
                 index = number * n + delta.index
                 call.saw_token()
                 call.completion_tokens += len(delta.token_ids)
@@ -94,7 +94,7 @@ async def _events(
 
 
 async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Delta]]:
-    """What comes of any of them, with its number."""
+    """What comes of any of them, with its number. To be closed before they are."""
     news: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
 
     async def pump(number: int, stream: Stream) -> None:

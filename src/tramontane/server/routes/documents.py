@@ -135,6 +135,7 @@ async def _asked(call: Call, model: ServedModel, ask: Ask) -> list[Completion]:
                     owner=call.caller.owner,
                     salt=call.caller.salt,
                     adapter=model.adapter,
+                    meter=call,
                 )
             except CapacityError:  # the work of hours does not end because others came first
                 await asyncio.sleep(RETRY_AFTER_S)

@@ -29,7 +29,7 @@ async def answer(call: Call, request: EmbeddingRequest) -> dict[str, Any]:
     texts = [prompt.token_ids for prompt in await model.llm.read_prompts(request.texts)]
     call.prompt_tokens = sum(map(len, texts))
     vectors_ND = (
-        await model.embed(texts, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority)
+        await model.embed(texts, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority, meter=call)
     ).numpy()[:, :dimension]
     if dimension < dim:
         vectors_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)

@@ -25,6 +25,7 @@ from tramontane.server.idempotency.records import Mark
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import File
+from tramontane.server.threads import in_pool
 
 CHUNK_BYTES = 2**20
 FORM_BYTES = 2**14
@@ -93,11 +94,11 @@ async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -
     num_bytes = max(0, int(length) - FORM_BYTES) if length.isdigit() else 0
     if KEY_HEADER not in request.headers:  # a retry may need no room
         await asyncio.to_thread(services.files.require_room, caller, num_bytes)
-    with await asyncio.to_thread(services.files.contents.incoming) as incoming:
+    with await in_pool("files", services.files.contents.incoming) as incoming:
         form = await read_upload(request, incoming)
 
         async def make(mark: Mark) -> Response:
-            row = await asyncio.to_thread(_store, services.files, incoming, form, caller, mark)
+            row = await in_pool("files", _store, services.files, incoming, form, caller, mark)
             return JSONResponse(file_object(row).model_dump())
 
         async def find(file_id: str) -> Response:

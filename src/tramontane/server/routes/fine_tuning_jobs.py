@@ -38,6 +38,7 @@ from tramontane.server.schema.fine_tuning import (
 )
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.store.tables import FineTuningJob
+from tramontane.server.threads import in_pool
 
 PATH = "/v1/fine_tuning/jobs"
 SETTLED_S = 20.0
@@ -98,7 +99,7 @@ async def create(
     runner, price = services.fine_tuning_runner, services.settings.price_per_hour
 
     async def begin(mark: Mark) -> FineTuningJob:
-        job = await asyncio.to_thread(create_job, services.fine_tuning_jobs, services.files, caller, new, mark)
+        job = await in_pool("files", create_job, services.fine_tuning_jobs, services.files, caller, new, mark)
         runner.wake()
         return job
 

@@ -64,7 +64,9 @@ async def _classify(
     call.prompt_tokens += sum(map(len, batch))
     found = await asyncio.gather(
         *(
-            model.classify(token_ids, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority)
+            model.classify(
+                token_ids, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority, meter=call
+            )
             for token_ids in batch
         )
     )
