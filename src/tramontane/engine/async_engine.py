@@ -156,7 +156,7 @@ class AsyncEngine:
     def health(self) -> Health:
         return Health(
             is_alive=not self._is_stopped,
-            is_busy=bool(self._streams),
+            is_busy=bool(self._streams or self._calls),
             num_turns=self._num_turns,
             stalled_s=time.monotonic() - self._last_turn,
         )

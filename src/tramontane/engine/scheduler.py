@@ -283,7 +283,8 @@ class Scheduler:
     def _spend(self, sequence: Sequence, budget: float) -> float:
         """Schedule what the budget affords of a sequence, at least a token, beyond what is scheduled of it already;
         returns the cost."""
-        if sequence.status is not SequenceStatus.RUNNING:  # preempted meanwhile
+        is_putting_off = sequence.is_pending and sequence.num_remaining_tokens == 1  # computed when it can go on
+        if is_putting_off or sequence.status is not SequenceStatus.RUNNING:  # or preempted meanwhile
             return 0.0
         planned = self._chunks.get(sequence)
         start = sequence.num_computed_tokens if planned is None else planned.end
@@ -312,7 +313,9 @@ class Scheduler:
                 self.shares.charge(sequence.request.owner, self.token_cost.of(start, end, sequence.num_prompt_tokens))
                 sequence.num_charged_tokens = end
         planned = {chunk.sequence: chunk.end for chunk in plan.chunks}
-        wanting = {s.request.owner for s in self.running if planned.get(s, 0) < len(s.token_ids)}
+        wanting = {
+            s.request.owner for s in self.running if planned.get(s, 0) < len(s.token_ids) and not s.is_pending
+        }
         self.shares.settle(wanting.union(sequence.request.owner for sequence in self.waiting))
 
     def _schedule(self, sequence: Sequence, num_tokens: int) -> None:

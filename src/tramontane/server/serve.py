@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -23,13 +24,18 @@ from tramontane.server.http_protocol import HttpProtocol
 from tramontane.server.keys import has_keys
 from tramontane.server.load import ProgressOf, load_registry, no_progress
 from tramontane.server.models import ModelRegistry
+from tramontane.server.routes.health import is_stuck
 from tramontane.server.settings import ServerSettings
 from tramontane.server.state import open_state
+from tramontane.server.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 WATCH_S = 0.5
 ENGINE_DEAD = 3
 """Exit code after an engine has died: a supervisor that restarts on failure then does."""
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread may keep the interpreter from others that wait for it. A step takes it several times, each time
+after whatever else computes in Python, such as checking a body."""
 KEEP_ALIVE_S = 75
 """How long a connection may stand idle: longer than clients keep theirs, so that they close it and never send a request
 into one that is just being closed here."""
@@ -72,6 +78,7 @@ def serve(
     except BaseException:
         listener.close()
         raise
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
             return runner.run(_serve(settings, registry, listener, limits, on_ready))
@@ -108,9 +115,14 @@ async def _serve(
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     announcer = asyncio.create_task(_announce(server, lambda: on_ready(f"http://{host}:{address[1]}")))
+    bases = [model for model in registry if model.adapter is None]
+    watchdog = Watchdog(
+        asyncio.get_running_loop(), lambda: (model.name for model in bases if is_stuck(model, settings.stall_s))
+    )
     try:
         await server.serve(sockets=[listener])
     finally:
+        watchdog.close()
         announcer.cancel()
         for watcher in watchers:
             watcher.cancel()

@@ -26,6 +26,12 @@ def longest_step_s(model: ServedModel) -> float:
     return max(LEAST_S, operations / SLOWEST_FLOPS[model.llm.device.type])
 
 
+def is_stuck(model: ServedModel, stall_s: float | None) -> bool:
+    """Whether its engine has work and has not moved for `stall_s`; None: for longer than a step may take."""
+    engine = model.llm.health()
+    return engine.is_busy and engine.stalled_s > (stall_s or longest_step_s(model))
+
+
 @router.get("/health", summary="Whether every model is alive and moving: 200, else 503")
 async def health(services: ServicesDep) -> JSONResponse:
     models: dict[str, dict[str, Any]] = {}
@@ -33,8 +39,8 @@ async def health(services: ServicesDep) -> JSONResponse:
         if model.adapter is not None:  # it moves with its base, and its name is its owner's to tell
             continue
         engine = model.llm.health()
-        is_stuck = engine.is_busy and engine.stalled_s > (services.settings.stall_s or longest_step_s(model))
-        status = "dead" if not engine.is_alive else "stuck" if is_stuck else "ok"
+        stands = is_stuck(model, services.settings.stall_s)
+        status = "dead" if not engine.is_alive else "stuck" if stands else "ok"
         models[model.name] = {"status": status, "steps": engine.num_turns, "stalled_s": round(engine.stalled_s, 3)}
     is_well = all(model["status"] == "ok" for model in models.values())
     return JSONResponse({"status": "ok" if is_well else "unhealthy", "models": models}, 200 if is_well else 503)
