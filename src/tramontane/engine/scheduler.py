@@ -313,9 +313,7 @@ class Scheduler:
                 self.shares.charge(sequence.request.owner, self.token_cost.of(start, end, sequence.num_prompt_tokens))
                 sequence.num_charged_tokens = end
         planned = {chunk.sequence: chunk.end for chunk in plan.chunks}
-        wanting = {
-            s.request.owner for s in self.running if planned.get(s, 0) < len(s.token_ids) and not s.is_pending
-        }
+        wanting = {s.request.owner for s in self.running if planned.get(s, 0) < len(s.token_ids) and not s.is_pending}
         self.shares.settle(wanting.union(sequence.request.owner for sequence in self.waiting))
 
     def _schedule(self, sequence: Sequence, num_tokens: int) -> None:
