@@ -24,6 +24,8 @@ from tramontane.server.endpoint import ENDPOINTS
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.guard import MIB, GuardPolicy
 from tramontane.server.models import ModelRegistry
+from tramontane.server.schema import base
+from tramontane.server.schema.base import validate
 from tramontane.server.validation import MAX_ERRORS
 
 JSON = {"content-type": "application/json"}
@@ -236,7 +238,7 @@ def test_long_texts_are_encoded_beside_the_event_loop(app_client: TestClient, mo
     ):
         app_client.post(path, json={"model": "chat", "max_tokens": 1} | body)
     assert threads[True]
-    assert all("asyncio" in name for name in threads[True]), threads
+    assert all(name.startswith("asyncio_") for name in threads[True]), threads  # of the loop's executor
 
 
 def test_a_guardrail_that_watches_nothing_is_refused(app_client: TestClient) -> None:
@@ -348,3 +350,18 @@ def test_lines_of_files_are_bounded_before_they_are_parsed(app_client: TestClien
     assert answer.status_code == 422, answer.text
     assert re.search(message, answer.json()["message"])
     assert cpu.seconds < REFUSAL_CPU_S
+
+
+def test_long_bodies_are_checked_beside_the_event_loop(app_client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def seen(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return validate(*arguments, **options)
+
+    monkeypatch.setattr(base, "validate", seen)
+    for count in (1, 3_000):
+        app_client.post(CHAT, json={"model": "chat", "messages": HELLO * count, "max_tokens": 1})
+    small, long = threads
+    assert long.startswith("asyncio_")  # of the loop's executor
+    assert not small.startswith("asyncio_")

@@ -30,7 +30,7 @@ from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
-from tramontane.server.schema.base import Body, json_body, validate
+from tramontane.server.schema.base import Body, json_body, validate, validate_sent
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import KEEP_ALIVE_S, EventStream, comment, failure_event
 
@@ -168,7 +168,7 @@ class Endpoint(Generic[Body]):
                 call.keyed = KeyedRequest.of(request, call.caller)
                 call.dialect = dialect_of(request, data, call.dialect)
                 call.is_strict = call.is_strict or is_mistral_client(request)
-                body = validate(self.body, data, notes=None if call.is_strict else call.notes)
+                body = await validate_sent(request, self.body, data, notes=None if call.is_strict else call.notes)
                 if self.stream is not None and getattr(body, "stream", False):
                     events = await begun(request, call, self.stream(call, body))
                     is_streaming = True

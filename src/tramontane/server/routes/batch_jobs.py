@@ -18,7 +18,7 @@ from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES, ENDPOINTS
 from tramontane.server.errors import ApiError
 from tramontane.server.idempotency.records import Mark
-from tramontane.server.schema.base import json_body, validate
+from tramontane.server.schema.base import json_body, validate_sent
 from tramontane.server.schema.batches import (
     MAX_INLINE,
     METADATA_NAME,
@@ -64,7 +64,7 @@ def check_endpoint(endpoint: str) -> bool:
 )
 async def create(request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
     async with json_body(request, caller) as data:
-        body = validate(BatchJobRequest, data)
+        body = await validate_sent(request, BatchJobRequest, data)
         needs_model = check_endpoint(body.endpoint)
         registry = services.registry
         model = None if body.model is None else registry.resolve(body.model, caller.owner)
