@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.server.fine_tuning.making import greetings, job_until, upload
 from tests.server.live import LiveServer, start_server
 from tests.system import require
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -212,7 +213,7 @@ def calls_of(group: str) -> frozenset[str]:
 
 
 def test_the_server_runs_with_the_system_calls_that_the_unit_allows(checkpoint: Path, tmp_path: Path) -> None:
-    """Chat, a document's child process, batches' and a fine-tuning job's are all started under it."""
+    """Chat, a document's child process and a fine-tuning job's."""
     require("systemd")
     allowed: set[str] = set()
     for value in (value for name, value in unit() if name == "SystemCallFilter"):
@@ -234,6 +235,10 @@ def test_the_server_runs_with_the_system_calls_that_the_unit_allows(checkpoint: 
         asked = {**HELLO, "messages": [{"role": "user", "content": content}]}
         answer = http.post("/v1/chat/completions", json=asked)
         assert answer.status_code == 200, answer.text
+        wanted = {"training_steps": 2, "learning_rate": 0.01}
+        body = {"model": HELLO["model"], "training_files": [upload(http, greetings())], "hyperparameters": wanted}
+        job = job_until(http, http.post("/v1/fine_tuning/jobs", json=body).json()["id"])
+        assert job["status"] == "SUCCESS", job
     assert live.stop() == 0, live.log.read_text(encoding="utf-8")
 
 
