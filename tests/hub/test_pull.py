@@ -138,6 +138,24 @@ def test_one_gguf_of_many(hub: FakeHub, home: Path) -> None:
         resolve_model(f"{REPOSITORY}:tiny.Q8_0.gguf")
 
 
+@pytest.mark.parametrize("why", ["found elsewhere", "not listed any more"])
+def test_no_part_of_a_file_is_left_in_a_model(hub: FakeHub, why: str) -> None:
+    """A pull that was cut in the middle of a file that the next one need not fetch."""
+    folder = fetch()
+    whole = (folder / "README.md").read_bytes()
+    (folder / "README.md").unlink()
+    hub.faults["README.md"] = [cut(1), *[cut(0)] * 9]
+    fails("the transfer failed")
+    hub.faults = {}
+    if why == "found elsewhere":
+        (folder / "README.md").write_bytes(whole)
+        (folder / SHARD).unlink()
+    else:
+        hub.files.pop("README.md")
+    fetch()
+    assert {path.name for path in folder.iterdir()} == {name for name in EXPECTED if name in hub.files} | {RECORD}
+
+
 def test_the_only_gguf_needs_no_name(hub: FakeHub) -> None:
     hub.files = {"tiny.gguf": b"GGUF" * 2000}
     assert {path.name for path in fetch().iterdir()} == {"tiny.gguf", RECORD}

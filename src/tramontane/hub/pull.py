@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,8 +97,16 @@ def _fetch(
             report(remote.size_bytes)
         else:
             transfer.fetch(remote, staging / file, report)
+    _keep_only(staging, files)
     record.write(staging)
     _activate(staging, target)
+
+
+def _keep_only(staging: Path, files: Collection[str]) -> None:
+    """Remove what an earlier pull has left of files that were found elsewhere, or are not listed any more."""
+    for path in staging.iterdir():
+        if path.name not in files:
+            path.unlink()
 
 
 def _activate(staging: Path, target: Path) -> None:
