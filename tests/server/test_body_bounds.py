@@ -140,6 +140,15 @@ def test_what_is_wrong_is_looked_at_as_far_as_it_is_told(app_client: TestClient)
     assert len(answer.json()["detail"]) <= MAX_ERRORS
 
 
+def test_every_wrong_entry_of_an_ordinary_body_is_told(app_client: TestClient) -> None:
+    for count, told in ((3, 3), (500, MAX_ERRORS), (5_000, 1)):
+        messages = [HELLO[0], *[{"role": "user"}] * count]
+        answer = app_client.post(CHAT, json={"model": "chat", "messages": messages}, headers=MISTRAL)
+        assert answer.status_code == 422
+        places = [entry["loc"] for entry in answer.json()["detail"]]
+        assert places == [["body", "messages", number, "user", "content"] for number in range(1, told + 1)]
+
+
 def routes_of_json() -> Iterator[str]:
     yield from sorted(ENDPOINTS)
     yield from ("/v1/batches", "/v1/batch/jobs", "/v1/fine_tuning/jobs")
