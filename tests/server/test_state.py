@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,21 +10,28 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
 
 from tramontane.cli.main import run
 from tramontane.errors import ConfigError
 from tramontane.server.app import sweep
+from tramontane.server.batch.jobs import BatchJobs
+from tramontane.server.batch.results import finish
 from tramontane.server.files.files import WORKSPACE
-from tramontane.server.fine_tuning.jobs import QUEUED
+from tramontane.server.fine_tuning.jobs import MODEL, QUEUED, SUCCESS
+from tramontane.server.lease import LeaseWatch
 from tramontane.server.responses.store import StoredResponses
 from tramontane.server.settings import ServerSettings
 from tramontane.server.state import State, open_state
-from tramontane.server.store.tables import File, FineTuningJob, Key
+from tramontane.server.store.database import Database
+from tramontane.server.store.errors import StoreError
+from tramontane.server.store.tables import BatchJob, File, FineTunedModel, FineTuningJob, Key
 from tramontane.server.store.tie import TIE, Keeper
 
 
@@ -213,6 +221,181 @@ def test_an_older_copy_of_the_folder_is_told_by_what_it_lacks(home: Path, tmp_pa
     shutil.rmtree(home / "files")
     shutil.copytree(tmp_path / "backup", home / "files")
     assert "1 of the 4 contents of files that the database lists are not there" in refused(settings(home))
+
+
+def test_a_copy_of_the_contents_that_was_cut_short_is_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With its tie, which says nothing of what came after it."""
+    contents = sorted(path for path in (home / "files").glob("??/*"))
+    contents[0].unlink()
+    contents[1].write_bytes(b"tram")
+    state = open_state(settings(home))
+    with caplog.at_level(logging.WARNING):
+        state.tell_missing()
+    assert f"2 contents of files that {home}/state.db lists are not whole in {home}/files" in caplog.text
+    state.database.close()
+    tie = json.loads((home / "files" / TIE).read_text())
+    (home / "files" / TIE).write_text(json.dumps(tie | {"used_at": tie["used_at"] - 1}))
+    assert "2 of the 3 contents of files that the database lists are not there, or not whole" in refused(settings(home))
+
+
+def test_an_older_copy_of_a_job_folder_is_left_as_it_is(home: Path) -> None:
+    """Its job had made a model when the database was copied; here it has yet to."""
+    state = open_state(settings(home))
+    job = state.fine_tuning_jobs.moving()[0]
+    folder = state.fine_tuning_jobs.folder_of(job.id)
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    with state.database.write() as session:
+        row = session.get(FineTuningJob, job.id)
+        assert row is not None
+        row.status = SUCCESS
+        session.add(tuned_model(state, job.id))
+    state.fine_tuning_jobs.tidy()
+    assert (folder / "run" / "checkpoints").is_dir()
+    (folder / MODEL).mkdir()
+    state.fine_tuning_jobs.tidy()
+    assert [path.name for path in (folder / "run").iterdir()] == ["model"]
+    state.database.close()
+
+
+def tuned_model(state: State, job_id: str) -> FineTunedModel:
+    return FineTunedModel(
+        name=f"ft:{job_id}",
+        owner="local",
+        place=state.fine_tuning_jobs.place,
+        job_id=job_id,
+        root="default",
+        model_type="completion",
+        created_at=time.time(),
+        archived=False,
+    )
+
+
+@pytest.mark.parametrize("files", ["in the state folder", "elsewhere"])
+def test_jobs_whose_state_folder_has_lost_its_name_are_found_again_or_told_of(
+    home: Path, files: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Models and jobs were gone without a word. Where files lie elsewhere, another server may have its own jobs."""
+    (home / "fine_tuning" / "place").unlink()
+    state = open_state(settings(home, files_url=None if files == "in the state folder" else str(home / "files")))
+    with caplog.at_level(logging.WARNING):
+        state.tell_missing()
+    if files == "in the state folder":
+        assert len(state.fine_tuning_jobs.moving()) == 2
+        assert not caplog.text
+    else:
+        assert state.fine_tuning_jobs.moving() == []
+        assert "2 unfinished fine-tuning jobs and 0 fine-tuned models" in caplog.text
+        assert "run tramontane adopt" in caplog.text
+    state.database.close()
+
+
+def test_a_new_state_folder_beside_files_elsewhere_tells_of_the_lost_one(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the remedy works as it is written."""
+    shared = {"database_url": f"sqlite:///{home}/state.db", "files_url": str(home / "files")}
+    new = settings(tmp_path / "new", **shared)
+    state = open_state(new)
+    with caplog.at_level(logging.WARNING):
+        state.tell_missing()
+    state.database.close()
+    assert f"2 unfinished fine-tuning jobs and 0 fine-tuned models of {home}/state.db lie in other" in caplog.text
+    assert f"put their folders into {tmp_path}/new/fine_tuning and run tramontane adopt" in caplog.text
+    for path in (home / "fine_tuning").glob("*-*-*-*-*"):
+        shutil.move(path, tmp_path / "new" / "fine_tuning" / path.name)
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in shared.items()]
+    assert run(["adopt", "--yes", "--state-dir", str(tmp_path / "new"), *arguments]) == 0
+    caplog.clear()
+    state = open_state(new)
+    state.tell_missing()
+    assert not caplog.text
+    assert len(state.fine_tuning_jobs.moving()) == 2
+    state.database.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"../../etc"])
+def test_a_damaged_name_of_a_place_is_told_with_a_remedy_that_works(home: Path, damage: bytes) -> None:
+    (home / "fine_tuning" / "place").write_bytes(damage)
+    assert f"{home}/fine_tuning/place is damaged; delete it" in refused(settings(home))
+    (home / "fine_tuning" / "place").unlink()
+    assert run(["adopt", "--yes", "--state-dir", str(home)]) == 0
+    state = open_state(settings(home))
+    assert len(state.fine_tuning_jobs.moving()) == 2
+    state.database.close()
+
+
+def test_empty_folders_of_another_database_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys may have been lost with it."""
+    open_state(settings(tmp_path)).database.close()
+    os.truncate(tmp_path / "state.db", 0)
+    with caplog.at_level(logging.WARNING):
+        open_state(settings(tmp_path)).database.close()
+    assert f"{tmp_path}/files was in use with another database until" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["file", "batch", "results"])
+def test_contents_stay_where_a_commit_may_have_come_through(
+    home: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The connection breaks after it was asked for: the row is there, and its contents were deleted."""
+    state = open_state(settings(home))
+    jobs = BatchJobs(state.database, state.files.contents)
+    if what == "results":
+        add_batch(jobs)
+        claimed = jobs.claim("server", LeaseWatch())
+        assert claimed is not None
+        job_id = claimed.id
+        jobs.append(job_id, "server", [{"line": 0, "custom_id": "a", "status_code": 200, "body": "{}"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", breaking(Database.write, of="files" if what != "batch" else "batch_jobs"))
+        make: dict[str, Callable[[], object]] = {
+            "file": lambda: add_file(state),
+            "batch": lambda: add_batch(jobs),
+            "results": lambda: finish(jobs, job_id, "server", "SUCCESS"),
+        }
+        with pytest.raises(StoreError):
+            make[what]()
+    rows = state.files.rows()
+    assert len(rows.needed) == 4
+    assert rows.missing(state.files.entries.entries()) == set()
+    state.database.close()
+
+
+def add_batch(jobs: BatchJobs) -> None:
+    job = BatchJob(
+        id=str(uuid.uuid4()),
+        owner="local",
+        key_id="local",
+        dialect="mistral",
+        endpoint="/v1/chat/completions",
+        input_files=[],
+        status=QUEUED,
+        created_at=time.time(),
+        expires_at=time.time() + 60,
+        num_requests=1,
+        num_succeeded=0,
+        num_failed=0,
+        errors=[],
+        lease_count=0,
+    )
+    with jobs.contents.incoming() as incoming:
+        incoming.write(b"{}\n")
+        jobs.add(incoming, job)
+
+
+def breaking(write: Any, *, of: str) -> Any:
+    """`write`, but for transactions that add to the table `of`: they are committed, and fail all the same."""
+
+    @contextlib.contextmanager
+    def written(database: Database) -> Iterator[Session]:
+        added: set[str] = set()
+        with write(database) as session:
+            event.listen(session, "before_flush", lambda s, *_: added.update(row.__tablename__ for row in s.new))
+            yield session
+        if of in added:
+            raise StoreError("the server's database cannot be reached; try again later")
+
+    return written
 
 
 def test_a_crash_between_database_and_folder_is_nothing(home: Path) -> None:

@@ -196,6 +196,10 @@ def answers_of(app: FastAPI) -> Answer:
 
 
 async def keep_house(state: State, *expiring: StoredResponses | Idempotency, trash_days: int) -> None:
+    try:
+        await asyncio.to_thread(state.tell_missing)
+    except Exception:
+        log.exception("what is missing cannot be counted")
     while True:
         await asyncio.to_thread(sweep, state, *expiring, trash_days=trash_days)
         await asyncio.sleep(SWEEP_S)

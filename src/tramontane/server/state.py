@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from tramontane.server.settings import ServerSettings
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database, open_database
 from tramontane.server.store.serving import alone
-from tramontane.server.store.tie import Keeper, renew_tie, require_tie
+from tramontane.server.store.tie import Keeper, renew_tie, require_tie, tell_missing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,17 @@ class State:
                 keeper.entries.restore(keeper.rows().known)
             self.fine_tuning_jobs.take_over()
             renew_tie(self.database, self.keepers)
+
+    def tell_missing(self) -> None:
+        """One line in the log for each kind of what the database lists and this server does not have."""
+        tell_missing(self.database, self.keepers)
+        num_jobs, num_models = self.fine_tuning_jobs.elsewhere()
+        if num_jobs or num_models:
+            log.warning(
+                "%d unfinished fine-tuning jobs and %d fine-tuned models of %s lie in other state folders; if no other "
+                "server has them, put their folders into %s and run tramontane adopt",
+                *(num_jobs, num_models, self.database.name, self.fine_tuning_jobs.entries.name),
+            )
 
 
 def open_state(settings: ServerSettings, *, untied: bool = False) -> State:
@@ -58,6 +72,8 @@ def open_state(settings: ServerSettings, *, untied: bool = False) -> State:
         )
         if not untied:
             require_tie(database, state.keepers)
+            if settings.files_url is None and any(state.fine_tuning_jobs.elsewhere()):  # the only place has all
+                state.fine_tuning_jobs.take_over()
     except BaseException:
         database.close()
         raise

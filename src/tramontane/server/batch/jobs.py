@@ -61,17 +61,12 @@ class BatchJobs:
     def add(self, requests: Incoming, job: BatchJob, mark: Mark = unmarked) -> BatchJob:
         """The requests first, then the row: once this returns, no crash loses the job. Raises ApiError beyond a
         quota."""
-        self.contents.publish(requests)
         job.requests_id, job.requests_bytes = requests.id, requests.size_bytes
-        try:
-            with self.database.write() as session:
-                added = {"max_batches": 1, "max_stored_bytes": requests.size_bytes}
-                self.quotas.require(session, job.owner, job.key_id, **added)
-                session.add(job)
-                mark(session, job.id)
-        except BaseException:
-            self.contents.delete(requests.id)
-            raise
+        with self.contents.published(requests), self.database.write() as session:
+            added = {"max_batches": 1, "max_stored_bytes": requests.size_bytes}
+            self.quotas.require(session, job.owner, job.key_id, **added)
+            session.add(job)
+            mark(session, job.id)
         return job
 
     def get(self, job_id: str, owner: str) -> BatchJob:

@@ -81,22 +81,16 @@ def finish(jobs: BatchJobs, job_id: str, holder: str, status: str, problems: Seq
                 for item in _renewing(read_items(requests, done), jobs, job_id, holder):
                     failures.write(item.line, item.custom_id, None, EXPIRED)
         written = [file for file in (output, failures) if file.num_lines]
-        for file in written:
-            jobs.contents.publish(file.incoming)
-        try:
-            with jobs.database.write() as session:
-                job = held(session, job_id, holder)
-                session.add_all(file.row() for file in written)
-                job.output_file = output.incoming.id if output in written else None
-                job.error_file = failures.incoming.id if failures in written else None
-                job.errors = [{"message": text, "count": n} for text, n in messages.most_common(MAX_MESSAGES)]
-                job.status, job.completed_at = status, time.time()
-                job.lease_holder = None
-                session.execute(delete(BatchResult).where(BatchResult.job_id == job_id))
-        except BaseException:
-            for file in written:
-                jobs.contents.delete(file.incoming.id)
-            raise
+        published = jobs.contents.published(*(file.incoming for file in written))
+        with published, jobs.database.write() as session:
+            job = held(session, job_id, holder)
+            session.add_all(file.row() for file in written)
+            job.output_file = output.incoming.id if output in written else None
+            job.error_file = failures.incoming.id if failures in written else None
+            job.errors = [{"message": text, "count": n} for text, n in messages.most_common(MAX_MESSAGES)]
+            job.status, job.completed_at = status, time.time()
+            job.lease_holder = None
+            session.execute(delete(BatchResult).where(BatchResult.job_id == job_id))
     jobs.contents.delete(job.requests_id)
     return job
 

@@ -74,16 +74,11 @@ class Files:
     def add(self, incoming: Incoming, row: File, mark: Mark = unmarked) -> File:
         """Content first, then its row: once this returns, no crash loses either. Before, neither is there. Raises
         ApiError beyond a quota."""
-        self.contents.publish(incoming)
         row.id, row.size_bytes, row.signature = incoming.id, incoming.size_bytes, incoming.sha256
-        try:
-            with self.database.write() as session:
-                self.quotas.require(session, row.owner, row.key_id, max_files=1, max_stored_bytes=row.size_bytes)
-                session.add(row)
-                mark(session, row.id)
-        except BaseException:
-            self.contents.delete(incoming.id)
-            raise
+        with self.contents.published(incoming), self.database.write() as session:
+            self.quotas.require(session, row.owner, row.key_id, max_files=1, max_stored_bytes=row.size_bytes)
+            session.add(row)
+            mark(session, row.id)
         return row
 
     def require_room(self, reader: Reader, num_bytes: int) -> None:
@@ -150,10 +145,11 @@ class Files:
     def rows(self) -> Rows:
         """Of files, and of batches, whose requests are kept as contents until they have ended."""
         with self.database.read() as session:
-            files = frozenset(session.scalars(select(File.id)))
-            requests = frozenset(session.scalars(select(BatchJob.requests_id)))
-            unfinished = frozenset(session.scalars(select(BatchJob.requests_id).where(BatchJob.completed_at.is_(None))))
-        return Rows(files | requests, files | unfinished)
+            files = {row.id: row.size_bytes for row in session.execute(select(File.id, File.size_bytes))}
+            query = select(BatchJob.requests_id, BatchJob.requests_bytes, BatchJob.completed_at)
+            requests = session.execute(query).all()
+        unfinished = {row.requests_id: row.requests_bytes or None for row in requests if row.completed_at is None}
+        return Rows(frozenset((*files, *(row.requests_id for row in requests))), files | unfinished)
 
 
 def find_file(session: Session, file_id: str, reader: Reader) -> File:

@@ -85,7 +85,7 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
     epochs = (asked.get("epochs") or DEFAULT_EPOCHS) / num_passes(folder.samples)
     length = ["--epochs", repr(epochs)] if steps is None else ["--steps", str(steps)]
     command = [
-        *(sys.executable, "-m", "tramontane.cli", "finetune", job.base_path, str(folder.samples)),
+        *(sys.executable, "-m", "tramontane.cli", "finetune", _start(job, folder), str(folder.samples)),
         *("--run", str(folder.run), "--task", job.method, "--json"),
         *(*length, *(["--max-len", str(asked["seq_len"])] if asked.get("seq_len") else [])),
         *("--skip-invalid", repr(job.max_invalid_share), "--seed", str(job.seed), "--device", settings.device),
@@ -106,6 +106,11 @@ def _command(job: FineTuningJob, folder: JobFolder, settings: ServerSettings, *,
         if asked.get(name) is not None:
             command += ["--set", f"{key}={asked[name]}"]
     return command
+
+
+def _start(job: FineTuningJob, folder: JobFolder) -> str:
+    """What the job goes on from; its own adapter wherever the state folder has been moved."""
+    return str(folder.start.resolve()) if folder.start.is_dir() else job.base_path
 
 
 def environment(settings: ServerSettings) -> Mapping[str, str]:

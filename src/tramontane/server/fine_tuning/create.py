@@ -27,7 +27,7 @@ from tramontane.server.fine_tuning.samples import join_files
 from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.models import ModelRegistry, ServedModel
 from tramontane.server.store.contents import FULL
-from tramontane.server.store.errors import DiskFullError
+from tramontane.server.store.errors import DiskFullError, may_be_stored
 from tramontane.server.store.tables import FineTuningJob
 
 JobType = Literal["completion", "classifier"]
@@ -117,7 +117,8 @@ def create_job(jobs: FineTuningJobs, files: Files, caller: Caller, new: NewJob, 
             raise ApiError(422, "classifier_targets are for jobs of type classifier", param="classifier_targets")
         return jobs.add(job, mark)
     except BaseException as error:
-        shutil.rmtree(folder.path, ignore_errors=True)
+        if not may_be_stored(error):
+            shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise DiskFullError("the server's disk is full; the job was not made") from None
         raise

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from tramontane import durable
+from tramontane.errors import ConfigError
 from tramontane.server.errors import ApiError
 from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.quotas import NO_QUOTAS, Quotas
@@ -191,8 +192,11 @@ class FineTuningJobs:
         with self.database.read() as session:
             ended = [row for row in session.execute(query) if row.id in here]
         for row in ended:
-            if row.name is not None or row.status != SUCCESS:
-                clear(self.folder_of(row.id), keep=None if row.name is None else MODEL)
+            folder = self.folder_of(row.id)
+            if row.name is None and row.status != SUCCESS:
+                clear(folder, keep=None)
+            elif row.name is not None and (folder / MODEL).is_dir():  # an older copy of it may yet have to make it
+                clear(folder, keep=MODEL)
 
     def forget(self, job_id: str, owner: str) -> None:
         """Row and folder of a job that was only to be estimated; one that is still checked is cancelled instead."""
@@ -229,14 +233,27 @@ class FineTuningJobs:
             models = models.where(FineTunedModel.place == self.place)
         everyones = select(FineTuningJob.id).union(select(FineTunedModel.job_id))
         with self.database.read() as session:
-            return Rows(frozenset(session.scalars(everyones)), frozenset(session.scalars(needed.union(models))))
+            known = frozenset(session.scalars(everyones))
+            return Rows(known, dict.fromkeys(session.scalars(needed.union(models))))
+
+    def elsewhere(self) -> tuple[int, int]:
+        """How many jobs that have not ended, and models, are those of other places."""
+        jobs = select(FineTuningJob.id).where(FineTuningJob.place != self.place, FineTuningJob.status.not_in(ENDED))
+        models = select(FineTunedModel.name).where(FineTunedModel.place != self.place)
+        with self.database.read() as session:
+            num_jobs, num_models = (
+                session.scalar(select(func.count()).select_from(each.subquery())) or 0 for each in (jobs, models)
+            )
+        return num_jobs, num_models
 
     def take_over(self) -> None:
         """Jobs and models whose folder is here are this place's from now on."""
-        here = list(self.entries.entries())
+        here = self.entries.entries()
         with self.database.write() as session:
-            for table, column in ((FineTuningJob, FineTuningJob.id), (FineTunedModel, FineTunedModel.job_id)):
-                session.execute(update(table).where(column.in_(here)).values(place=self.place))
+            for job in session.scalars(select(FineTuningJob).where(FineTuningJob.place != self.place)):
+                job.place = self.place if job.id in here else job.place
+            for model in session.scalars(select(FineTunedModel).where(FineTunedModel.place != self.place)):
+                model.place = self.place if model.job_id in here else model.place
 
     def sweep(self) -> None:
         """Move folders of jobs that were never taken in to the trash, and of models that have been deleted."""
@@ -312,8 +329,8 @@ def _find(session: Session, job_id: str, owner: str, *, lock: bool = False) -> F
 
 def _place(path: Path) -> str:
     """The name in `path`, made up by whichever server comes first."""
-    with suppress(FileNotFoundError):
-        return path.read_text("utf-8")
+    if path.exists():
+        return _read_place(path)
     made = path.with_name(f".place-{uuid.uuid4()}")
     durable.write(made, str(uuid.uuid4()))
     try:
@@ -323,4 +340,11 @@ def _place(path: Path) -> str:
         pass
     finally:
         made.unlink()
-    return path.read_text("utf-8")
+    return _read_place(path)
+
+
+def _read_place(path: Path) -> str:
+    place = path.read_text("utf-8", "replace")
+    if not ID.match(place):
+        raise ConfigError(f"{path} is damaged; delete it, then run tramontane adopt")
+    return place

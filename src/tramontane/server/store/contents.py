@@ -19,7 +19,7 @@ import fsspec
 
 from tramontane import durable
 from tramontane.errors import ConfigError
-from tramontane.server.store.errors import DiskFullError
+from tramontane.server.store.errors import DiskFullError, may_be_stored
 from tramontane.server.store.id_folder import ORPHAN_AGE_S, IdFolder
 
 READING = "reading-"
@@ -100,6 +100,21 @@ class ContentStore:
                 durable.publish(incoming.path, Path(target))
             else:
                 self._fs.put_file(str(incoming.path), target)
+
+    @contextlib.contextmanager
+    def published(self, *incoming: Incoming) -> Iterator[None]:
+        """They are readable by their ids from here on, and gone again if the block, which commits their rows, fails,
+        unless the database may have the rows all the same: then they stay, for a sweep to tell.
+        """
+        try:
+            for each in incoming:
+                self.publish(each)
+            yield
+        except BaseException as error:
+            if not may_be_stored(error):
+                for each in incoming:
+                    self.delete(each.id)
+            raise
 
     def open(self, content_id: str) -> IO[bytes]:
         """Raises FileNotFoundError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from tramontane.errors import CapacityError, TramontaneError
 
@@ -16,6 +16,11 @@ class DiskFullError(CapacityError):
 
 class StoreError(TramontaneError):
     """The database is damaged or cannot be reached; the message says what to do."""
+
+
+def may_be_stored(error: BaseException) -> bool:
+    """Whether a transaction that ended so may have been committed: a connection can break after that was asked for."""
+    return isinstance(error, (StoreError, DBAPIError)) and not isinstance(error, IntegrityError)
 
 
 def explain(error: DBAPIError) -> TramontaneError | None:

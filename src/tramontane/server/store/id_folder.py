@@ -35,6 +35,7 @@ DAY_S = 86_400.0
 class Entry:
     path: str
     modified: float  # seconds since 1970
+    size_bytes: int  # of a file
 
 
 class IdFolder:
@@ -63,7 +64,7 @@ class IdFolder:
         found = self._listed(self.root, 2 if self.is_sharded else 1).items()
         named = ((path.rsplit("/", 1)[-1], path, info) for path, info in found)
         return {
-            name: Entry(path, _modified(info))
+            name: Entry(path, _modified(info), int(info.get("size") or 0))
             for name, path, info in named
             if ID.match(name) and path == self.path(name)
         }

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from tramontane.errors import ConfigError
 from tramontane.server.store.contents import FULL
 from tramontane.server.store.database import Database
 from tramontane.server.store.errors import DiskFullError
-from tramontane.server.store.id_folder import IdFolder
+from tramontane.server.store.id_folder import Entry, IdFolder
 from tramontane.server.store.tables import Store
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,19 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Ids of rows: of those whose entry may lie in a folder, and of those whose entry has to."""
+    """Ids of rows: of those whose entry may lie in a folder, and of those whose entry has to, with the size in bytes
+    that it has to have, where one is known."""
 
     known: frozenset[str]
-    needed: frozenset[str]
+    needed: Mapping[str, int | None]
+
+    def missing(self, there: Mapping[str, Entry]) -> set[str]:
+        """Of what is needed, what is not `there`, or not whole."""
+        return {
+            entry_id
+            for entry_id, size_bytes in self.needed.items()
+            if entry_id not in there or size_bytes not in (None, there[entry_id].size_bytes)
+        }
 
 
 class Keeper(Protocol):
@@ -80,6 +89,11 @@ def require_tie(database: Database, keepers: Sequence[Keeper]) -> None:
         problem = _problem(keeper, own, theirs)
         if problem is not None:
             raise ConfigError(f"{database.name} and {keeper.entries.name} do not belong together: {problem}; {REMEDY}")
+        if theirs is not None and (own is None or own.store_id != theirs.store_id):
+            log.warning(
+                "%s was in use with another database until %s, and is empty: it is that of %s from now on",
+                *(keeper.entries.name, _shown(theirs.used_at), database.name),
+            )
     try:
         renew_tie(database, keepers)
     except DiskFullError:
@@ -96,22 +110,35 @@ def renew_tie(database: Database, keepers: Sequence[Keeper]) -> None:
 
 
 def holds_tie(database: Database, keepers: Sequence[Keeper]) -> bool:
-    """Whether all still have the same id: neither was exchanged while the server runs."""
+    """Whether all still have the same id, and none a later time than the database: neither was exchanged while the
+    server runs, nor for an older copy."""
     ties = [read_tie(keeper.entries) for keeper in keepers]
     own = database_tie(database)
-    return own is not None and all(tie is not None and tie.store_id == own.store_id for tie in ties)
+    return own is not None and all(
+        tie is not None and tie.store_id == own.store_id and tie.used_at <= own.used_at for tie in ties
+    )
+
+
+def tell_missing(database: Database, keepers: Sequence[Keeper]) -> None:
+    """One line in the log for each folder that lacks something: a copy that was cut short, or what was adopted so."""
+    for keeper in keepers:
+        if num_missing := survey(keeper).num_missing:
+            log.warning(
+                "%d %s that %s lists are not whole in %s; put them back (tramontane adopt --check counts them)",
+                *(num_missing, keeper.entries.what, database.name, keeper.entries.name),
+            )
 
 
 def survey(keeper: Keeper) -> Adoption:
     rows = keeper.rows()
-    there, trashed = keeper.entries.entries().keys(), keeper.entries.trashed().keys()
+    there, trashed = keeper.entries.entries(), keeper.entries.trashed()
     return Adoption(
         what=keeper.entries.what,
         folder=keeper.entries.name,
-        num_known=len(there & rows.known),
-        num_unknown=len(there - rows.known),
-        num_in_trash=len(rows.known & trashed - there),
-        num_missing=len(rows.needed - there - trashed),
+        num_known=len(there.keys() & rows.known),
+        num_unknown=len(there.keys() - rows.known),
+        num_in_trash=len(rows.known & trashed.keys() - there.keys()),
+        num_missing=len(rows.missing(there) - (trashed.keys() - there.keys())),
     )
 
 
@@ -170,18 +197,18 @@ def _problem(keeper: Keeper, own: Tie | None, theirs: Tie | None) -> str | None:
             )
         if theirs.used_at == own.used_at:
             return None
-    rows, there = keeper.rows(), keeper.entries.entries().keys()
-    missing = rows.needed - there
+    rows, there = keeper.rows(), keeper.entries.entries()
+    missing = rows.missing(there)
     if missing:  # but not those that another server has deleted meanwhile
-        missing &= keeper.rows().needed
+        missing &= keeper.rows().needed.keys()
     what, num_missing = keeper.entries.what, len(missing)
     if theirs is not None and not is_tied and (there or rows.needed):
         return f"the folder, with {len(there)} {what}, is that of another database"
     if num_missing and not there:
         return f"the database lists {len(rows.needed)} {what}, and none is there"
     if num_missing:
-        return f"{num_missing} of the {len(rows.needed)} {what} that the database lists are not there"
-    num_unknown = len(there - rows.known)
+        return f"{num_missing} of the {len(rows.needed)} {what} that the database lists are not there, or not whole"
+    num_unknown = len(there.keys() - rows.known)
     if theirs is None and (num_unknown > math.ceil(MAX_UNKNOWN_SHARE * len(there)) or num_unknown == len(there) > 0):
         return f"of the {len(there)} {what} that are there, the database knows {len(there) - num_unknown}"
     return None
