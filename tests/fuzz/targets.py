@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.fuzz.vocabularies import tekken
 from tests.temporary import temporary_folder
@@ -34,6 +34,9 @@ from tramontane.tokenizer import AnswerParser, gguf_tokenizer, load_tokenizer
 from tramontane.tokenizer.messages import read_messages, read_tools
 from tramontane.tokenizer.sentencepiece import SentencePieceTokenizer, read_model, write_model
 from tramontane.training.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from tramontane.server.threads import FairThreads
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {}
@@ -289,7 +292,14 @@ def multipart(data: bytes) -> None:
 
     content_type, _, form = data.partition(b"\n")
     with refusals(), Incoming(_folder(), has_room=lambda: True) as incoming:
-        run(read_upload(_request(form, content_type.decode("latin-1")), incoming))
+        run(read_upload(_request(form, content_type.decode("latin-1")), incoming, _threads(), "local"))
+
+
+@cache
+def _threads() -> FairThreads:
+    from tramontane.server.threads import FairThreads
+
+    return FairThreads(1, "fuzz", per_owner=1)
 
 
 @target

@@ -261,8 +261,13 @@ def test_listing(client: TestClient) -> None:
     assert set(ids) <= set(found(status=["SUCCESS", "FAILED"]))
     assert found(status="QUEUED") == []
     for query in ({"status": "wind"}, {"page": -1}, {"order_by": "x"}, {"metadata": "["}, {"metadata": '{"a": 1}'},
-                  {"created_after": "x"}, {'a"b': "c"}, {"a" * 100: "c"}):  # fmt: skip
+                  {"created_after": "x"}, {'a"b': "c"}, {"a" * 100: "c"},
+                  {f"a{n}": "c" for n in range(17)}, {"metadata": json.dumps({f"a{n}": "c" for n in range(1000)})},
+                  {"metadata": '{"a": "\\ud800"}'}, {"a": "\0"}, {"created_after": "0001-01-01T00:00:00"}):  # fmt: skip
         assert client.get("/v1/batch/jobs", params=query).status_code == 422, query
+        tuning = {f"metadata[{name}]" if name.startswith("a") else name: value for name, value in query.items()}
+        if not tuning.keys() & {"order_by", "metadata"}:
+            assert client.get("/v1/fine_tuning/jobs", params=tuning).status_code == 422, tuning
 
 
 def test_batches_stand_behind_waiting_users(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from tramontane.server.body_budget import BodyBudget
 from tramontane.server.endpoint import ENDPOINTS
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.guard import MIB, GuardPolicy
+from tramontane.server.keys import KeyOptions, create_key
 from tramontane.server.models import ModelRegistry
 from tramontane.server.schema import base
 from tramontane.server.schema.base import validate
@@ -273,8 +274,8 @@ def test_numbers_beyond_all_bounds_mean_the_most_or_are_told_so(app_client: Test
             assert "less than or equal to" in answer.json()["message"]
 
 
-def test_bodies_in_flight_have_a_budget_by_key_and_in_all() -> None:
-    budget = BodyBudget(total_bytes=100, key_bytes=60)
+def test_bodies_in_flight_have_a_budget_by_owner_and_in_all() -> None:
+    budget = BodyBudget(total_bytes=100, owner_bytes=60)
     with budget.held("a") as one, budget.held("a") as two, budget.held("b") as other:
         one.grow_to(50)
         with pytest.raises(ApiError) as refused:
@@ -295,7 +296,7 @@ def test_bodies_in_flight_have_a_budget_by_key_and_in_all() -> None:
 
 
 def test_a_body_over_the_budget_is_not_read(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    with serving({"chat": checkpoints["chat"]}, tmp_path, max_bodies_mib=2, max_bodies_per_key_mib=1) as client:
+    with serving({"chat": checkpoints["chat"]}, tmp_path, max_bodies_mib=2, max_bodies_per_owner_mib=1) as client:
         budget: BodyBudget = client.app.state.services.body_budget  # type: ignore[attr-defined]
         body = json.dumps({"model": "chat", "messages": HELLO, "max_tokens": 1, "wind": "x" * MIB}).encode()
         read: list[int] = []
@@ -316,6 +317,35 @@ def test_a_body_over_the_budget_is_not_read(checkpoints: dict[str, Path], tmp_pa
         stream = {"model": "chat", "messages": HELLO, "max_tokens": 1, "stream": True}
         assert client.post(CHAT, json=stream).status_code == 200
         assert client.post(CHAT, json={"model": 7}).status_code == 422
+        assert budget.held_bytes == 0
+
+
+def test_more_keys_of_one_owner_hold_no_more(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with serving({"chat": checkpoints["chat"]}, tmp_path, max_bodies_mib=64, max_bodies_per_owner_mib=1) as client:
+        services = client.app.state.services  # type: ignore[attr-defined]
+        keys = [create_key(services.database, KeyOptions(owner, owner=owner))[1] for owner in ("a", "a", "b")]
+        statuses = []
+        file = {"file": ("a.txt", b"wind")}
+        for content in ({"json": {"model": "chat", "messages": HELLO, "max_tokens": 1}}, {"files": file}):
+            path = "/api/documents/text" if "files" in content else CHAT
+            with services.body_budget.held("a") as share:
+                share.grow_to(MIB)
+                statuses += [
+                    client.post(path, headers={"authorization": f"Bearer {key}"}, **content).status_code for key in keys
+                ]
+        assert statuses == [429, 429, 200] * 2
+
+
+def test_a_stored_file_counts_while_it_is_read(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with serving({"chat": checkpoints["chat"]}, tmp_path, max_bodies_mib=2, max_bodies_per_owner_mib=1) as client:
+        budget: BodyBudget = client.app.state.services.body_budget  # type: ignore[attr-defined]
+        stored = client.post("/v1/files", files={"file": ("a.txt", b"wind" * 1000)}, data={"purpose": "user_data"})
+        content = [{"type": "file", "file_id": stored.json()["id"]}]
+        body = {"model": "chat", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        with budget.held("local") as other:
+            other.grow_to(MIB - 1000)  # of which the body itself leaves enough
+            assert client.post(CHAT, json=body).status_code == 429
+        assert client.post(CHAT, json=body).status_code != 429
         assert budget.held_bytes == 0
 
 

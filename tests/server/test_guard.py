@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from tests.server.in_process import serving
 from tramontane.server.app import ROUTERS, guard_policy
-from tramontane.server.guard import MAX_PATH_BYTES, MIB
+from tramontane.server.guard import MAX_PARAMETERS, MAX_PATH_BYTES, MIB
 from tramontane.server.settings import ServerSettings
 
 ROUTES = sorted(
@@ -114,6 +114,9 @@ def test_methods_and_paths_nobody_needs(app_client: TestClient) -> None:
     for method in ("TRACE", "CONNECT", "PROPFIND", "WIND"):
         assert app_client.request(method, "/v1/models").status_code == 405
     assert app_client.get("/" + "a" * MAX_PATH_BYTES).status_code == 414
+    for parameters in ("&" * MAX_PARAMETERS, "a=1&" * 7_000):
+        assert app_client.get(f"/v1/batch/jobs?{parameters}").status_code == 414
+    assert app_client.get("/v1/batch/jobs?" + "&" * (MAX_PARAMETERS - 1)).status_code == 200
 
 
 @pytest.mark.parametrize("bracket", ["[", '{"a":'])

@@ -25,6 +25,10 @@ Parse = Callable[[Mapping[str, Any]], T]
 MAX_LINE_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 32 * 2**20
 """Of a stranger's JSON array, which must be parsed as one: JSON Lines have no such limit."""
+MAX_LINES = 4_000_000
+MAX_UNPACKED_BYTES = 4 * 2**30
+"""Of a stranger's file, blank lines and what was compressed included: a small file may hold any number."""
+TOO_MUCH = f"more than {MAX_LINES:,} lines, or {MAX_UNPACKED_BYTES >> 30} GiB when it is unpacked; split the file"
 _TABLES = (".csv", ".tsv", ".parquet")
 _WEIGHTED = re.compile(r"(?P<address>.+):(?P<weight>\d+(?:\.\d+)?)", re.DOTALL)
 
@@ -214,9 +218,13 @@ def _json_rows(
     stream: IO[bytes], check_json: Callable[[bytes], None] | None
 ) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
     """Of JSON Lines, or of one array of objects, which may have line breaks anywhere."""
-    number, is_begun = 0, False
+    number, num_bytes, is_begun = 0, 0, False
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
+        num_bytes += len(line)
+        if check_json is not None and (number > MAX_LINES or num_bytes > MAX_UNPACKED_BYTES):
+            yield number, BrokenOffError(TOO_MUCH)
+            return
         start = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
         if start[:1] == b"[" and not is_begun:
             rest = stream.read(-1 if check_json is None else MAX_ARRAY_BYTES + 1)
@@ -235,8 +243,9 @@ def _json_rows(
         is_begun = is_begun or bool(start)
         if len(line) > MAX_LINE_BYTES:
             yield number, DataError(f"longer than {MAX_LINE_BYTES >> 20} MiB; is this file JSON Lines? Shorten it")
-            while line and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n") and num_bytes <= MAX_UNPACKED_BYTES:
                 line = stream.readline(MAX_LINE_BYTES)
+                num_bytes += len(line)
         elif start:
             try:
                 if check_json is not None:

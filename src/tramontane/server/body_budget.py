@@ -1,4 +1,4 @@
-"""BodyBudget: how many bytes of bodies are held at once, by all callers together and by one."""
+"""BodyBudget: how many bytes of bodies are held at once, by all tenants together and by one, whichever keys it has."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RETRY_AFTER_S = 1
 MIB = 2**20
 SHARE = 16
 """Of the memory that is free at the start: a body and what is made of it take several times its bytes."""
-LEAST_BYTES, MOST_BYTES = 128 * MIB, 1024 * MIB
-KEY_SHARE = 4
+LEAST_BYTES, MOST_BYTES = 160 * MIB, 1024 * MIB
+OWNER_SHARE = 4
 
 
 def body_budget(settings: ServerSettings) -> BodyBudget:
@@ -26,66 +26,66 @@ def body_budget(settings: ServerSettings) -> BodyBudget:
     total_bytes = min(max(total, LEAST_BYTES), MOST_BYTES)
     if settings.max_bodies_mib is not None:
         total_bytes = settings.max_bodies_mib * MIB
-    key_mib = settings.max_bodies_per_key_mib
-    return BodyBudget(total_bytes=total_bytes, key_bytes=total_bytes // KEY_SHARE if key_mib is None else key_mib * MIB)
+    owner_mib = settings.max_bodies_per_owner_mib
+    return BodyBudget(
+        total_bytes=total_bytes, owner_bytes=total_bytes // OWNER_SHARE if owner_mib is None else owner_mib * MIB
+    )
 
 
 class BodyBudget:
     """Used from the event loop only. Bytes are taken before they are read, and given back once the request no longer
     holds its body."""
 
-    def __init__(self, *, total_bytes: int, key_bytes: int) -> None:
+    def __init__(self, *, total_bytes: int, owner_bytes: int) -> None:
         self.total_bytes = total_bytes
-        self.key_bytes = key_bytes
+        self.owner_bytes = owner_bytes
         self.held_bytes = 0
         self._held_by: Counter[str] = Counter()
 
     @contextmanager
-    def held(self, key_id: str) -> Iterator[BodyShare]:
+    def held(self, owner: str) -> Iterator[BodyShare]:
         """What one request takes; all of it is given back at the end."""
-        share = BodyShare(self, key_id)
+        share = BodyShare(self, owner)
         try:
             yield share
         finally:
             share.release()
 
-    def take(self, key_id: str, num_bytes: int) -> None:
+    def take(self, owner: str, num_bytes: int) -> None:
         """Raises ApiError 429 where there is no room. A caller that holds nothing may take any body, so that none is
         refused for ever."""
-        of_key = self._held_by[key_id]
-        if of_key and of_key + num_bytes > self.key_bytes:
-            raise _full(
-                f"the requests of this key hold {of_key:,} bytes of bodies, of {self.key_bytes:,} that they may"
-            )
+        of_owner = self._held_by[owner]
+        if of_owner and of_owner + num_bytes > self.owner_bytes:
+            raise _full(f"your requests hold {of_owner:,} bytes of bodies, of {self.owner_bytes:,} that they may")
         if self.held_bytes and self.held_bytes + num_bytes > self.total_bytes:
             raise _full("the server holds as many bytes of bodies as it may")
         self.held_bytes += num_bytes
-        self._held_by[key_id] += num_bytes
+        self._held_by[owner] += num_bytes
 
-    def give_back(self, key_id: str, num_bytes: int) -> None:
+    def give_back(self, owner: str, num_bytes: int) -> None:
         self.held_bytes -= num_bytes
-        self._held_by[key_id] -= num_bytes
-        if not self._held_by[key_id]:
-            del self._held_by[key_id]
+        self._held_by[owner] -= num_bytes
+        if not self._held_by[owner]:
+            del self._held_by[owner]
 
 
 class BodyShare:
     """Of one request."""
 
-    def __init__(self, budget: BodyBudget, key_id: str) -> None:
+    def __init__(self, budget: BodyBudget, owner: str) -> None:
         self._budget = budget
-        self._key_id = key_id
+        self._owner = owner
         self.num_bytes = 0
 
     def grow_to(self, num_bytes: int) -> None:
         """Raises ApiError 429."""
         if num_bytes > self.num_bytes:
-            self._budget.take(self._key_id, num_bytes - self.num_bytes)
+            self._budget.take(self._owner, num_bytes - self.num_bytes)
             self.num_bytes = num_bytes
 
     def release(self) -> None:
         if self.num_bytes:
-            self._budget.give_back(self._key_id, self.num_bytes)
+            self._budget.give_back(self._owner, self.num_bytes)
             self.num_bytes = 0
 
 

@@ -7,10 +7,8 @@ neither of the first two, and a text file needs none of them.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -25,6 +23,7 @@ from tramontane.llm import Completion
 from tramontane.loading.memory import available_bytes
 from tramontane.server.fair_slots import FairSlots
 from tramontane.server.schema.documents import MAX_CHARS
+from tramontane.server.threads import FairThreads
 
 Result = TypeVar("Result")
 
@@ -56,9 +55,8 @@ class DocumentWork:
         self.parser_bytes = min(MAX_PARSER_BYTES, max(MIN_PARSER_BYTES, share_bytes))
         # nobody holds all, so that there is a place for others at once
         self.parsers = FairSlots(num_parsers, per_owner=num_parsers // 2)
-        self.threads = FairSlots(NUM_THREADS, per_owner=1)
+        self.threads = FairThreads(NUM_THREADS, "documents", per_owner=1)
         self.tasks = FairSlots(MAX_TASKS, per_owner=TASKS_PER_OWNER)
-        self._executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tramontane-documents")
 
     async def read(self, owner: str, data: bytes, name: str | None) -> Document:
         """A document that `owner` has sent. Raises DataError naming it."""
@@ -75,8 +73,7 @@ class DocumentWork:
 
     async def compute(self, owner: str, work: Callable[[], Result]) -> Result:
         """The result of some tenths of a second's work, in a thread."""
-        async with self.threads.slot(owner):
-            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._executor, work))
+        return await self.threads.run(owner, work)
 
     async def run(
         self, owner: str, steps: Steps[Result], answer: Callable[[Ask], Awaitable[list[Completion]]]
@@ -99,15 +96,6 @@ class DocumentWork:
 def require_turn(slots: FairSlots, owner: str, max_waiting: int, what: str) -> None:
     if slots.num_waiting(owner) >= max_waiting:
         raise CapacityError(f"{max_waiting} of your {what}; send more when some are done")
-
-
-async def uninterrupted(future: asyncio.Future[Result]) -> Result:
-    """The result of a thread's work, which cannot be stopped: a cancelled task waits for its end, holding its place."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise
 
 
 def display_name(name: str | None) -> str:

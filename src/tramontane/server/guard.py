@@ -26,6 +26,8 @@ MULTIPART_BYTES = MIB
 """Room for what a form holds besides its file."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 MAX_PATH_BYTES = 4096
+MAX_PARAMETERS = 100
+"""Of a query: each is taken apart on the event loop, before any route is asked."""
 HEADERS = "tramontane.headers"
 """Where a dependency leaves headers of the answer, whatever answer it will be: a dict in the scope."""
 BOUNDS = "tramontane.body_bounds"
@@ -113,6 +115,8 @@ class Guard:
             raise ApiError(405, "method not allowed", headers={"allow": ", ".join(sorted(METHODS))})
         if len(scope.get("raw_path") or b"") > MAX_PATH_BYTES:
             raise ApiError(414, f"the path is longer than {MAX_PATH_BYTES} bytes")
+        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            raise ApiError(414, f"the query has more than {MAX_PARAMETERS} parameters")
         self._check_origin(scope, self._check_host(scope))
 
     def _check_host(self, scope: Scope) -> str:

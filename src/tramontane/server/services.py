@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -24,6 +25,7 @@ from tramontane.server.request_record import RequestRecord
 from tramontane.server.responses.store import StoredResponses
 from tramontane.server.settings import ServerSettings
 from tramontane.server.store.database import Database
+from tramontane.server.threads import FairThreads
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +44,10 @@ class Services:
     fine_tuned_models: FineTunedModels
     fine_tuning_runner: FineTuningRunner
     body_budget: BodyBudget
+    transfers: FairThreads = field(default_factory=partial(FairThreads, 4, "transfers", per_owner=3))
+    """Read and write files, and check short ones."""
+    checks: FairThreads = field(default_factory=partial(FairThreads, 3, "checks", per_owner=1))
+    """Check long files, and make jobs of them: minutes of work."""
     document_work: DocumentWork = field(default_factory=DocumentWork)
     observers: Sequence[Callable[[RequestRecord], None]] = ()
 

@@ -82,8 +82,8 @@ class ServerSettings:
         int | None,
         typer.Option(help="Bodies of requests held at once, in MiB; more are answered 429 (default: by the memory)."),
     ] = None
-    max_bodies_per_key_mib: Annotated[
-        int | None, typer.Option(help="The same, of the requests of one key (default: a quarter of it).")
+    max_bodies_per_owner_mib: Annotated[
+        int | None, typer.Option(help="The same, of one owner's requests (default: a quarter of it).")
     ] = None
     batch_concurrency: Annotated[int, typer.Option(help="Requests of batches computed at once.")] = 8
     fine_tuning_jobs: Annotated[int, typer.Option(help="Fine-tuning jobs trained at once; 0: none are taken.")] = 1
@@ -175,7 +175,7 @@ class ServerSettings:
         ):
             if not 1 <= (1 if getattr(self, name) is None else getattr(self, name)) < 2**20:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number from 1 up")
-        for name in ("max_bodies_mib", "max_bodies_per_key_mib"):
+        for name in ("max_bodies_mib", "max_bodies_per_owner_mib"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 2**20:
                 raise ConfigError(f"{name}={value} must be a number from 1 up")

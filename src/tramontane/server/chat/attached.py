@@ -6,17 +6,20 @@ refused: what a server fetches for its users, it can be made to fetch from where
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
 from typing import cast
 
+from tramontane.documents import Document
 from tramontane.errors import DataError
 from tramontane.server.document_work import MAX_FILE_BYTES, SHORT_BYTES
 from tramontane.server.endpoint import Call
 from tramontane.server.errors import ApiError
+from tramontane.server.files.files import Files
 from tramontane.server.schema.chat import ChatRequest, Chunk, DocumentChunk, FileChunk, Message, TextChunk
-from tramontane.server.threads import in_pool
+from tramontane.server.store.tables import File
 
 MAX_DOCUMENTS = 16  # of a request
 PIECE_CHARS = 1 << 20  # of base64, a multiple of four
@@ -53,27 +56,40 @@ async def with_documents(call: Call, request: ChatRequest) -> ChatRequest:
 
 
 async def _text(call: Call, chunk: DocumentChunk | FileChunk, param: str) -> str:
-    name: str | None
     try:
         if chunk.file_id is not None:
-            data, name = await in_pool("files", _stored, call, chunk.file_id)
+            document = await _read_stored(call, chunk.file_id)
         else:
-            data, name = await _decoded(call, chunk.data_url, param), chunk.name
-        document = await call.services.document_work.read(call.caller.owner, data, name)
+            data = await _decoded(call, chunk.data_url, param)
+            document = await call.services.document_work.read(call.caller.owner, data, chunk.name)
     except DataError as error:
         raise ApiError(400, f"{param}: {error}", param=param) from None
     return f'Document "{document.name}":\n\n{document.text}\n\n'
 
 
-def _stored(call: Call, file_id: str) -> tuple[bytes, str]:
+async def _read_stored(call: Call, file_id: str) -> Document:
+    """Its bytes are held as if they had been sent: a short body may name a long file."""
+    services, owner = call.services, call.caller.owner
+    row = await asyncio.to_thread(_stored, call, file_id)
+    with services.body_budget.held(owner) as share:
+        share.grow_to(row.size_bytes)
+        data = await services.transfers.run(owner, _content, services.files, row)
+        return await services.document_work.read(owner, data, row.filename)
+
+
+def _stored(call: Call, file_id: str) -> File:
     if "files" not in call.caller.scopes:
         raise ApiError(403, "this key may not read files; give it the scope files", param="file_id")
     files = call.services.files
     row = files.get(file_id, call.caller)
     if row.size_bytes > MAX_FILE_BYTES:
         raise DataError(f"{row.filename}: larger than {MAX_FILE_BYTES >> 20} MiB; split it first")
+    return row
+
+
+def _content(files: Files, row: File) -> bytes:
     with files.contents.open(row.id) as content:
-        return content.read(), row.filename
+        return content.read()
 
 
 async def _decoded(call: Call, url: str, param: str) -> bytes:

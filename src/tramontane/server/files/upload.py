@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tramontane.server.errors import ApiError
 from tramontane.server.store.contents import Incoming
-from tramontane.server.threads import in_pool
+from tramontane.server.threads import FairThreads
 
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 4096
@@ -95,9 +95,9 @@ class _Reader:
         self.is_complete = True
 
 
-async def read_upload(request: Request, incoming: Incoming) -> Form:
-    """Write the part named `file` to `incoming`. Raises ApiError for a form that is broken, cut off or too large,
-    ClientDisconnect, and DiskFullError."""
+async def read_upload(request: Request, incoming: Incoming, threads: FairThreads, owner: str) -> Form:
+    """Write the part named `file` to `incoming`, in turns of `threads`. Raises ApiError for a form that is broken, cut
+    off or too large, ClientDisconnect, and DiskFullError."""
     reader = _Reader(incoming)
     parser = MultipartParser(
         _boundary(request),
@@ -117,9 +117,9 @@ async def read_upload(request: Request, incoming: Incoming) -> Form:
         async for chunk in request.stream():
             pending += chunk
             if len(pending) >= WRITE_BYTES:
-                await in_pool("files", parser.write, bytes(pending))
+                await threads.run(owner, parser.write, bytes(pending))
                 pending.clear()
-        await in_pool("files", parser.write, bytes(pending))
+        await threads.run(owner, parser.write, bytes(pending))
         parser.finalize()
     except FormParserError as error:
         raise ApiError(400, f"the form cannot be read: {error}") from None

@@ -77,7 +77,7 @@ class FineTunedModels:
         async with self._syncing:
             base = registry.find(row.root)
             if base is not None and registry.find(row.name) is None:
-                self._add(await in_pool("files", self._load, row, base), registry)
+                self._add(await in_pool("models", self._load, row, base), registry)
             await asyncio.to_thread(self._insert, job, row, losses)
         return row
 
@@ -113,7 +113,7 @@ class FineTunedModels:
         if base is None:  # the server was started without it this time
             return None
         try:
-            model = await in_pool("files", self._load, row, base)
+            model = await in_pool("models", self._load, row, base)
         except (TramontaneError, OSError) as error:
             if row.name not in self._unfit:
                 log.error("%s is not served: %s", row.name, error)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
+import jiter
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -21,15 +20,15 @@ from tramontane.server.idempotency.records import Mark
 from tramontane.server.schema.base import json_body, validate_sent
 from tramontane.server.schema.batches import (
     MAX_INLINE,
-    METADATA_NAME,
     BatchJobList,
     BatchJobObject,
     BatchJobRequest,
     DeletedBatchJob,
+    Moment,
+    details_asked_for,
 )
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.store.tables import BatchJob
-from tramontane.server.threads import in_pool
 
 MAX_INLINE_BYTES = 64 * 2**20
 FILTERS = frozenset(
@@ -80,8 +79,10 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
             details=None if body.metadata is None else dict(body.metadata),
         )
 
+        threads = services.checks if new.input_files else services.transfers
+
         async def make(mark: Mark) -> Response:
-            job = await in_pool("files", create_batch, services.batch_jobs, services.files, caller, new, mark)
+            job = await threads.run(caller.owner, create_batch, services.batch_jobs, services.files, caller, new, mark)
             services.batch_runner.wake()
             return JSONResponse(job_object(job).model_dump())
 
@@ -102,7 +103,7 @@ def list_jobs(
     model: str | None = None,
     agent_id: str | None = None,
     metadata: str | None = None,
-    created_after: datetime | None = None,
+    created_after: Moment | None = None,
     created_by_me: bool = False,
     status: Annotated[list[str] | None, Query()] = None,
     order_by: Literal["created", "-created"] = "-created",
@@ -111,9 +112,7 @@ def list_jobs(
     if unknown:
         raise ApiError(422, f"status {unknown[0][:64]!r} is none of {', '.join(STATUSES)}", param="status")
     details = {name: value for name, value in request.query_params.items() if name not in FILTERS}
-    details |= _metadata(metadata)
-    if wrong := [name for name in details if not re.match(METADATA_NAME, name)]:
-        raise ApiError(422, f"{wrong[0][:64]!r} is no name of metadata", param="metadata")
+    details = details_asked_for({**details, **_metadata(metadata)})
     if agent_id is not None:  # no batch has one
         return BatchJobList(data=[], total=0)
     found = services.batch_jobs.list(
@@ -132,13 +131,13 @@ def list_jobs(
     return BatchJobList(data=[job_object(job) for job in found.jobs], total=found.total)
 
 
-def _metadata(text: str | None) -> dict[str, str]:
+def _metadata(text: str | None) -> dict[str, Any]:
     """Written as one JSON object."""
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        value = jiter.from_json((text or "{}").encode(), catch_duplicate_keys=True)
+    except ValueError:
         value = None
-    if not isinstance(value, dict) or not all(isinstance(entry, str) for entry in value.values()):
+    if not isinstance(value, dict):
         raise ApiError(422, "metadata must be a JSON object of texts", param="metadata")
     return value
 

@@ -27,7 +27,6 @@ from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import BatchList, BatchObject, BatchRequest, RequestCounts
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.tables import BatchJob
-from tramontane.server.threads import in_pool
 
 STATUS = {
     QUEUED: "in_progress",  # its file was checked when the batch was made
@@ -69,7 +68,8 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
     )
 
     async def make(mark: Mark) -> Response:
-        job = await in_pool("files", create_batch, services.batch_jobs, services.files, caller, new, mark)
+        jobs, files = services.batch_jobs, services.files
+        job = await services.checks.run(caller.owner, create_batch, jobs, files, caller, new, mark)
         services.batch_runner.wake()
         return JSONResponse(batch_object(job).model_dump())
 

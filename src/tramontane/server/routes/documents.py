@@ -61,7 +61,13 @@ async def text(
     request: Request, services: ServicesDep, caller: Annotated[Caller, Depends(authorize("inference"))]
 ) -> Any:
     """Without `model`, `num_tokens` and `reach`, how many tokens of a prompt its answers can depend on, are null."""
-    require_small(request)
+    num_bytes = required_length(request)
+    with services.body_budget.held(caller.owner) as share:
+        share.grow_to(num_bytes)
+        return await _text_of_form(request, services, caller)
+
+
+async def _text_of_form(request: Request, services: Services, caller: Caller) -> Any:
     async with request.form(max_files=1, max_fields=1, max_part_size=FORM_BYTES) as form:
         upload, model_name = form.get("file"), form.get("model")
         if not isinstance(upload, UploadFile):
@@ -97,13 +103,14 @@ async def _read(
     return document, num_tokens
 
 
-def require_small(request: Request) -> None:
-    """Before any of it is read: the server takes no more than what the header says."""
+def required_length(request: Request) -> int:
+    """Of the body, before any of it is read: the server takes no more than what the header says."""
     length = request.headers.get("content-length")
     if length is None:
         raise ApiError(411, "the request lacks a content-length")
     if not length.isdigit() or int(length) > MAX_FILE_BYTES + FORM_BYTES:
         raise ApiError(413, f"the file is larger than {MAX_FILE_BYTES >> 20} MiB; split it first", param="file")
+    return int(length)
 
 
 async def _summary(call: Call, body: SummaryRequest, model: ServedModel, progress: Progress) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from tramontane.server.idempotency.records import Mark
 from tramontane.server.services import ServicesDep
 from tramontane.server.store.contents import Incoming
 from tramontane.server.store.tables import File
-from tramontane.server.threads import in_pool
 
 CHUNK_BYTES = 2**20
+SHORT_BYTES = 2**18
+"""A file that is checked in a moment."""
 FORM_BYTES = 2**14
 """More than a form holds besides its file, mostly."""
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
@@ -94,11 +95,12 @@ async def upload(request: Request, services: ServicesDep, caller: FilesCaller) -
     num_bytes = max(0, int(length) - FORM_BYTES) if length.isdigit() else 0
     if KEY_HEADER not in request.headers:  # a retry may need no room
         await asyncio.to_thread(services.files.require_room, caller, num_bytes)
-    with await in_pool("files", services.files.contents.incoming) as incoming:
-        form = await read_upload(request, incoming)
+    with await services.transfers.run(caller.owner, services.files.contents.incoming) as incoming:
+        form = await read_upload(request, incoming, services.transfers, caller.owner)
+        threads = services.transfers if incoming.size_bytes <= SHORT_BYTES else services.checks
 
         async def make(mark: Mark) -> Response:
-            row = await in_pool("files", _store, services.files, incoming, form, caller, mark)
+            row = await threads.run(caller.owner, _store, services.files, incoming, form, caller, mark)
             return JSONResponse(file_object(row).model_dump())
 
         async def find(file_id: str) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -23,6 +22,7 @@ from tramontane.server.fine_tuning.openai_view import openai_checkpoints, openai
 from tramontane.server.fine_tuning.progress import read_progress
 from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.schema.base import json_body, validate
+from tramontane.server.schema.batches import Moment, details_asked_for
 from tramontane.server.schema.fine_tuning import (
     DeletedJob,
     DetailedJobObject,
@@ -38,7 +38,6 @@ from tramontane.server.schema.fine_tuning import (
 )
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.store.tables import FineTuningJob
-from tramontane.server.threads import in_pool
 
 PATH = "/v1/fine_tuning/jobs"
 SETTLED_S = 20.0
@@ -99,7 +98,8 @@ async def create(
     runner, price = services.fine_tuning_runner, services.settings.price_per_hour
 
     async def begin(mark: Mark) -> FineTuningJob:
-        job = await in_pool("files", create_job, services.fine_tuning_jobs, services.files, caller, new, mark)
+        jobs, files = services.fine_tuning_jobs, services.files
+        job = await services.checks.run(caller.owner, create_job, jobs, files, caller, new, mark)
         runner.wake()
         return job
 
@@ -194,8 +194,8 @@ def list_jobs(
     page: Annotated[int, Query(ge=0, le=10**6)] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
     model: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     created_by_me: bool = False,
     status: str | None = None,
     wandb_project: str | None = None,
@@ -225,7 +225,7 @@ def list_jobs(
         created_after=None if created_after is None else created_after.timestamp(),
         created_before=None if created_before is None else created_before.timestamp(),
         key_id=caller.key_id if created_by_me else None,
-        details=details,
+        details=details_asked_for(details),
     )
     found = services.fine_tuning_jobs.list(caller.owner, listing)
     if is_openai:

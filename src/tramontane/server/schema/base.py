@@ -197,7 +197,7 @@ async def json_body(request: Request, caller: Caller) -> AsyncIterator[Mapping[s
     included).
     """
     services = request.app.state.services
-    with services.body_budget.held(caller.key_id) as share:
+    with services.body_budget.held(caller.owner) as share:
         yield await read_json(request, share)
 
 

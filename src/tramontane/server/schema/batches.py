@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from tramontane.server.schema.base import MAX_METADATA, ApiModel, at_most
+from tramontane.server.validation import validation_error
 
 MAX_INLINE = 10_000
 WINDOW = re.compile(r"([1-9][0-9]{0,2})h\Z")
@@ -15,6 +27,28 @@ WINDOW = re.compile(r"([1-9][0-9]{0,2})h\Z")
 METADATA_NAME = r"^[A-Za-z0-9_.:@ -]{1,64}$"
 MetadataName = Annotated[str, StringConstraints(pattern=METADATA_NAME)]
 MetadataText = Annotated[str, Field(max_length=512, pattern=r"^[^\x00]*$")]  # no database takes NUL
+Details = Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")]
+"""Metadata of a job, and what jobs are looked for by."""
+DETAILS = TypeAdapter[dict[str, str]](Details, config=ConfigDict(strict=True))
+
+
+def details_asked_for(values: Mapping[str, Any]) -> dict[str, str]:
+    """Raises ApiError 422 for what is no metadata of any job."""
+    try:
+        return DETAILS.validate_python(values)
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False), values, prefix=("query", "metadata")) from None
+
+
+def moment(value: datetime) -> datetime:
+    """In UTC, of one that may name no zone and then means the server's own."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no clock shows this time") from None
+
+
+Moment = Annotated[datetime, AfterValidator(moment)]
 
 
 class InlineRequest(ApiModel):
@@ -30,7 +64,7 @@ class BatchJobRequest(ApiModel):
     requests: Annotated[list[InlineRequest], Field(max_length=MAX_INLINE)] | None = None
     model: str | None = None
     agent_id: None = None
-    metadata: Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")] | None = None
+    metadata: Details | None = None
     timeout_hours: int = Field(default=24, ge=1, le=168)
 
     @model_validator(mode="after")
@@ -51,7 +85,7 @@ class BatchRequest(ApiModel):
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")] | None = None
+    metadata: Details | None = None
     output_expires_after: OutputExpiry | None = None  # from when the results are written
 
     @model_validator(mode="after")

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from tramontane.server.schema.base import MAX_METADATA, ApiModel, at_most
-from tramontane.server.schema.batches import MetadataName, MetadataText
+from tramontane.server.schema.base import ApiModel
+from tramontane.server.schema.batches import Details
 
 FileId = Annotated[str, Field(max_length=64)]
 MAX_FILES = 100
@@ -110,7 +110,7 @@ class OpenaiJobRequest(ApiModel):
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
     method: Method | None = None
     hyperparameters: OpenaiHyperparameters | None = None
-    metadata: Annotated[dict[MetadataName, MetadataText], at_most(MAX_METADATA, "pairs")] | None = None
+    metadata: Details | None = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
