@@ -96,6 +96,13 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def give_back_freed_memory() -> None:
+    """Hand what the C library keeps of freed memory back to the system (glibc; elsewhere nothing happens)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def set_threads(threads: int | None) -> int:
     """Use `threads` CPU threads (None: `TRAMONTANE_THREADS`, else torch's default); returns the number in use."""
     import torch

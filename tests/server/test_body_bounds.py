@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -18,9 +20,10 @@ from tests.server.hostile_bodies import hostile_bodies, some
 from tests.server.in_process import HELLO, MISTRAL, serving
 from tests.tokenizer.vocabularies import ours
 from tramontane.server import body_bounds as module
+from tramontane.server import body_budget
 from tramontane.server.body_bounds import BodyBounds, body_bounds
 from tramontane.server.body_budget import BodyBudget
-from tramontane.server.endpoint import ENDPOINTS
+from tramontane.server.endpoint import ENDPOINTS, Endpoint
 from tramontane.server.errors import ApiError, as_api_error
 from tramontane.server.guard import MIB, GuardPolicy
 from tramontane.server.keys import KeyOptions, create_key
@@ -347,6 +350,43 @@ def test_a_stored_file_counts_while_it_is_read(checkpoints: dict[str, Path], tmp
             assert client.post(CHAT, json=body).status_code == 429
         assert client.post(CHAT, json=body).status_code != 429
         assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refused_body_is_let_go_of_at_once(app_client: TestClient, stream: bool) -> None:
+    """Not when the garbage collector next looks at everything."""
+    image = {"type": "image_url", "image_url": "data:image/png;base64," + "A" * MIB}
+    refused = (
+        {"messages": [{"role": "user", "content": [image]}]},
+        {"messages": [{"role": "user", "x": 1}], "wind": ";base64," + "A" * MIB},
+        {"messages": [{"role": "user", "content": "wind " * 3_000}]},
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        for body in refused:
+            answer = app_client.post(CHAT, json={"model": "chat", "stream": stream} | body)
+            assert 400 <= answer.status_code < 500
+            assert len(answer.content) < 2_000
+        found = [item for item in gc.get_objects() if type(item) is FrameType]
+        assert not [frame for frame in found if frame.f_code is Endpoint.respond.__code__]
+    finally:
+        gc.enable()
+
+
+def test_freed_bytes_of_large_bodies_go_back_to_the_system(
+    app_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr(body_budget, "give_back_freed_memory", trimmed.set)
+    monkeypatch.setattr(body_budget, "FREED_AFTER_S", 0.01)
+    body = {"model": "chat", "messages": HELLO, "max_tokens": 1}
+    for _ in range(2):
+        assert app_client.post(CHAT, json=body | {"wind": ";base64," + "A" * 5 * MIB}).status_code == 200
+        assert trimmed.wait(60)
+        trimmed.clear()
+    assert app_client.post(CHAT, json=body).status_code == 200
+    assert not trimmed.wait(0.2)
 
 
 def test_memory_that_is_gone_ends_a_request_alone() -> None:

@@ -18,6 +18,7 @@ from tests.documents.sample_files import pdf_of
 from tests.server.in_process import serving
 from tramontane.server import endpoint
 from tramontane.server import stream as stream_module
+from tramontane.server.body_budget import BodyBudget
 from tramontane.server.document_work import DocumentWork
 
 
@@ -58,6 +59,26 @@ def test_a_stream_is_not_silent_while_its_document_is_read(slow_client: TestClie
     assert lines[:first].count(": keep-alive") >= 2
     assert ": x-changed-fields: max_tokens" in lines[:first]  # too late for a header
     assert lines[-2] == "data: [DONE]"
+
+
+def test_a_body_counts_as_long_as_its_documents_are_read(slow_client: TestClient) -> None:
+    """Though the stream has long begun to say that it waits."""
+    budget: BodyBudget = slow_client.app.state.services.body_budget  # type: ignore[attr-defined]
+    held: list[int] = []
+    read = DocumentWork.read
+
+    async def seen(*arguments: Any) -> Any:
+        document = await read(*arguments)
+        held.append(budget.held_bytes)
+        return document
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DocumentWork, "read", seen)
+        body = json.dumps(chat_of(PDF, stream=True))
+        answer = slow_client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.text.startswith(": keep-alive")
+    assert held == [len(body)]
+    assert budget.held_bytes == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from tramontane.loading.memory import available_bytes
+from tramontane.runtime import give_back_freed_memory
 from tramontane.server.errors import ApiError
 from tramontane.server.settings import ServerSettings
 
@@ -18,6 +20,10 @@ SHARE = 16
 """Of the memory that is free at the start: a body and what is made of it take several times its bytes."""
 LEAST_BYTES, MOST_BYTES = 160 * MIB, 1024 * MIB
 OWNER_SHARE = 4
+FREED_BYTES = 4 * MIB
+FREED_AFTER_S = 1.0
+"""Once so many bytes of bodies are no longer held, memory goes back to the system, so much later: the C library would
+keep several times as much."""
 
 
 def body_budget(settings: ServerSettings) -> BodyBudget:
@@ -41,6 +47,7 @@ class BodyBudget:
         self.owner_bytes = owner_bytes
         self.held_bytes = 0
         self._held_by: Counter[str] = Counter()
+        self._freed_bytes = 0
 
     @contextmanager
     def held(self, owner: str) -> Iterator[BodyShare]:
@@ -67,6 +74,14 @@ class BodyBudget:
         self._held_by[owner] -= num_bytes
         if not self._held_by[owner]:
             del self._held_by[owner]
+        is_due = self._freed_bytes >= FREED_BYTES
+        self._freed_bytes += num_bytes
+        if self._freed_bytes >= FREED_BYTES and not is_due:
+            asyncio.get_running_loop().call_later(FREED_AFTER_S, self._trim)
+
+    def _trim(self) -> None:
+        self._freed_bytes = 0
+        asyncio.get_running_loop().run_in_executor(None, give_back_freed_memory)
 
 
 class BodyShare:

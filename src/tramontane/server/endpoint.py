@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -30,7 +31,7 @@ from tramontane.server.idempotency.records import Mark, unmarked
 from tramontane.server.models import ServedModel
 from tramontane.server.notes import Notes, header_text
 from tramontane.server.request_record import RequestRecord
-from tramontane.server.schema.base import Body, json_body, validate, validate_sent
+from tramontane.server.schema.base import Body, read_json, validate, validate_sent
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import KEEP_ALIVE_S, EventStream, comment, failure_event
 
@@ -164,13 +165,15 @@ class Endpoint(Generic[Body]):
         status = 500
         is_streaming = False
         try:
-            async with json_body(request, call.caller) as data:
+            with ExitStack() as held:
+                share = held.enter_context(call.services.body_budget.held(call.caller.owner))
+                data = await read_json(request, share)
                 call.keyed = KeyedRequest.of(request, call.caller)
                 call.dialect = dialect_of(request, data, call.dialect)
                 call.is_strict = call.is_strict or is_mistral_client(request)
                 body = await validate_sent(request, self.body, data, notes=None if call.is_strict else call.notes)
                 if self.stream is not None and getattr(body, "stream", False):
-                    events = await begun(request, call, self.stream(call, body))
+                    events = await begun(request, call, self.stream(call, body), held)
                     is_streaming = True
                     return EventStream(
                         events,
@@ -191,6 +194,7 @@ class Endpoint(Generic[Body]):
             status = failure.status
             if status >= 500 and not isinstance(error, ApiError):
                 log.error("request %s to %s failed", call.request_id, self.path, exc_info=error)
+            error.__traceback__ = None  # its frames hold the body and, in a circle, the error
             return failure.response()
         finally:
             if not is_streaming:
@@ -240,10 +244,13 @@ BODIES: dict[str, type[BaseModel]] = {}
 """Request bodies by name, for the OpenAPI schema."""
 
 
-async def begun(request: Request, call: Call, stream: Awaitable[AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:
+async def begun(
+    request: Request, call: Call, stream: Awaitable[AsyncGenerator[bytes]], held: ExitStack
+) -> AsyncGenerator[bytes]:
     """The events of `stream`, which gives them once its request is queued. Where that takes longer than proxies and
-    clients should hear nothing (documents are parsed, and wait their turn), they are told to wait from then on, and an
-    error is an event. Raises ClientGoneError, and what `stream` raises before."""
+    clients should hear nothing (documents are parsed, and wait their turn), they are told to wait from then on, an
+    error is an event, and what is `held` for the request stays so until it is queued. Raises ClientGoneError, and what
+    `stream` raises before."""
     start = asyncio.ensure_future(stream)
     try:
         await unless_disconnected(request, asyncio.wait((start,), timeout=KEEP_ALIVE_S))
@@ -252,7 +259,11 @@ async def begun(request: Request, call: Call, stream: Awaitable[AsyncGenerator[b
             start.cancel()
             await asyncio.gather(start, return_exceptions=True)
             raise
-    return start.result() if start.done() else _late_events(call, start)
+    if start.done():
+        return start.result()
+    kept = held.pop_all()
+    start.add_done_callback(lambda _: kept.close())
+    return _late_events(call, start)
 
 
 async def _late_events(call: Call, start: asyncio.Future[AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:

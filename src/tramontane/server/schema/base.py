@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -28,7 +29,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator
 from tramontane.server.errors import MAX_ECHO_CHARS, ApiError, shortened
 from tramontane.server.guard import BOUNDS, CONTENT_DIGEST, KEY_HEADER
 from tramontane.server.notes import Notes
-from tramontane.server.validation import validation_error
+from tramontane.server.validation import Wrong, validation_error
 
 if TYPE_CHECKING:  # these lead to the models, which lead here
     from tramontane.server.auth import Caller
@@ -124,19 +125,19 @@ def validate(kind: type[Body], data: Any, *, notes: Notes | None = None) -> Body
     try:
         body = kind.model_validate(data, extra=extra)
     except ValidationError as error:
-        found = _every_error(kind, data, extra) if _has_few_values(data) else error
-        raise validation_error(found.errors(include_url=False), data, prefix=("body",)) from None
+        errors = _every_error(kind, data, extra) if _has_few_values(data) else error.errors(include_url=False)
+        raise validation_error(errors, data, prefix=("body",)) from None
     if notes is not None:
         notes.ignored |= set(_taken_out(body, ""))
     return body
 
 
-def _every_error(kind: type[BaseModel], data: Any, extra: ExtraValues | None) -> ValidationError:
+def _every_error(kind: type[BaseModel], data: Any, extra: ExtraValues | None) -> Sequence[Wrong]:
     """Of data that is known to be wrong."""
     try:
         _thorough(kind).validate_python(data, extra=extra)
     except ValidationError as error:
-        return error
+        return error.errors(include_url=False)
     raise RuntimeError(f"{kind.__name__}: wrong as far as the first error, and right beyond")
 
 
@@ -230,13 +231,11 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
 
 async def _received(request: Request, share: BodyShare) -> bytes:
     share.grow_to(int(request.headers.get("content-length") or 0))
-    chunks: list[bytes] = []
-    num_bytes = 0
+    body = io.BytesIO()  # whose bytes are given out as they lie
     async for chunk in request.stream():
-        num_bytes += len(chunk)
-        share.grow_to(num_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        share.grow_to(body.tell() + len(chunk))
+        body.write(chunk)
+    return body.getvalue()
 
 
 def _not_json(reason: str) -> str:
