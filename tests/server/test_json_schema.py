@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -75,6 +76,22 @@ def test_what_a_grammar_cannot_hold_is_left_out_and_named_or_refused(
         schema_text(wanted, strict=True, place=place)
     assert caught.value.param.startswith(f"{place}.properties.a.")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_steps_are_bounded_in_all_and_equal_ones_count_once(scale: float) -> None:
+    notes = Notes()
+    steps = {f"a{n:03}": {"type": "number", "multipleOf": round((9900 + n) * scale, 3)} for n in range(99)}
+    different = {"properties": steps}
+    rules = schema_text(different, strict=False, place="x", notes=notes)
+    assert 75 < len(notes.ignored) < 90
+    started = time.process_time()
+    COMPILER._build(f"%llguidance {{}}\nstart: content\ncontent: %json {rules}")
+    assert time.process_time() - started < 1.5  # 0.2; without a bound it is 3
+    with pytest.raises(FormatError, match=r"a0\d\d.multipleOf: a grammar cannot hold 9"):
+        schema_text(different, strict=True, place="x")
+    equal = {"properties": {f"a{n}": {"type": "integer", "multipleOf": 9973} for n in range(99)}}
+    schema_text(equal, strict=True, place="x")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -35,6 +35,7 @@ STEP = 1e-9
 """Numbers without `multipleOf` get it, so that their digits end."""
 
 MAX_STEP = 10_000  # digits of a multipleOf; the work per token grows with it
+MAX_STEPS = 100_000  # all that differ together: what a schema takes to compile grows with that, to 0.2 s
 MAX_LENGTH = 2**16  # of a string or array
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 LENGTHS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
@@ -72,11 +73,12 @@ class _Work:
     named: Mapping[str, Any]  # schemas that references lead to
     parts: frozenset[str]  # references to objects that others add properties to
     num_choices: int = 0  # `oneOf` that were looked at
+    steps: set[int] = field(default_factory=set)  # digits of each `multipleOf`
 
     def copy(self, schema: Mapping[str, Any], place: str, *, may_close: bool) -> dict[str, Any]:
         schema = _in_todays_words(schema)
         kept = dict(schema)
-        for name in _left_out(schema):
+        for name in [*_left_out(schema), *self._steps_too_many(schema)]:
             self.leave_out(f"{place}.{name}", kept[name])
             del kept[name]
         self._copy_patterns(kept, place)
@@ -118,6 +120,15 @@ class _Work:
         text = json.dumps({**self.named, **schema, "x-guidance": {"lenient": True}})
         warnings = LLMatcher.validate_grammar_with_warnings(_holding(text), byte_vocabulary(), limits=LIMITS)[1]
         return not any("oneOf" in warning for warning in warnings)
+
+    def _steps_too_many(self, schema: Mapping[str, Any]) -> Iterator[str]:
+        value = schema.get("multipleOf")
+        if _is_number(value) and _is_small_step(value):
+            steps = self.steps | {_step_digits(value)}
+            if sum(steps) > MAX_STEPS:
+                yield "multipleOf"
+            else:
+                self.steps = steps
 
     def inside(self, schema: Any, place: str, *, may_close: bool) -> Any:
         return self.copy(schema, place, may_close=may_close) if isinstance(schema, Mapping) else schema
@@ -242,7 +253,13 @@ def _is_exact(value: Any) -> bool:
 def _is_small_step(value: int | float) -> bool:
     step = Decimal(str(value)).normalize()
     exponent = step.as_tuple().exponent
-    return step > 0 and isinstance(exponent, int) and exponent >= -9 and int(step.scaleb(max(0, -exponent))) <= MAX_STEP
+    return step > 0 and isinstance(exponent, int) and exponent >= -9 and _step_digits(value) <= MAX_STEP
+
+
+def _step_digits(value: int | float) -> int:
+    """A step without its point: of 0.25 it is 25."""
+    sign, digits, exponent = Decimal(str(value)).normalize().as_tuple()
+    return int("".join(map(str, digits))) * 10 ** max(0, int(exponent))
 
 
 def _number_values(schema: Mapping[str, Any]) -> list[int | float]:
