@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tramontane.bounded_json import CONFIG
 from tramontane.config import Fields, read_json
-from tramontane.config.fields import MAX_JSON_BYTES
 from tramontane.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def test_refuses(case: tuple[bytes, str], tmp_path: Path) -> None:
 def test_refuses_a_huge_file_without_reading_it(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with path.open("wb") as file:
-        file.truncate(MAX_JSON_BYTES + 1)
-    with pytest.raises(ConfigError, match="is larger than 64 MiB"):
+        file.truncate(CONFIG.num_bytes + 1)
+    with pytest.raises(ConfigError, match="is larger than 8 MiB"):
         read_json(path)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import struct
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tramontane.config import read_json as read_config
-from tramontane.errors import CheckpointError, ConfigError, TokenizerError, TramontaneError
+from tramontane.errors import CheckpointError, ConfigError, TokenizerError
 from tramontane.formats.gguf_file import read_header
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.formats.torch_pickle import _Interpreter
 from tramontane.tokenizer.json_file import read_json as read_vocabulary
+from tramontane.tokenizer.sentencepiece import read_model
 
 MIB = 1 << 20
 
@@ -60,12 +61,24 @@ def test_a_pickle_of_nothing(body: bytes) -> None:
     costs(lambda: _Interpreter(b"\x80\x02" + body + b".").run(), Exception)
 
 
-def test_every_beginning_of_a_pth_is_refused(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    torch.save({"norm.weight": torch.zeros(4)}, whole)
-    data = whole.read_bytes()
-    cut = tmp_path / "cut.pth"
-    for length in range(len(data)):
-        cut.write_bytes(data[:length])
-        with pytest.raises(TramontaneError):
-            open_tensors(cut)
+def test_a_pickle_may_say_no_more_than_its_tensors_need() -> None:
+    """Refused after 10,000 instructions, whatever they are, where none of them describes a tensor."""
+    for body in (b"}b" * 6_000, b"(u" * 6_000, b"\x80\x02" * 11_000, b"\x94" * 11_000):
+        with pytest.raises(CheckpointError, match="more than any checkpoint needs"):
+            _Interpreter(b"\x80\x02}" + body + b".").run()
+
+
+def test_a_zip_of_a_great_many_records(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(70_000):
+            archive.writestr(f"archive/data/{number}", b"")
+    costs(lambda: open_tensors(path), CheckpointError)
+    with pytest.raises(CheckpointError, match="more records than any checkpoint needs"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("piece", [b"", b"\x0a\x02xy", b"\x18\x01" * 60], ids=["empty", "again", "fields"])
+def test_a_sentencepiece_file_of_nothing(piece: bytes) -> None:
+    data = (b"\x0a" + bytes([len(piece)]) + piece) * (12 * MIB // (2 + len(piece)))
+    costs(lambda: read_model(data), TokenizerError)

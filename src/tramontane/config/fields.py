@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from tramontane.bounded_json import structure_fault
+from tramontane.bounded_json import CONFIG, parse_bounded, structure_fault
 from tramontane.errors import ConfigError
-
-MAX_JSON_BYTES = 64 * 2**20  # the largest tokenizer.json of the supported models is 17 MB
 
 T = TypeVar("T")
 
@@ -144,7 +141,7 @@ class Fields:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises ConfigError if it is missing, over 64 MiB, damaged, too deep, has a key twice
+    """The JSON object in `path`. Raises ConfigError if it is missing, too large, damaged, too deep, has a key twice
     or is not an object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,12 +156,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {name} is not a JSON number; write a finite value")
 
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it cannot be a configuration file")
-        text = path.read_bytes()
-        if fault := structure_fault(text):
+        with path.open("rb") as file:
+            text = file.read(CONFIG.num_bytes + 1)
+        if fault := structure_fault(text, CONFIG):
             raise ConfigError(f"{path}: {fault}")
-        data = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
+        data = parse_bounded(text, object_pairs_hook=unique, parse_constant=refuse_constant)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; fetch the checkpoint again") from None
     except OSError as error:

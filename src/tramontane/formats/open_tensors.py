@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from tramontane.bounded_json import TENSOR_HEADER
 from tramontane.errors import CheckpointError
 from tramontane.formats.gguf_file import GgufSource
 from tramontane.formats.header_json import read_json_object
 from tramontane.formats.names import shown
-from tramontane.formats.safetensors_file import HEADER_LIMIT_BYTES, SafetensorsSource
+from tramontane.formats.safetensors_file import SafetensorsSource
 from tramontane.formats.tensor_parallel import TensorParallelSource
 from tramontane.formats.tensor_source import ShardedSource, TensorSource
 from tramontane.formats.torch_pickle import TorchSource
@@ -126,11 +127,9 @@ def _open_indexed(folder: Path, index: Path) -> TensorSource:
 def _read_weight_map(index: Path) -> dict[str, str]:
     try:
         with index.open("rb") as file:
-            text = file.read(HEADER_LIMIT_BYTES + 1)
+            text = file.read(TENSOR_HEADER.num_bytes + 1)
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error.strerror}") from None
-    if len(text) > HEADER_LIMIT_BYTES:
-        raise CheckpointError(f"{index} is larger than {HEADER_LIMIT_BYTES} bytes")
     try:
         weight_map = read_json_object(text.strip()).get("weight_map")
     except CheckpointError as error:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tramontane.bounded_json import TENSOR_HEADER, collector_paused
 from tramontane.errors import CheckpointError
-from tramontane.formats.header_json import collector_paused, read_json_object
+from tramontane.formats.header_json import read_json_object
 from tramontane.formats.mapped_file import MappedFile
 from tramontane.formats.names import shown
 from tramontane.formats.tensor_source import MappedSource, MappedTensor, TensorInfo
@@ -20,7 +21,6 @@ from tramontane.formats.tensor_source import MappedSource, MappedTensor, TensorI
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEADER_LIMIT_BYTES = 100_000_000  # the reference implementation's own limit
 _MAX_DIMENSIONS = 8
 _MAX_LENGTH = 2**48
 
@@ -72,8 +72,8 @@ def read_header(start: bytes | memoryview, file_bytes: int) -> Header:
         raise CheckpointError(f"is only {file_bytes} bytes long; download it again")
     header_bytes = int.from_bytes(start[:8], "little")
     data_start = 8 + header_bytes
-    if header_bytes > HEADER_LIMIT_BYTES:
-        raise CheckpointError(f"claims a header of {header_bytes} bytes; {HEADER_LIMIT_BYTES} at most are read")
+    if header_bytes > TENSOR_HEADER.num_bytes:
+        raise CheckpointError(f"claims a header of {header_bytes} bytes; {TENSOR_HEADER.num_bytes} at most are read")
     if data_start > min(file_bytes, len(start)):
         raise CheckpointError(f"claims a header of {header_bytes} bytes in a file of {file_bytes}; download it again")
     with collector_paused():

@@ -8,6 +8,7 @@ a dictionary of tensors are understood; anything else refuses the file. This is 
 
 from __future__ import annotations
 
+import io
 import pickletools
 import zipfile
 import zlib
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 _PROGRAM_LIMIT_BYTES = 4 << 20  # 30,000 tensors; the objects it makes take up to a hundred times its size
 _MAX_DIMENSIONS = 8
-_MAX_INSTRUCTIONS = 1_000_000  # some 25 describe a tensor
+_MAX_INSTRUCTIONS = 1_000_000
+_FREE_INSTRUCTIONS = 10_000  # and so many more for each tensor, which takes some 35
+_INSTRUCTIONS_PER_TENSOR = 100
+_ZIP_READ_BYTES = 4 << 20  # the directory of some 40,000 records
 _MAX_STACK = 10_000  # a dictionary is filled with 1,000 pairs at a time
 _OLDEST_SAFE_TORCH = (2, 6)  # torch.load(weights_only=True) runs code before it: CVE-2025-32434
 
@@ -141,7 +145,7 @@ def _read_records(file: MappedFile) -> dict[str, tuple[int, int]]:
             "have its owner save it again as safetensors"
         )
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with _ShortReads(file.path) as opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError, OverflowError):
         raise CheckpointError("is a damaged zip; download it again") from None
@@ -168,6 +172,15 @@ def _read_records(file: MappedFile) -> dict[str, tuple[int, int]]:
     if any(start + size > following for (start, size), (following, _) in pairwise(ranges)):
         raise CheckpointError("has overlapping records")
     return records
+
+
+class _ShortReads(io.FileIO):
+    """A file of which the zip's directory is read at once, unless it is too large for that."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _ZIP_READ_BYTES:
+            raise CheckpointError("lists more records than any checkpoint needs")
+        return super().read(size)
 
 
 def _data_range(file: MappedFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
@@ -201,10 +214,11 @@ class _Interpreter:
         self._program = program
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
+        self._allowed = _FREE_INSTRUCTIONS
 
     def run(self) -> object:
         for number, (opcode, argument, position) in enumerate(pickletools.genops(self._program)):
-            if number > _MAX_INSTRUCTIONS or len(self._stack) > _MAX_STACK:
+            if number > min(self._allowed, _MAX_INSTRUCTIONS) or len(self._stack) > _MAX_STACK:
                 raise CheckpointError("its data.pkl describes more than any checkpoint needs")
             if opcode.name == "STOP":
                 if position != len(self._program) - 1 or len(self._stack) != 1:
@@ -258,6 +272,8 @@ class _Interpreter:
             case "REDUCE":
                 arguments, function = self._pop(), self._pop()
                 stack.append(_describe_call(function, arguments))
+                if isinstance(stack[-1], _Tensor):
+                    self._allowed += _INSTRUCTIONS_PER_TENSOR
             case "BUILD":  # an OrderedDict's attributes: state_dict's _metadata, of no use here
                 if not isinstance(self._pop(), dict) or not isinstance(stack[-1], dict):
                     raise CheckpointError("wants to build an object; only tensors are read")

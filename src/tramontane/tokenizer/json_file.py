@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tramontane.bounded_json import structure_fault
+from tramontane.bounded_json import VOCABULARY, parse_bounded, structure_fault
 from tramontane.errors import TokenizerError
-
-MAX_JSON_BYTES = 256 * 2**20  # the largest tekken.json is 19 MB
 
 T = TypeVar("T")
 
@@ -17,12 +14,11 @@ T = TypeVar("T")
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises TokenizerError naming the file when it is not one, too large or too nested."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise TokenizerError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-        text = path.read_bytes()
-        if fault := structure_fault(text):
+        with path.open("rb") as file:
+            text = file.read(VOCABULARY.num_bytes + 1)
+        if fault := structure_fault(text, VOCABULARY):
             raise TokenizerError(f"{path}: {fault}")
-        data = json.loads(text)
+        data = parse_bounded(text)
     except RecursionError:
         raise TokenizerError(f"{path} is nested too deeply") from None
     except (OSError, ValueError) as error:

@@ -13,13 +13,16 @@ from tramontane.errors import TokenizerError
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+def fields(data: bytes, most: int) -> Iterator[tuple[int, bytes | int]]:
     """(field number, value) of a message in file order: int for varints, bytes for everything else.
 
-    Raises TokenizerError when a length leaves the message or the wire type is unknown.
+    Raises TokenizerError when a length leaves the message, the wire type is unknown, or there are more than `most`.
     """
-    place = 0
+    place = num_read = 0
     while place < len(data):
+        if num_read == most:
+            raise TokenizerError(f"a message in it has more than {most:,} fields, which no vocabulary needs")
+        num_read += 1
         key, place = _varint(data, place)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:

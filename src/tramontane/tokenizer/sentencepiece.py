@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 SPACE = "▁"
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_PIECE_CHARS = 1024
-MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 16 * 2**20  # the largest, of 262,000 pieces, takes 5 MB
 
 _MAX_FLOAT32 = 3.4e38
+_PIECE_FIELDS = 8  # there are three
+_SETTINGS = 10_000  # of training and of normalisation: some list words
 _BPE = 2  # TrainerSpec.model_type
 
 
@@ -93,20 +95,26 @@ def read_model(data: bytes) -> SentencePieceVocabulary:
     Raises TokenizerError for a damaged file, another algorithm than BPE, or a normalisation of the text.
     """
     pieces: list[str] = []
+    known: set[str] = set()
     scores: list[float] = []
     types: list[PieceType] = []
     algorithm = 1
     adds_space, removes_space = True, True
-    for number, value in fields(data):
+    for number, value in fields(data, MAX_VOCAB_SIZE + _PIECE_FIELDS):
         if number == 1 and isinstance(value, bytes):
-            piece = dict(fields(value))
-            pieces.append(_utf8(piece.get(1, b"")))
+            piece = dict(fields(value, _PIECE_FIELDS))
+            text = _utf8(piece.get(1, b""))
+            if not text or text in known:
+                fault = "given twice" if text else "empty"
+                raise TokenizerError(f"piece {len(pieces)} of tokenizer.model is {fault}; the file is damaged")
+            pieces.append(text)
+            known.add(text)
             scores.append(float32(piece.get(2, b"\0\0\0\0")))
             types.append(piece_type(piece.get(3, 1), len(pieces) - 1))
         elif number == 2 and isinstance(value, bytes):
-            algorithm = _number(dict(fields(value)).get(3, 1))
+            algorithm = _number(dict(fields(value, _SETTINGS)).get(3, 1))
         elif number == 3 and isinstance(value, bytes):
-            normalizer = dict(fields(value))
+            normalizer = dict(fields(value, _SETTINGS))
             if normalizer.get(2):
                 raise TokenizerError("tokenizer.model rewrites text before splitting it; only identity is supported")
             adds_space = bool(normalizer.get(3, 1))

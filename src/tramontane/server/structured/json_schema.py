@@ -122,7 +122,7 @@ class _Work:
         return not any("oneOf" in warning for warning in warnings)
 
     def _steps_too_many(self, schema: Mapping[str, Any]) -> Iterator[str]:
-        value = schema.get("multipleOf")
+        value: Any = schema.get("multipleOf")
         if _is_number(value) and _is_small_step(value):
             steps = self.steps | {_step_digits(value)}
             if sum(steps) > MAX_STEPS:
@@ -258,8 +258,8 @@ def _is_small_step(value: int | float) -> bool:
 
 def _step_digits(value: int | float) -> int:
     """A step without its point: of 0.25 it is 25."""
-    sign, digits, exponent = Decimal(str(value)).normalize().as_tuple()
-    return int("".join(map(str, digits))) * 10 ** max(0, int(exponent))
+    step = Decimal(str(value)).normalize()
+    return int(step.scaleb(max(0, -int(step.as_tuple().exponent))))
 
 
 def _number_values(schema: Mapping[str, Any]) -> list[int | float]:

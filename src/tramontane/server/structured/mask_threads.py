@@ -1,7 +1,7 @@
 """MaskThreads: where grammars work out which tokens may come next, beside the engine's thread and in turns of requests.
 
-llguidance lets other threads run while it computes a mask. A mask is usually a matter of microseconds, but some
-grammars take a tenth of a second for each; here they hold up their own answers alone.
+llguidance lets other threads run while it computes a mask. A mask is usually a matter of microseconds, and then made
+where it is needed; but some grammars take a tenth of a second for each, and here hold up their own answers alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ tried, and other threads stand still meanwhile."""
 BURST_S, SHARE_S = 2.0, 2e-3
 """Processor time of all masks of a request: so much, and so much more for each."""
 
+SWIFT_S = 3e-4
+NUM_PROBED = 16
+NUM_PROBED_PER_S = 10_000
+"""A mask that takes no longer than `SWIFT_S` costs less than handing it to another thread. The engine's own makes it
+once so many of a request have been that swift: after one that was not, the more the longer that took, so that on
+average it waits 0.1 ms for each at most."""
+
 QUICK_S = 1e-3  # mean processor time of a mask up to which the engine's thread may follow tokens itself
 
 
@@ -31,7 +38,13 @@ class GrammarUse:
         self.spent_s = 0.0
         self.num_masks = 0
         self.mean_s = 0.0  # of a mask, as of late
+        self.num_to_probe = NUM_PROBED
         self.fault: RequestError | None = None
+
+    @property
+    def is_swift(self) -> bool:
+        """Whether the engine's thread may make the next mask itself."""
+        return self.num_to_probe == 0
 
     @property
     def is_quick(self) -> bool:
@@ -42,6 +55,7 @@ class GrammarUse:
         self.spent_s += seconds
         self.num_masks += 1
         self.mean_s += (seconds - self.mean_s) / min(self.num_masks, 8)
+        self.num_to_probe = max(0, self.num_to_probe - 1, int((seconds - SWIFT_S) * NUM_PROBED_PER_S))
         if seconds > MAX_MASK_S or self.spent_s > BURST_S + SHARE_S * self.num_masks:
             raise self.fail(
                 f"the format asked for is too complex: {self.spent_s:.1f} s of processor time went into what may come "

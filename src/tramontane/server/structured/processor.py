@@ -44,8 +44,8 @@ class _Shared:
 class GrammarProcessor:
     """Holds an answer to a grammar, from its first token on or from the first token `trigger` on.
 
-    Masks are made ahead, on `mask_threads`. It follows whatever it is shown, also where the last tokens are taken back
-    again, as a verified draft may be.
+    Masks that may take long are made ahead, on `mask_threads`. It follows whatever it is shown, also where the last
+    tokens are taken back again, as a verified draft may be.
     """
 
     def __init__(
@@ -67,9 +67,10 @@ class GrammarProcessor:
         return clone
 
     def prepare(self, generated_token_ids: Sequence[int], draft: Sequence[int]) -> Future[None] | None:
-        """Masks for the draw after these tokens and after each guess; None where they are there already."""
+        """Masks for the draw after these tokens and after each guess; None where they are there already, or come as
+        quickly when they are needed."""
         seen = self._seen([*generated_token_ids, *draft])
-        if seen is None:
+        if seen is None or self._shared.use.is_swift:
             return None
         first = max(0, len(seen) - len(draft))
         if self._prepared[:first] != seen[:first] or self._prepared[first : len(seen)] != seen[first:]:
