@@ -346,6 +346,12 @@ def test_the_help_names_every_weight_format() -> None:
         (["create"], "keys create needs a name for the new key"),
         (["revoke"], "keys revoke needs the id of a key (tramontane keys list)"),
         (["list", "x"], "keys list takes no name; leave out 'x'"),
+        (["list", "--owner", "x"], "keys list takes no --owner, which is for keys create"),
+        (["revoke", "x", "--scope", "files"], "keys revoke takes no --scope, which is for keys create"),
+        (
+            ["limit", "x", "--max-files", "1", "--expires-days", "3"],
+            "keys limit takes no --expires-days, which is for keys create",
+        ),
     ],
 )
 def test_keys_say_what_is_missing(refused: Any, arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tramontane.server.files.files import Files
 from tramontane.server.guard import AT_END
 from tramontane.server.keys import KeyOptions, create_key, limit_key, list_keys
 from tramontane.server.quotas import Quotas
+from tramontane.server.routes import responses
 from tramontane.server.running_requests import RunningRequests
 from tramontane.server.settings import ServerSettings
 from tramontane.server.state import State, open_state
@@ -128,6 +129,36 @@ def test_unfinished_batches_and_what_they_keep_count(client: TestClient) -> None
     assert again.status_code == 200
     client.post(f"/v1/batch/jobs/{again.json()['id']}/cancel", headers=headers)
     assert "the quota of stored bytes" in message_of(batch(client, key(client, max_stored_bytes=1000)), 403)
+
+
+def test_kept_responses_count_until_they_are_deleted(client: TestClient) -> None:
+    headers = key(client, max_stored_bytes=50_000)
+
+    def respond(**options: Any) -> Any:
+        body = {"model": "chat", "input": "x" * 300, "instructions": "y", "max_output_tokens": 1, **options}
+        return client.post("/v1/responses", json=body, headers=headers)
+
+    kept = []
+    while (made := respond(metadata={"a": "b" * 500})).status_code == 200:
+        kept.append(made.json()["id"])
+        assert len(kept) < 60
+    message = message_of(made, 403)
+    assert "the quota of stored bytes is reached" in message
+    assert "kept responses" in message
+    assert respond(store=False).status_code == 200
+    for response_id in kept:
+        assert client.delete(f"/v1/responses/{response_id}", headers=headers).status_code == 200
+    assert respond().status_code == 200
+
+
+def test_a_response_that_cannot_be_kept_is_refused_before_it_is_computed(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = key(client, max_stored_bytes=0)
+    body = {"model": "chat", "input": "x", "max_output_tokens": 5}
+    monkeypatch.setattr(responses, "read_conversation", None)  # would be answered 500
+    for options in ({}, {"stream": True}):
+        message_of(client.post("/v1/responses", json=body | options, headers=headers), 403)
 
 
 def test_openai_sees_the_message(client: TestClient) -> None:

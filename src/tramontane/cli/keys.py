@@ -51,7 +51,8 @@ def keys(
     ] = None,
     max_files: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most files stored for its owner.")] = None,
     max_stored_gib: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Most GiB of files, and of the requests of unfinished batches.")
+        str | None,
+        typer.Option(metavar="NUMBER", help="Most GiB of files, kept responses and unfinished batches."),
     ] = None,
     max_batches: Annotated[str | None, typer.Option(metavar="NUMBER", help="Most unfinished batches.")] = None,
     max_fine_tuning_jobs: Annotated[
@@ -94,6 +95,10 @@ def keys(
         raise ConfigError("keys limit needs a limit, such as --max-files 1000 or --max-files default")
     if limits and action in ("list", "revoke"):
         raise ConfigError(f"keys {action} takes no limits")
+    if action != "create":
+        for option, value in (("--owner", owner), ("--scope", scope), ("--expires-days", expires_days)):
+            if value is not None:
+                raise ConfigError(f"keys {action} takes no {option}, which is for keys create")
     settings = ServerSettings(state_dir=state_dir, database_url=database_url)
     database = open_database(settings.resolved_database_url)
     try:

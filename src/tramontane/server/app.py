@@ -126,7 +126,7 @@ def create_app(settings: ServerSettings, registry: ModelRegistry | None = None) 
     gate = Gate(database, RateLimits(), RunningRequests(settings.max_concurrent_requests))
     jobs = BatchJobs(database, files.contents, files.quotas)
     runner = BatchRunner(jobs, gate, answers_of(app), concurrency=settings.batch_concurrency)
-    stored_responses = StoredResponses(database, days=settings.response_days)
+    stored_responses = StoredResponses(database, days=settings.response_days, quotas=files.quotas)
     idempotency = Idempotency(database)
     usage_writer = UsageWriter(database, days=settings.usage_days, request_log=settings.request_log)
     observers = [counters.observe, usage_writer.observe]

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
-from tramontane.server.store.tables import BatchJob, File, FineTunedModel, FineTuningJob, Key
+from tramontane.server.store.tables import BatchJob, File, FineTunedModel, FineTuningJob, Key, StoredResponse
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -46,9 +46,11 @@ def _files(session: Session, owner: str) -> int:
 
 
 def _stored_bytes(session: Session, owner: str) -> int:
-    """Of files, and of the requests of batches, which are kept until these have ended."""
-    return _sum(session, File.size_bytes, File.owner == owner) + _sum(
-        session, BatchJob.requests_bytes, BatchJob.owner == owner, BatchJob.completed_at.is_(None)
+    """Of files, of kept responses, and of the requests of batches, which are kept until these have ended."""
+    return (
+        _sum(session, File.size_bytes, File.owner == owner)
+        + _sum(session, StoredResponse.size_bytes, StoredResponse.owner == owner)
+        + _sum(session, BatchJob.requests_bytes, BatchJob.owner == owner, BatchJob.completed_at.is_(None))
     )
 
 
@@ -67,7 +69,7 @@ def _models(session: Session, owner: str) -> int:
 
 QUOTAS = (
     Quota("max_files", "files", 403, "delete some", _files),
-    Quota("max_stored_bytes", "stored bytes", 403, "delete files, or cancel batches", _stored_bytes),
+    Quota("max_stored_bytes", "stored bytes", 403, "delete files or kept responses, or cancel batches", _stored_bytes),
     Quota("max_batches", "unfinished batches", 429, "wait until some have ended, or cancel them", _batches),
     Quota(
         "max_fine_tuning_jobs",

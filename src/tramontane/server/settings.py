@@ -152,7 +152,7 @@ class ServerSettings:
         int, typer.Option(help="Quotas, of callers whose key has none of its own: files stored for an owner.")
     ] = 10_000
     max_stored_gib: Annotated[
-        float, typer.Option(help="… GiB of files, and of the requests of unfinished batches.")
+        float, typer.Option(help="… GiB of files, kept responses, and requests of unfinished batches.")
     ] = 100.0
     max_batches: Annotated[int, typer.Option(help="… batches that have not ended.")] = 1000
     max_fine_tuning_jobs: Annotated[int, typer.Option(help="… fine-tuning jobs that have not ended.")] = 100

@@ -19,6 +19,10 @@ BODY = {"id": RESPONSE, "output": [MESSAGE]}
 ITEMS = [{"id": f"msg_{REQUEST}_in0", "type": "message", "role": "user", "content": "x"}]
 
 
+class Alice:
+    owner = key_id = "alice"
+
+
 def num_rows(database: Database) -> int:
     with database.read() as session:
         return session.scalar(select(func.count()).select_from(StoredResponse)) or 0
@@ -26,7 +30,7 @@ def num_rows(database: Database) -> int:
 
 def test_a_response_is_its_owners_until_it_expires(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     responses = StoredResponses(database, days=3)
-    responses.add("alice", ITEMS, BODY)
+    responses.add(Alice(), ITEMS, BODY)
     row = responses.get(RESPONSE, "alice")
     assert (row.body, row.input) == (BODY, ITEMS)
     assert responses.item(f"msg_{REQUEST}_0", "alice") == MESSAGE
@@ -49,7 +53,7 @@ def test_a_response_is_its_owners_until_it_expires(database: Database, monkeypat
 
 def test_a_deleted_response_is_gone(database: Database) -> None:
     responses = StoredResponses(database, days=1)
-    responses.add("alice", ITEMS, BODY)
+    responses.add(Alice(), ITEMS, BODY)
     responses.delete(RESPONSE, "alice")
     with pytest.raises(ApiError, match="kept here"):
         responses.get(RESPONSE, "alice")

@@ -116,11 +116,12 @@ class ResponseBuilder:
         yield self._event(f"response.{self.response['status']}", response=self.response)
 
     async def keep(self) -> None:
-        """Store the answer, unless it is not wanted. Raises StoreError and DiskFullError."""
+        """Store the answer, unless it is not wanted. Raises StoreError and DiskFullError, and
+        ApiError beyond a quota."""
         if self.request.store is not False:
             items = self.conversation.as_json(self.call)
             stored = self.call.services.stored_responses
-            await asyncio.to_thread(stored.add, self.call.caller.owner, items, self.response, self.call.mark)
+            await asyncio.to_thread(stored.add, self.call.caller, items, self.response, self.call.mark)
 
     def fail(self, failure: ApiError) -> Event:
         code = "rate_limit_exceeded" if failure.status == 429 else "server_error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
@@ -10,7 +11,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from tramontane.server.errors import ApiError
+from tramontane.server.files.files import Reader
 from tramontane.server.idempotency.records import Mark, unmarked
+from tramontane.server.quotas import NO_QUOTAS, Quotas
 from tramontane.server.store.database import Database
 from tramontane.server.store.tables import StoredResponse
 
@@ -23,17 +26,31 @@ class StoredResponses:
     """Waits for the disk: call it from other threads than the event loop's. What other owners have, or has expired, is
     not there."""
 
-    def __init__(self, database: Database, *, days: int) -> None:
+    def __init__(self, database: Database, *, days: int, quotas: Quotas = NO_QUOTAS) -> None:
         self.database = database
+        self.quotas = quotas
         self.days = days  # 0: nothing is kept
 
-    def add(self, owner: str, items: list[dict[str, Any]], body: dict[str, Any], mark: Mark = unmarked) -> None:
-        """Keep `body`, the answer to a conversation of `items`: whole once this returns."""
+    def require_room(self, reader: Reader) -> None:
+        """Raises ApiError where no more can be kept: before an answer is computed."""
+        with self.database.read() as session:
+            self.quotas.require(session, reader.owner, reader.key_id, max_stored_bytes=1)
+
+    def add(self, reader: Reader, items: list[dict[str, Any]], body: dict[str, Any], mark: Mark = unmarked) -> None:
+        """Keep `body`, the answer to a conversation of `items`: whole once this returns. Raises ApiError beyond a
+        quota."""
         now = time.time()
         row = StoredResponse(
-            id=body["id"], owner=owner, created_at=now, expires_at=now + self.days * DAY_S, input=items, body=body
+            id=body["id"],
+            owner=reader.owner,
+            size_bytes=len(json.dumps(items)) + len(json.dumps(body)),
+            created_at=now,
+            expires_at=now + self.days * DAY_S,
+            input=items,
+            body=body,
         )
         with self.database.write() as session:
+            self.quotas.require(session, reader.owner, reader.key_id, max_stored_bytes=row.size_bytes)
             session.add(row)
             mark(session, row.id)
 

@@ -36,6 +36,7 @@ async def answer(call: Call, request: ResponseRequest) -> dict[str, Any]:
 
 
 async def _make(call: Call, request: ResponseRequest) -> dict[str, Any]:
+    await _require_room(call, request)
     conversation = await read_conversation(call, request)
     builder = _builder(call, request, conversation)
     for _ in builder.open():
@@ -59,6 +60,7 @@ async def stream(call: Call, request: ResponseRequest) -> AsyncGenerator[bytes]:
             events = kept_events(await _kept(call, attempt.object_id))
         else:
             call.mark = attempt.mark
+            await _require_room(call, request)
             conversation = await read_conversation(call, request)
             events = response_events(_builder(call, request, conversation), await conversation.start(call))
         stack.pop_all()  # it goes on until the stream has ended
@@ -67,8 +69,16 @@ async def stream(call: Call, request: ResponseRequest) -> AsyncGenerator[bytes]:
 
 async def _attempt(call: Call, request: ResponseRequest) -> Attempt:
     """Of a response that is not kept, one without a key: it may be made twice."""
-    is_kept = request.store is not False and call.services.stored_responses.days > 0
-    return await call.services.idempotency.begin(call.keyed if is_kept else None)
+    return await call.services.idempotency.begin(call.keyed if _is_kept(call, request) else None)
+
+
+async def _require_room(call: Call, request: ResponseRequest) -> None:
+    if _is_kept(call, request):
+        await asyncio.to_thread(call.services.stored_responses.require_room, call.caller)
+
+
+def _is_kept(call: Call, request: ResponseRequest) -> bool:
+    return request.store is not False and call.services.stored_responses.days > 0
 
 
 async def _kept(call: Call, response_id: str) -> dict[str, Any]:

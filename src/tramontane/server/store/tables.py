@@ -208,10 +208,11 @@ class StoredResponse(Base):
     """A response that its owner may fetch and go on from, until it expires."""
 
     __tablename__ = "responses"
-    __table_args__ = (Index(None, "expires_at"),)
+    __table_args__ = (Index(None, "expires_at"), Index(None, "owner", "size_bytes"))
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str] = mapped_column(OWNER)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")  # as JSON
     created_at: Mapped[float]
     expires_at: Mapped[float]
     input: Mapped[list[dict[str, Any]]]  # items of the whole conversation before it
