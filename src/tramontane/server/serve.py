@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import os
 import resource
@@ -97,6 +98,7 @@ async def _serve(
     app = create_app(settings, registry)
     if not has_keys(app.state.services.database):
         log.warning("no key is configured: only callers on this machine are served; see tramontane keys")
+    settle()
     connections = Connections(limits)
     config = uvicorn.Config(
         app,
@@ -127,6 +129,13 @@ async def _serve(
         for watcher in watchers:
             watcher.cancel()
     return ENGINE_DEAD if _has_died(registry) else 0
+
+
+def settle() -> None:
+    """What is there by now stays: the garbage collector, which holds everybody while it runs, is to look no more at it.
+    A large body, as many objects, would set it off each time, for 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def connection_limits(settings: ServerSettings) -> ConnectionLimits:
