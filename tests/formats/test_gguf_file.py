@@ -352,10 +352,10 @@ def test_split_models_are_refused() -> None:
 
 def test_arrays_beyond_any_vocabulary_are_refused(tmp_path: Path) -> None:
     """Honest, but absurd: a list of Python numbers takes eight times the file."""
-    array = struct.pack("<IQ", 0, 2**22 + 1) + bytes(2**22 + 1)
+    array = struct.pack("<IQ", 0, 2**21 + 1) + bytes(2**21 + 1)
     refused_file(build([key("k", ARRAY, array)], [], b""), tmp_path / "x.gguf")
-    half = struct.pack("<IQ", 0, 2**21) + bytes(2**21)
-    refused(build([key(k, ARRAY, half) for k in "abc"], [], b""), "arrays of more than 4194304 items")
+    half = struct.pack("<IQ", 0, 2**20) + bytes(2**20)
+    refused(build([key(k, ARRAY, half) for k in "abc"], [], b""), "arrays of more than 2097152 items")
 
 
 def test_retyped_or_removed_metadata_is_the_configurations_business() -> None:

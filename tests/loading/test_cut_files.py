@@ -16,7 +16,7 @@ from tests.formats.hostile import assert_one_line, write_anew
 from tests.loading.checkpoints import DENSE, random_weights, write, write_pth
 from tests.temporary import temporary_folder
 from tests.tiny_checkpoint import write_tiny_checkpoint
-from tests.tokenizer.vocabularies import path_of, saved
+from tests.tokenizer.vocabularies import path_of, saved, tiny_sentencepiece
 from tramontane.errors import TramontaneError
 from tramontane.formats.open_tensors import open_tensors
 from tramontane.loading import load_model, open_checkpoint, open_tokenizer, save_checkpoint
@@ -24,6 +24,7 @@ from tramontane.loading.adapter_files import AdapterConfig, read_adapter, write_
 from tramontane.loading.classifier_files import Classifier, open_classifier, write_classifier
 from tramontane.model.lora import LowRankShape
 from tramontane.tokenizer import load_tokenizer
+from tramontane.tokenizer.sentencepiece import write_model
 from tramontane.training.checkpointer import TrainerState, read_state, write_state
 
 EVERY_BYTE = 150
@@ -87,6 +88,12 @@ def vocabulary(source: Path, name: str) -> Sound:
     return Sound(path, lambda: load_tokenizer(path))
 
 
+def pieces() -> Sound:
+    path = temporary_folder() / "tokenizer.model"
+    path.write_bytes(write_model(tiny_sentencepiece().vocabulary))
+    return Sound(path, lambda: load_tokenizer(path))
+
+
 def adapter(file: str) -> Sound:
     folder = temporary_folder() / "adapter"
     name = "layers.0.attention.wq"
@@ -121,7 +128,7 @@ KINDS: dict[str, Callable[[], Sound]] = {
     "tar pth": lambda: old_pickle(as_tar),
     "tokenizer.json": lambda: vocabulary(saved("v7-small") / "tokenizer.json", "tokenizer.json"),
     "tekken.json": lambda: vocabulary(path_of("v7-small"), "tekken.json"),
-    "tokenizer.model": lambda: vocabulary(path_of("v1"), "tokenizer.model"),
+    "tokenizer.model": pieces,
     "adapter_config.json": lambda: adapter("adapter_config.json"),
     "adapter_model.safetensors": lambda: adapter("adapter_model.safetensors"),
     "classifier's labels": lambda: classifier("classifier.json"),
