@@ -95,9 +95,10 @@ def test_table_was_read_as_meant() -> None:
         "extras",
         "fair_queue",
         "runtime",
+        "tasks",
         "config",
     }
-    assert RULES.allowed["ops"] == {"bounded_json", "durable", "errors", "extras", "fair_queue", "runtime"}
+    assert RULES.allowed["ops"] == {"bounded_json", "durable", "errors", "extras", "fair_queue", "runtime", "tasks"}
     assert RULES.allowed["model"] == {
         "bounded_json",
         "durable",
@@ -105,6 +106,7 @@ def test_table_was_read_as_meant() -> None:
         "extras",
         "fair_queue",
         "runtime",
+        "tasks",
         "config",
         "ops",
     }

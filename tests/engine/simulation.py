@@ -17,8 +17,9 @@ from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.pages import max_pages_for
 from tramontane.engine.request import Request, Sequence
 from tramontane.engine.sampling import SamplingParams
-from tramontane.engine.scheduler import Chunk, Scheduler, StepPlan
+from tramontane.engine.scheduler import Scheduler
 from tramontane.engine.shares import TokenCost
+from tramontane.engine.step_plan import Chunk, StepPlan
 
 VOCAB_SIZE = 6  # few tokens, so that prompts share beginnings by chance as well
 STOP_TOKEN_ID = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.server.in_process import serving
-from tests.server.random_disconnects import tally, text
+from tests.server.random_disconnects import follow, tally, text
 from tramontane.engine.engine import Engine
+from tramontane.engine.request import Output
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
 from tramontane.server.endpoint import ENDPOINTS, Call
@@ -28,6 +30,48 @@ def test_usage_agrees_with_the_engine_to_the_token_whenever_readers_leave(app_cl
     assert found.num_records > 200  # the others were left before they began
     assert found.engine_prompt_tokens == found.charged_prompt_tokens > 1000
     assert found.engine_answer_tokens == found.charged_answer_tokens > 500
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/embeddings", {"input": [f"wind {number}" for number in range(30)]}),
+        ("/v1/completions", {"prompt": [f"wind {number}" for number in range(9)], "max_tokens": 5}),
+        ("/v1/completions", {"prompt": [f"wind {number}" for number in range(9)], "max_tokens": 5, "stream": True}),
+        ("/v1/chat/moderations", {"input": [{"role": "user", "content": "wind"}]}),
+        ("/api/documents/summary", {"text": "The wind was cold. " * 200, "words": 50}),
+    ],
+)
+def test_a_request_of_many_parts_is_over_when_all_of_them_are(
+    app_client: TestClient, monkeypatch: pytest.MonkeyPatch, endpoint: str, body: dict[str, Any]
+) -> None:
+    app: Any = app_client.app
+    services: Services = app.state.services
+    engine = services.registry.resolve("chat", "local").llm.engine
+    step, may_go_on = engine._engine.step, threading.Event()
+
+    def held_step() -> list[Output]:
+        may_go_on.wait(60)
+        return step()
+
+    async def leave() -> None:
+        seen: list[Call] = []
+        task = asyncio.ensure_future(follow(services, endpoint, {"model": "chat", **body}, seen))
+        while not (seen and seen[0].requests):
+            await asyncio.sleep(0.001)
+        for _ in range(5):
+            task.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not task.done()
+        may_go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+        stats = await engine.inspect(Engine.stats)
+        assert stats.num_running == stats.num_waiting == 0
+
+    portal: Any = app_client.portal
+    monkeypatch.setattr(engine._engine, "step", held_step)
+    portal.call(leave)
 
 
 def test_what_a_key_is_charged_is_what_its_requests_took(app_client: TestClient) -> None:

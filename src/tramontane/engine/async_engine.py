@@ -17,6 +17,7 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.request import Collector, FinishReason, Meter, Output, SequenceId, Usage
 from tramontane.engine.sampling import SamplingParams
 from tramontane.model.adapter import Adapter
+from tramontane.tasks import ended
 
 Result = TypeVar("Result")
 
@@ -200,9 +201,10 @@ class AsyncEngine:
             try:
                 if num_answers:
                     with contextlib.suppress(EngineStoppedError):
-                        dropped = self._submit(lambda: self._drop(stream))
+                        dropped = asyncio.wrap_future(self._submit(lambda: self._drop(stream)))
                         if meter is not None:  # a step may be under way, and what it makes counts
-                            await _ended(asyncio.wrap_future(dropped))
+                            await ended(dropped)
+                            dropped.result()
             finally:
                 if meter is not None:
                     usage = stream.usage
@@ -284,18 +286,6 @@ class AsyncEngine:
         """Nobody reads this stream any more."""
         if stream.request_id is not None and self._streams.pop(stream.request_id, None) is not None:
             self._engine.abort(stream.request_id)
-
-
-async def _ended(future: asyncio.Future[None]) -> None:
-    """Waits for it however often the waiting task is cancelled meanwhile."""
-    cancellation: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancellation = error
-    if cancellation is not None:
-        raise cancellation
 
 
 def _put(batch: Iterable[tuple[_Stream, Output | EngineStoppedError]]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tramontane.engine.kv_cache import KvCache
-from tramontane.engine.scheduler import Chunk, StepPlan
+from tramontane.engine.step_plan import Chunk, StepPlan
 from tramontane.model.adapter import Adapter, RowAdapters
 from tramontane.model.forward_input import ForwardInput
 from tramontane.model.transformer import Transformer

@@ -20,8 +20,8 @@ from tramontane.engine.kv_cache import DEFAULT_CPU_BYTES, KvCache, model_kv_dtyp
 from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.request import Sequence
 from tramontane.engine.runner import Runner
-from tramontane.engine.scheduler import Chunk, StepPlan
 from tramontane.engine.speculation import Acceptance, PromptLookup
+from tramontane.engine.step_plan import Chunk, StepPlan
 from tramontane.model.transformer import Transformer
 
 KV_SHARE = 4  # its keys and values may take this part of what those of the large model may

@@ -23,9 +23,10 @@ from tramontane.engine.request import Collector, FinishReason, Output, Request, 
 from tramontane.engine.runner import Runner
 from tramontane.engine.sampler import Sample, Sampler, wait_for_processors
 from tramontane.engine.sampling import SamplingParams
-from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.engine.scheduler import Scheduler
 from tramontane.engine.shares import TokenCost
 from tramontane.engine.speculation import Drafter, PromptLookup
+from tramontane.engine.step_plan import StepPlan
 from tramontane.errors import ConfigError, ContextLengthError, RequestError
 from tramontane.model.adapter import Adapter
 from tramontane.model.transformer import Transformer

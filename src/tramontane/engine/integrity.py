@@ -8,7 +8,8 @@ from tramontane.engine.page_allocator import PageAllocator
 from tramontane.engine.pages import first_visible_page
 from tramontane.engine.prefix_cache import PrefixCache, PrefixNode
 from tramontane.engine.request import Sequence, SequenceStatus
-from tramontane.engine.scheduler import Scheduler, StepPlan
+from tramontane.engine.scheduler import Scheduler
+from tramontane.engine.step_plan import StepPlan
 
 
 def check_integrity(scheduler: Scheduler) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tramontane.engine.batch import build_batch
 from tramontane.engine.kv_cache import KvCache
-from tramontane.engine.scheduler import StepPlan
+from tramontane.engine.step_plan import StepPlan
 from tramontane.model.transformer import Transformer
 
 

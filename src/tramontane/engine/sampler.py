@@ -20,7 +20,7 @@ from tramontane.engine.draw import draw, uniform
 from tramontane.engine.logprobs import token_logprobs
 from tramontane.engine.request import Sequence, SequenceId, TokenLogprobs
 from tramontane.engine.sampling import LogitsProcessor, SamplingParams
-from tramontane.engine.scheduler import Chunk, StepPlan
+from tramontane.engine.step_plan import Chunk, StepPlan
 from tramontane.errors import RequestError
 from tramontane.model.transformer import Transformer
 

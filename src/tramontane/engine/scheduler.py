@@ -6,24 +6,25 @@ priorities are served first, yet whoever has waited aging_steps for each unit of
 nobody starves. A sequence takes pages only from those behind it, and the first in the order always advances by at least
 a token in each step; that is why every request ends.
 
-Where several owners have requests, the order holds within each of them, and between them all goes in turns
-(engine/shares.py, engine/turns.py): places, pages and the tokens of a step, which is kept short. The first of all in
-the order keeps its rights: it is admitted next, advances in each step and gives way to nobody.
+Where several owners have requests, the order holds within each of them, and between them all goes in turns: places and
+pages (engine/turns.py) and the tokens of a step (engine/shared_step.py), which is kept short. The first of all in the
+order keeps its rights: it is admitted next, advances in each step and gives way to nobody.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from operator import attrgetter
 
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.engine.page_allocator import PageAllocator, PageCopy
 from tramontane.engine.prefix_cache import PrefixNode
 from tramontane.engine.request import FinishReason, Request, Sequence, SequenceStatus
+from tramontane.engine.shared_step import SharedStep
 from tramontane.engine.shares import Shares, TokenCost
 from tramontane.engine.speculation import Drafter
+from tramontane.engine.step_plan import Chunk, StepPlan
 from tramontane.engine.turns import (
     gives_up_pages,
     next_in_turn,
@@ -37,56 +38,6 @@ from tramontane.errors import CapacityError, RequestError
 MAX_PRIORITY = 1000  # bounds the wait of the least urgent request
 
 _order = attrgetter("order")
-
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """Tokens start … end - 1 of one sequence. Where they reach its last token, a next token is drawn for each of
-    `samples`: the sequence itself and, at the end of a prompt, the forks made for its other answers.
-
-    The last len(draft) tokens are a guess at how the sequence goes on. A next token is then drawn after its last token
-    and after each guess, up to the first draw that is not the guess.
-    """
-
-    sequence: Sequence
-    start: int
-    end: int
-    copies: tuple[PageCopy, ...] = ()
-    samples: tuple[Sequence, ...] = ()
-    draft: SequenceOf[int] = ()
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [*self.sequence.token_ids[self.start : self.end], *self.draft]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step computes; pages for it are held already."""
-
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(chunk.end - chunk.start for chunk in self.chunks)
-
-    @property
-    def is_decoding(self) -> bool:
-        """Whether every row is one that a token is drawn after, in an answer that has begun."""
-        return all(
-            chunk.samples
-            and chunk.end - chunk.start == 1 + len(chunk.draft)
-            and chunk.start >= chunk.sequence.num_prompt_tokens
-            for chunk in self.chunks
-        )
-
-    @property
-    def copies(self) -> list[PageCopy]:
-        return [copy for chunk in self.chunks for copy in chunk.copies]
-
-    @property
-    def samples(self) -> list[Sequence]:
-        return [sequence for chunk in self.chunks for sequence in chunk.samples]
 
 
 class Scheduler:
@@ -244,62 +195,18 @@ class Scheduler:
             )
 
     def _plan_shared(self) -> list[Sequence]:
-        """A step that costs max_shared_cost: half of it is kept for all owners evenly, and as far as they leave it and
-        for the rest the owner who has been served least goes first. Returns the sequences that are prefilling."""
+        """Admissions, then what `SharedStep` gives each owner. Returns the sequences that are prefilling."""
         prefilling = [sequence for sequence in self.running if sequence.num_remaining_tokens > 1]
         if self.waiting:
             self._admit(prefilling)
-        if not self.running:
-            return []
-        budget = float(self.config.max_shared_cost)
-        budget -= self._spend(self.running[0], budget / 8)
-        turns = owners_in_turn(self.running, self.shares)
-        kept = budget / (2 * len(turns))
-        for num_before, sequences in enumerate(turns, 1):
-            budget -= self._spend_on(sequences, budget - kept * (len(turns) - num_before))
-        for sequences in turns:
-            budget -= self._spend_on(sequences, budget)
+        if self.running:
+            step = SharedStep(self._chunks, self._schedule, self.token_cost, self.config.max_batch_tokens)
+            step.plan(self.running[0], owners_in_turn(self.running, self.shares), self.config.max_shared_cost)
         return prefilling
-
-    def _spend_on(self, sequences: SequenceOf[Sequence], budget: float) -> float:
-        """Schedule what the budget affords of one owner's sequences; returns the cost. Of the answers, those that have
-        stood still longest go first; half is for prompts, which divide it as in `_shares`."""
-        prompts = [sequence for sequence in sequences if sequence.num_remaining_tokens > 1]
-        answers = [sequence for sequence in sequences if sequence.num_remaining_tokens == 1]
-        left, kept = budget, budget / 2 if prompts and answers else 0.0
-        for sequence in sorted(answers, key=lambda answer: answer.last_step):
-            if left <= kept:
-                break
-            left -= self._spend(sequence, left)
-        if prompts and left > 0:
-            left -= self._spend(prompts[0], left / 2)
-            shortest_first = sorted(prompts[1:], key=lambda s: (s.request.priority, s.num_remaining_tokens))
-            for sequence in (*shortest_first, prompts[0]):
-                if left <= 0:
-                    break
-                left -= self._spend(sequence, left)
-        return budget - left
-
-    def _spend(self, sequence: Sequence, budget: float) -> float:
-        """Schedule what the budget affords of a sequence, at least a token, beyond what is scheduled of it already;
-        returns the cost."""
-        is_putting_off = sequence.is_pending and sequence.num_remaining_tokens == 1  # computed when it can go on
-        if is_putting_off or sequence.status is not SequenceStatus.RUNNING:  # or preempted meanwhile
-            return 0.0
-        planned = self._chunks.get(sequence)
-        start = sequence.num_computed_tokens if planned is None else planned.end
-        room = self.config.max_batch_tokens - sum(chunk.end - chunk.start for chunk in self._chunks.values())
-        affordable = max(1, int(budget / self.token_cost.each(start, sequence.num_prompt_tokens)))
-        num_tokens = min(affordable, room, len(sequence.token_ids) - start)
-        if num_tokens <= 0:
-            return 0.0
-        self._schedule(sequence, start + num_tokens - sequence.num_computed_tokens)
-        chunk = self._chunks.get(sequence)
-        return 0.0 if chunk is None else self.token_cost.of(start, chunk.end, sequence.num_prompt_tokens)
 
     def _prefill(self, prefilling: list[Sequence], budget: int) -> None:
         if prefilling:
-            for sequence, share in _shares(prefilling, budget):
+            for sequence, share in _divided(prefilling, budget):
                 if share and sequence.status is SequenceStatus.RUNNING:
                     self._schedule(sequence, share)
 
@@ -475,7 +382,7 @@ def _samples(sequence: Sequence) -> tuple[Sequence, ...]:
     return (sequence,) if request.is_forked else (sequence, *request.fork())
 
 
-def _shares(prefilling: SequenceOf[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+def _divided(prefilling: SequenceOf[Sequence], budget: int) -> list[tuple[Sequence, int]]:
     """Divide the step's prefill tokens, so that a long prompt neither starves the others nor is starved by them.
 
     The first in order may count on half of the budget; the others follow by priority and then shortest first; the

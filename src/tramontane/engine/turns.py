@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 
 from tramontane.engine.page_allocator import PageAllocator
@@ -28,12 +28,12 @@ def next_in_turn(
     if len(firsts) == 1:
         return waiting[0]
     most_urgent = min(sequence.request.priority for sequence in firsts.values())
-    num_running = Counter(sequence.request.owner for sequence in running)
+    places = _held(running, lambda _: 1)
 
     def turn(sequence: Sequence) -> tuple[float, float, int, tuple[int, int, int]]:
         owner = sequence.request.owner
         urgency = max(most_urgent, math.ceil((sequence.order[0] - step) / aging_steps))
-        return urgency, shares.level(owner), num_running[owner], sequence.order
+        return urgency, shares.level(owner), places[owner], sequence.order
 
     return min(firsts.values(), key=turn)
 
@@ -41,17 +41,15 @@ def next_in_turn(
 def yields_place(newcomer: Sequence, running: SequenceOf[Sequence]) -> Sequence | None:
     """The last of the owner with the most places, if these are at least two more than the newcomer's owner has; never
     the first of all, nor one more urgent than the newcomer."""
-    owner = newcomer.request.owner
-    num_running = Counter(sequence.request.owner for sequence in running)
-    return max(
+    places = _held(running, lambda _: 1)
+    least = places[newcomer.request.owner] + 2
+    return _last_of_most(
         (
             sequence
             for sequence in running[1:]
-            if num_running[sequence.request.owner] >= num_running[owner] + 2
-            and sequence.request.priority >= newcomer.request.priority
+            if places[sequence.request.owner] >= least and sequence.request.priority >= newcomer.request.priority
         ),
-        key=lambda sequence: (num_running[sequence.request.owner], sequence.order),
-        default=None,
+        places,
     )
 
 
@@ -60,41 +58,39 @@ def yields_pages(
 ) -> Sequence | None:
     """The last of the owner with the most pages of a group who would still hold as many as the newcomer's owner then
     has; as in `yields_place` otherwise. `given` give way already."""
-    held = num_held(group, (sequence for sequence in running if sequence not in given))
-    wanted = held[newcomer.request.owner] + need
-    return max(
+    staying = [sequence for sequence in running if sequence not in given]
+    pages = _held(staying, lambda sequence: len(sequence.tables[group]))
+    least = pages[newcomer.request.owner] + need
+    return _last_of_most(
         (
             sequence
-            for sequence in running[1:]
-            if sequence not in given
+            for sequence in staying
+            if sequence is not running[0]
             and sequence.request.owner != newcomer.request.owner
-            and held[sequence.request.owner] - len(sequence.tables[group]) >= wanted
+            and pages[sequence.request.owner] - len(sequence.tables[group]) >= least
             and sequence.request.priority >= newcomer.request.priority
         ),
-        key=lambda sequence: (held[sequence.request.owner], sequence.order),
-        default=None,
+        pages,
     )
 
 
 def gives_up_pages(running: SequenceOf[Sequence], sequence: Sequence) -> Sequence:
     """Who loses pages where `sequence` cannot go on for want of them: the last of the owner who holds the most. It may
     be `sequence` itself, which then stands still, but for the first of all."""
-    held: Counter[str] = Counter()
-    for each in running:
-        held[each.request.owner] += sum(map(len, each.tables))
-    return max(
-        (each for each in running if each is not running[0]),
-        key=lambda each: (held[each.request.owner], each.order),
-        default=sequence,
-    )
+    pages = _held(running, lambda each: sum(map(len, each.tables)))
+    return _last_of_most(running[1:], pages) or sequence
 
 
-def num_held(group: int, running: Iterable[Sequence]) -> Counter[str]:
-    """Pages of a window group by owner, those that sequences share counted for each."""
+def _held(sequences: Iterable[Sequence], size: Callable[[Sequence], int]) -> Counter[str]:
+    """What owners hold, pages that sequences share counted for each."""
     held: Counter[str] = Counter()
-    for sequence in running:
-        held[sequence.request.owner] += len(sequence.tables[group])
+    for sequence in sequences:
+        held[sequence.request.owner] += size(sequence)
     return held
+
+
+def _last_of_most(candidates: Iterable[Sequence], held: Counter[str]) -> Sequence | None:
+    return max(candidates, key=lambda sequence: (held[sequence.request.owner], sequence.order), default=None)
 
 
 def num_freed(sequences: Iterable[Sequence], allocator: PageAllocator) -> list[int]:

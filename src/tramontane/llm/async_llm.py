@@ -26,6 +26,7 @@ from tramontane.llm.open_model import open_model
 from tramontane.llm.prompt import Message, Prompt, chat_prompt, fim_prompt, read_prompt, text_prompt
 from tramontane.loading import Progress
 from tramontane.model.adapter import Adapter
+from tramontane.tasks import gathered
 
 EMBED_TOGETHER = 64  # texts of one `embed` in the queue at once
 LONG_TEXT_CHARS = 20_000  # a prompt that takes longer to encode than other tasks should wait: some 5 ms
@@ -354,18 +355,10 @@ class AsyncLLM:
         collectors = [MeanHidden(self.checkpoint.config.dim) for _ in batch]
         for first in range(0, len(batch), EMBED_TOGETHER):
             some = slice(first, first + EMBED_TOGETHER)
-            pairs = zip(batch[some], collectors[some], strict=True)
-            tasks = [
-                asyncio.ensure_future(
-                    self.engine.collect(*pair, priority=priority, owner=owner, salt=salt, adapter=carried, meter=meter)
-                )
-                for pair in pairs
-            ]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:  # where one has failed, the others are not wanted any more
-                    task.cancel()
+            await gathered(
+                self.engine.collect(*pair, priority=priority, owner=owner, salt=salt, adapter=carried, meter=meter)
+                for pair in zip(batch[some], collectors[some], strict=True)
+            )
         return F.normalize(torch.stack([collector.mean for collector in collectors]), dim=-1)
 
     async def last_hidden(

@@ -144,7 +144,7 @@ def authorize(scope: str) -> Callable[[Request], Awaitable[Caller]]:
     return caller
 
 
-def public() -> None:
+async def public() -> None:
     """The policy of routes that anyone may call: a dependency that asks for nothing."""
 
 

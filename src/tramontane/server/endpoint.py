@@ -90,10 +90,14 @@ class Call:
         """Take tokens from what the key may use a minute, as they are computed."""
         self.services.gate.limits.charge(self.caller.key_id, num_tokens)
 
+    def count_prompt(self, answered: Completion | Stream) -> None:
+        """Add what a prompt has used, once it is answered."""
+        self.prompt_tokens += len(answered.prompt_token_ids)
+        self.cached_tokens += answered.num_cached_tokens
+
     def count(self, completion: Completion) -> None:
         """Add what a whole answer has used."""
-        self.prompt_tokens += len(completion.prompt_token_ids)
-        self.cached_tokens += completion.num_cached_tokens
+        self.count_prompt(completion)
         self.completion_tokens += sum(len(choice.token_ids) for choice in completion.choices)
 
     def saw_token(self) -> None:

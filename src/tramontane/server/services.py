@@ -56,7 +56,7 @@ class Services:
             observer(record)
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

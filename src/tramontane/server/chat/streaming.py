@@ -84,7 +84,7 @@ class ChatChunks:
             require_sound(call, delta.finish_reason, delta.error)
             self._num_open -= 1
             if self._num_open == 0:
-                call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+                call.count_prompt(stream)
             choice["finish_reason"] = finish_reason(
                 delta.finish_reason,
                 dialect=call.dialect,

@@ -43,7 +43,7 @@ async def response_events(builder: ResponseBuilder, stream: Stream) -> AsyncGene
                 call.saw_token()
                 for entry in builder.take(delta):
                     yield typed_event(entry)
-            call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+            call.count_prompt(stream)
             last = list(builder.close())
             await builder.keep()
             for entry in last:

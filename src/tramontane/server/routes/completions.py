@@ -22,6 +22,7 @@ from tramontane.server.models import ServedModel
 from tramontane.server.schema.answers import TextCompletion
 from tramontane.server.schema.fim import CompletionRequest
 from tramontane.server.stream import DONE, event
+from tramontane.tasks import ended, gathered
 from tramontane.tokenizer import Tokenizer
 
 router = APIRouter()
@@ -31,12 +32,7 @@ async def answer(call: Call, request: CompletionRequest) -> dict[str, Any]:
     model = call.use(request.model)
     params = _params(request, model)
     prompts = await _prompts(model, request)
-    tasks = [asyncio.ensure_future(_complete(call, model, prompt, params)) for prompt in prompts]
-    try:
-        completions = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    completions = await gathered(_complete(call, model, prompt, params) for prompt in prompts)
     choices: list[dict[str, Any]] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         call.count(completion)
@@ -82,8 +78,8 @@ async def _events(
                 elif not delta.text and choice["logprobs"] is None:
                     continue
                 yield event({**head, "choices": [choice]})
-            call.prompt_tokens = sum(len(stream.prompt_token_ids) for stream in streams)
-            call.cached_tokens = sum(stream.num_cached_tokens for stream in streams)
+            for stream in streams:
+                call.count_prompt(stream)
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield event({**head, "choices": [], "usage": call.usage})
         except Exception as error:
@@ -120,7 +116,7 @@ async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Delta]
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 def _params(request: CompletionRequest, model: ServedModel) -> SamplingParams:

@@ -27,6 +27,7 @@ from tramontane.server.models import ServedModel
 from tramontane.server.schema.documents import AnswerRequest, SummaryRequest
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import typed_event
+from tramontane.tasks import gathered
 
 FORM_BYTES = 64 << 10  # for what surrounds the file in a form
 Result = TypeVar("Result")
@@ -147,13 +148,7 @@ async def _asked(call: Call, model: ServedModel, ask: Ask) -> list[Completion]:
             except CapacityError:  # the work of hours does not end because others came first
                 await asyncio.sleep(RETRY_AFTER_S)
 
-    tasks = [asyncio.ensure_future(answered(prompt)) for prompt in ask.prompts]
-    try:
-        completions = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    completions = await gathered(answered(prompt) for prompt in ask.prompts)
     for completion in completions:
         call.count(completion)
     return completions

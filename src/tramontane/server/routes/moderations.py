@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from tramontane.server.schema.moderations import (
     ClassificationRequest,
     ModerationRequest,
 )
+from tramontane.tasks import gathered
 
 router = APIRouter()
 DEFAULT_MODEL = "mistral-moderation-latest"  # OpenAI's clients may leave the model out
@@ -62,13 +62,9 @@ async def _classify(
     """By a model that was trained to; `inputs` are texts or conversations."""
     batch = [prompt.token_ids for prompt in await model.llm.read_prompts(inputs)]
     call.prompt_tokens += sum(map(len, batch))
-    found = await asyncio.gather(
-        *(
-            model.classify(
-                token_ids, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority, meter=call
-            )
-            for token_ids in batch
-        )
+    found = await gathered(
+        model.classify(token_ids, owner=call.caller.owner, salt=call.caller.salt, priority=call.priority, meter=call)
+        for token_ids in batch
     )
     results = [{target: {"scores": scores} for target, scores in targets.items()} for targets in found]
     return _answer(call, name, results)

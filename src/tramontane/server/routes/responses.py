@@ -46,7 +46,7 @@ async def _make(call: Call, request: ResponseRequest) -> dict[str, Any]:
             call.saw_token()
             for _ in builder.take(delta):
                 pass
-        call.prompt_tokens, call.cached_tokens = len(stream.prompt_token_ids), stream.num_cached_tokens
+        call.count_prompt(stream)
     for _ in builder.close():
         pass
     await builder.keep()
