@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import random
 import threading
 from pathlib import Path
@@ -19,6 +21,7 @@ from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
 from tramontane.server.endpoint import ENDPOINTS, Call
 from tramontane.server.keys import KeyOptions, create_key
+from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import validate
 from tramontane.server.services import Services
 
@@ -39,7 +42,6 @@ def test_usage_agrees_with_the_engine_to_the_token_whenever_readers_leave(app_cl
         ("/v1/completions", {"prompt": [f"wind {number}" for number in range(9)], "max_tokens": 5}),
         ("/v1/completions", {"prompt": [f"wind {number}" for number in range(9)], "max_tokens": 5, "stream": True}),
         ("/v1/chat/moderations", {"input": [{"role": "user", "content": "wind"}]}),
-        ("/api/documents/summary", {"text": "The wind was cold. " * 200, "words": 50}),
     ],
 )
 def test_a_request_of_many_parts_is_over_when_all_of_them_are(
@@ -48,29 +50,41 @@ def test_a_request_of_many_parts_is_over_when_all_of_them_are(
     app: Any = app_client.app
     services: Services = app.state.services
     engine = services.registry.resolve("chat", "local").llm.engine
-    step, may_go_on = engine._engine.step, threading.Event()
+    step, drop = engine._engine.step, engine._drop
+    is_held, may_step, is_dropping, may_drop = (threading.Event() for _ in range(4))
+    num_dropped = itertools.count()
 
     def held_step() -> list[Output]:
-        may_go_on.wait(60)
+        if len(engine._streams) > 1:
+            is_held.set()
+            may_step.wait(60)
         return step()
 
+    def held_drop(stream: Any) -> None:
+        if next(num_dropped):  # the first part is left at once, the others later
+            is_dropping.set()
+            may_drop.wait(60)
+        drop(stream)
+
     async def leave() -> None:
-        seen: list[Call] = []
-        task = asyncio.ensure_future(follow(services, endpoint, {"model": "chat", **body}, seen))
-        while not (seen and seen[0].requests):
-            await asyncio.sleep(0.001)
+        task = asyncio.ensure_future(follow(services, endpoint, {"model": "chat", **body}, []))
+        assert await asyncio.to_thread(is_held.wait, 60)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        may_step.set()
+        assert await asyncio.to_thread(is_dropping.wait, 60)
         for _ in range(5):
             task.cancel()
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
             assert not task.done()
-        may_go_on.set()
+        may_drop.set()
         await asyncio.gather(task, return_exceptions=True)
         stats = await engine.inspect(Engine.stats)
         assert stats.num_running == stats.num_waiting == 0
 
     portal: Any = app_client.portal
     monkeypatch.setattr(engine._engine, "step", held_step)
+    monkeypatch.setattr(engine, "_drop", held_drop)
     portal.call(leave)
 
 
@@ -136,6 +150,29 @@ def test_a_prompt_counts_before_its_answer_so_that_leaving_early_saves_nothing(
         refusal = client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {token}"})
         assert refusal.status_code == 429
         assert int(refusal.headers["retry-after"]) > 10
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_usage_shows_what_guardrails_took_as_the_record_does(app_client: TestClient, is_stream: bool) -> None:
+    app: Any = app_client.app
+    services: Services = app.state.services
+    records: list[RequestRecord] = []
+    observers = services.observers
+    services.observers = (*observers, records.append)
+    guardrail = {"moderation_llm_v2": {"action": "none", "custom_category_thresholds": {"selfharm": 1.0}}}
+    message = {"role": "user", "content": "wind"}
+    body = {"model": "chat", "messages": [message], "max_tokens": 5, "stream": is_stream, "guardrails": [guardrail]}
+    try:
+        answer = app_client.post("/v1/chat/completions", json=body)
+    finally:
+        services.observers = observers
+    assert answer.status_code == 200, answer.text
+    chunks = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")] or [answer.text]
+    usage = json.loads(chunks[-1])["usage"]
+    [record] = records
+    assert usage["prompt_tokens"] == record.prompt_tokens > 100
+    assert usage["completion_tokens"] == record.completion_tokens > 5
+    assert usage["prompt_tokens_details"]["cached_tokens"] == record.cached_tokens
 
 
 def test_what_was_never_begun_is_given_back(app_client: TestClient) -> None:
