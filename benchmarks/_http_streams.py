@@ -20,12 +20,15 @@ PROMPT_WORDS = 100
 
 @dataclass
 class Stream:
-    """What the reader saw of one answer; seconds since it was asked for. `is_whole`: it ended as it should."""
+    """What the reader saw of one answer; seconds since it was asked for. `is_whole`: it ended as it should. `status` 0:
+    there was none."""
 
     first_s: float
     end_s: float
     num_events: int
     is_whole: bool
+    status: int
+    retry_after_s: int | None
 
 
 def prompts(count: int, seed: int) -> list[str]:
@@ -49,10 +52,10 @@ async def read_stream(url: str, body: dict[str, Any], *, leave_after: int | None
     content = json.dumps(body).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Connection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
-    first, num_events, status, tail = 0.0, 0, b"", b""
+    first, num_events, answer_head, tail = 0.0, 0, b"", b""
     try:
         while data := await reader.read(65536):
-            status = status or data[:12]
+            answer_head = answer_head or data
             tail = (tail + data)[-2048:]
             count = data.count(b"data: {")
             if count and not first:
@@ -62,8 +65,12 @@ async def read_stream(url: str, body: dict[str, Any], *, leave_after: int | None
                 break
     finally:
         writer.close()
-    is_whole = status.endswith(b"200") and b'"length"' in tail and b"data: [DONE]" in tail
-    return Stream(first, time.perf_counter() - started, num_events, is_whole)
+    status = int(answer_head[9:12] or 0)
+    retry_after = re.search(rb"\r\nretry-after: (\d+)\r\n", answer_head, re.I)
+    is_whole = status == 200 and b'"length"' in tail and b"data: [DONE]" in tail
+    return Stream(
+        first, time.perf_counter() - started, num_events, is_whole, status, int(retry_after[1]) if retry_after else None
+    )
 
 
 async def read_streams(url: str, texts: Sequence[str], num_tokens: int) -> tuple[float, list[Stream]]:

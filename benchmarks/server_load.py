@@ -3,8 +3,8 @@
 The reader of the streams runs on the same cores as the server; it counts events and looks at nothing else.
 
     python -m benchmarks.server_load [MODEL] [--streams 64] [--rounds 3] [--tokens 192] [--soak SECONDS]
-                                     [--disconnects COUNT] [--answers COUNT] [--cache-gib SIZE] [--llama-cpp]
-                                     [--threads COUNT]
+                                     [--disconnects COUNT] [--answers COUNT] [--seconds SECONDS] [--cache-gib SIZE]
+                                     [--llama-cpp] [--threads COUNT]
 
 MODEL is random weights in a shape of 14 layers of width 384 unless given; `default` is the embedded model. With
 `--rounds 0` the bare engine is left out. `--answers` asks for that many answers whose texts are known, with readers
@@ -15,6 +15,7 @@ that leave and a cache so small that running answers lose their pages. `--llama-
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
@@ -39,7 +40,7 @@ from tramontane.loading import save_checkpoint
 MAX_SEQ_LEN = 1024
 LONG_ANSWER = 800
 """Tokens of the answers that readers leave."""
-SMALL_CACHE_GIB = 0.002
+SMALL_CACHE_GIB = 0.003
 """Of `--answers`: 65 pages of the embedded model, where 64 of these answers need about 500."""
 
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0.0)
     parser.add_argument("--disconnects", type=int, default=0)
     parser.add_argument("--answers", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="within which --answers begin")
     parser.add_argument("--cache-gib", type=float, help="default: the server's own; of --answers, a very small one")
     parser.add_argument("--llama-cpp", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -105,7 +107,7 @@ def main() -> None:
 
 def known_answers(live: LiveServer, wanted: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
-    seen = ask_known(live.url, "bench", wanted.answers, num_readers=wanted.streams)
+    seen = ask_known(live.url, "bench", wanted.answers, num_readers=wanted.streams, seconds=wanted.seconds)
     row: dict[str, Any] = {
         "streams": wanted.streams,
         "answers": seen.num_whole,

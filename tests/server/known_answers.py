@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,21 +37,27 @@ def known_bodies(model: str, count: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def ask_known(url: str, model: str, count: int, *, num_readers: int, num_prompts: int = 120) -> Seen:
-    """`count` answers by `num_readers` readers at once, each compared to what the prompt is answered alone."""
-    return asyncio.run(_ask_known(url, known_bodies(model, num_prompts), count, num_readers))
+def ask_known(
+    url: str, model: str, count: int, *, num_readers: int, num_prompts: int = 120, seconds: float = math.inf
+) -> Seen:
+    """`count` answers by `num_readers` readers at once, or as many as are begun in `seconds`, each compared to what the
+    prompt is answered alone."""
+    return asyncio.run(_ask_known(url, known_bodies(model, num_prompts), count, num_readers, seconds))
 
 
-async def _ask_known(url: str, bodies: list[dict[str, Any]], count: int, num_readers: int) -> Seen:
+async def _ask_known(url: str, bodies: list[dict[str, Any]], count: int, num_readers: int, seconds: float) -> Seen:
     seen = Seen()
     draw = random.Random(4)
     orders = [(draw.randrange(len(bodies)), draw.randrange(6)) for _ in range(count)]
     left = iter(enumerate(orders))
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         alone = [await read(client, body) for body in bodies]
+        started = time.monotonic()
 
         async def reader() -> None:
             for number, (place, num_events) in left:
+                if time.monotonic() - started > seconds:
+                    return
                 if number % LEAVES_EVERY == 0:
                     await read(client, bodies[place], leave_after=num_events)
                     seen.num_left += 1

@@ -8,6 +8,7 @@ from tramontane.engine.engine import Engine
 from tramontane.engine.engine_config import EngineConfig
 from tramontane.errors import ConfigError
 from tramontane.llm.adapters import AdapterStore
+from tramontane.llm.memory_plan import MemoryPlan, promise
 from tramontane.loading import Checkpoint, Progress, load_model, open_checkpoint, open_tokenizer, resolve_weight_format
 from tramontane.loading.named_model import find_checkpoint, find_model, open_named
 from tramontane.model.transformer import Transformer
@@ -56,10 +57,19 @@ def open_model(
     checkpoint = open_named(named)
     tokenizer = open_tokenizer(checkpoint)
 
+    place = resolve_device(device)
+    plan = MemoryPlan(checkpoint.config, place, None if kv_cache_gib is None else int(kv_cache_gib * 2**30))
+
     def load(checkpoint: Checkpoint, progress: Progress | None) -> Transformer:
-        place = resolve_device(device)
         held = resolve_weight_format(weight_format, dtype=dtype, device=place, config=checkpoint.config)
-        return load_model(checkpoint, weight_format=held, dtype=dtype, device=device, progress=progress)
+        return load_model(
+            checkpoint,
+            weight_format=held,
+            dtype=dtype,
+            device=device,
+            beside_bytes=plan.beside_weights_bytes,
+            progress=progress,
+        )
 
     transformer = load(checkpoint, progress)
     draft = None if draft_model is None else load(open_checkpoint(find_checkpoint(draft_model)), None)
@@ -71,7 +81,7 @@ def open_model(
         max_shared_cost=GPU_SHARED_COST if transformer.device.type == "cuda" else sizes.max_shared_cost,
         max_seq_len=max_seq_len,
         kv_dtype=kv_dtype,
-        kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        kv_cache_bytes=plan.kv_cache_bytes(transformer, *([] if draft is None else [draft])),
         eos_token_ids=tuple(sorted(tokenizer.stop_ids)),
     )
     adapters = AdapterStore(transformer, tokenizer)
@@ -79,4 +89,5 @@ def open_model(
         adapters.default = adapters.load(named.adapter)
     default_adapter = None if adapters.default is None else adapters.get(adapters.default)
     engine = Engine(transformer, config, draft_model=draft, default_adapter=default_adapter)
+    promise(engine)
     return OpenModel(checkpoint, tokenizer, engine, adapters)

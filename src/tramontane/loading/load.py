@@ -33,6 +33,7 @@ def load_model(
     weight_format: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    beside_bytes: int = 0,
     ops: Ops | None = None,
     progress: Progress | None = None,
 ) -> Transformer:
@@ -42,16 +43,18 @@ def load_model(
     format, as `resolve_weight_format` returns it: packed for the native CPU kernels, quantised blocks as they are
     stored; `dtype`, `device` and `ops` then have nothing to say.
 
-    Peak memory is the weights and a part of one tensor. Raises CapacityError, before reading, if they do not fit;
+    Peak memory is the weights and a part of one tensor. Raises CapacityError, before reading, if they do not fit
+    with `beside_bytes` besides;
     ConfigError for a format, dtype or device that cannot be had; CheckpointError for weights that cannot be read.
     """
     if weight_format is not None:
-        return load_packed(checkpoint, weight_format, progress)
+        return load_packed(checkpoint, weight_format, progress, beside_bytes=beside_bytes)
     place = resolve_device(device)
     compute = resolve_dtype(dtype, checkpoint.dtype, place)
     what = f"{checkpoint.path} as {str(compute).removeprefix('torch.')}"
     remedy = "free some, use a 16-bit dtype, or a smaller model"
-    require_memory(checkpoint.memory_bytes(compute), place, what, remedy, mapped_bytes=checkpoint.size_bytes)
+    needed = checkpoint.memory_bytes(compute)
+    require_memory(needed, place, what, remedy, beside_bytes=beside_bytes, mapped_bytes=checkpoint.size_bytes)
     with memory_reported(what, place, remedy):
         with torch.device("meta"):
             model = Transformer(checkpoint.config, ops or TorchOps())

@@ -42,7 +42,9 @@ _CPU = torch.device("cpu")
 Formats = Mapping[str, "WeightFormat"]
 
 
-def load_packed(checkpoint: Checkpoint, weight_format: str, progress: Progress | None = None) -> Transformer:
+def load_packed(
+    checkpoint: Checkpoint, weight_format: str, progress: Progress | None = None, *, beside_bytes: int = 0
+) -> Transformer:
     """`load_model` with `weight_format`: every weight packed, norms in float32."""
     from tramontane.ops.cpu import CpuOps
 
@@ -52,7 +54,7 @@ def load_packed(checkpoint: Checkpoint, weight_format: str, progress: Progress |
         what = f"{checkpoint.path} as {shown_formats(config, formats)}"
         remedy = "free some, use a smaller weight format such as q4_0, or a smaller model"
         size_bytes = packed_size(config, formats)
-        require_memory(size_bytes, _CPU, what, remedy, mapped_bytes=checkpoint.size_bytes)
+        require_memory(size_bytes, _CPU, what, remedy, beside_bytes=beside_bytes, mapped_bytes=checkpoint.size_bytes)
         with memory_reported(what, _CPU, remedy):
             with torch.device("meta"):
                 model = Transformer(config, CpuOps()).requires_grad_(False)

@@ -37,12 +37,19 @@ def process_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in _lines(Path("/proc/self/status")) if "VmRSS:" in line), None)
 
 
-def require_memory(needed_bytes: int, device: torch.device, what: str, remedy: str, mapped_bytes: int = 0) -> None:
-    """Raise CapacityError, with both numbers, if `needed_bytes` and a reserve are not free on `device`."""
+def require_memory(
+    needed_bytes: int, device: torch.device, what: str, remedy: str, *, beside_bytes: int = 0, mapped_bytes: int = 0
+) -> None:
+    """Raise CapacityError, with both numbers, if `needed_bytes`, a reserve and what is wanted beside them are not free
+    on `device`."""
     free_bytes = available_bytes(device, mapped_bytes)
-    if free_bytes is not None and needed_bytes + RESERVE_BYTES > free_bytes:
+    all_bytes = needed_bytes + RESERVE_BYTES + beside_bytes
+    if free_bytes is not None and all_bytes > free_bytes:
+        beside = (
+            f", {beside_bytes / 1e9:.1f} GB of it beside the weights (--kv-cache-gib)" if beside_bytes >= 10**8 else ""
+        )
         raise CapacityError(
-            f"{what} needs {(needed_bytes + RESERVE_BYTES) / 1e9:.1f} GB of memory on {device}, "
+            f"{what} needs {all_bytes / 1e9:.1f} GB of memory on {device}{beside}, "
             f"but {max(free_bytes, 0) / 1e9:.1f} GB are free; {remedy}"
         )
 
