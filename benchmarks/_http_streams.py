@@ -21,7 +21,7 @@ PROMPT_WORDS = 100
 @dataclass
 class Stream:
     """What the reader saw of one answer; seconds since it was asked for. `is_whole`: it ended as it should. `status` 0:
-    there was none."""
+    there was none. `error`: what its last event says of one."""
 
     first_s: float
     end_s: float
@@ -29,6 +29,7 @@ class Stream:
     is_whole: bool
     status: int
     retry_after_s: int | None
+    error: str
 
 
 def prompts(count: int, seed: int) -> list[str]:
@@ -68,9 +69,11 @@ async def read_stream(url: str, body: dict[str, Any], *, leave_after: int | None
     status = int(answer_head[9:12] or 0)
     retry_after = re.search(rb"\r\nretry-after: (\d+)\r\n", answer_head, re.I)
     is_whole = status == 200 and b'"length"' in tail and b"data: [DONE]" in tail
+    error = re.search(rb'"error": ?\{"message": ?"([^"]*)', tail)
     return Stream(
-        first, time.perf_counter() - started, num_events, is_whole, status, int(retry_after[1]) if retry_after else None
-    )
+        first, time.perf_counter() - started, num_events, is_whole, status,
+        int(retry_after[1]) if retry_after else None, error[1].decode() if error else "",
+    )  # fmt: skip
 
 
 async def read_streams(url: str, texts: Sequence[str], num_tokens: int) -> tuple[float, list[Stream]]:

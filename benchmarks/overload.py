@@ -27,6 +27,8 @@ from benchmarks._http_streams import Stream, completion_body, memory_bytes, metr
 from benchmarks._results import record
 
 SAMPLE_S = 1.0
+FULL = "waiting already"
+"""Said where the queue is full: in the stream, by an engine that took ten seconds to say so."""
 
 
 class Crowd:
@@ -46,9 +48,13 @@ class Crowd:
         statuses = Counter(stream.status for stream in self.streams)
         whole = [stream for stream in self.streams if stream.is_whole]
         refused = [stream for stream in self.streams if stream.status == 429]
-        others = Counter(str(stream.status) for stream in self.streams if not stream.is_whole and stream.status != 429)
+        late = [stream for stream in self.streams if stream.status == 200 and FULL in stream.error]
+        others = Counter(
+            f"{stream.status} {stream.error}" for stream in self.streams
+            if not (stream.is_whole or stream.status == 429 or FULL in stream.error)
+        )  # fmt: skip
         others.update(self.broken)
-        early, late = (
+        before, after = (
             statistics.median(size for at, size in self.memory if low <= at / took <= high)
             for low, high in ((0.2, 0.4), (0.8, 1.0))
         )
@@ -58,6 +64,7 @@ class Crowd:
             "requests": len(self.streams) + self.broken.total(),
             "answered": len(whole),
             "refused_429": len(refused),
+            "refused_in_the_stream": len(late),
             "without_retry_after": sum(stream.retry_after_s is None for stream in refused),
             "5xx": sum(count for status, count in statuses.items() if status >= 500),
             "others": dict(others),
@@ -66,8 +73,8 @@ class Crowd:
             "first_token_max_s": max(stream.first_s for stream in whole),
             "refusal_p99_s": quantile([stream.end_s for stream in refused], 0.99) if refused else 0.0,
             "health_p99_s": quantile(self.health_s, 0.99),
-            "memory_mib": late / 2**20,
-            "growth_mib": (late - early) / 2**20,
+            "memory_mib": after / 2**20,
+            "growth_mib": (after - before) / 2**20,
         }
 
     async def read(self, number: int) -> None:

@@ -68,7 +68,7 @@ def main() -> None:
         "seconds": wanted.seconds,
         "red_after_s": watch.red_after_s,
         "streams": len(silences),
-        "longest_silence_s": max(silence.longest_s for silence in silences.values()),
+        "longest_silence_s": {name: silence.longest_s for name, silence in silences.items()},
         "broken": [name for name, silence in silences.items() if not silence.is_whole],
         "exit_code": code,
     }

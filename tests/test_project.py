@@ -31,6 +31,21 @@ def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
     assert not broken, broken
 
 
+def test_every_test_and_benchmark_of_the_documentation_exists() -> None:
+    missing = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        places = re.findall(r"\b((?:tests|benchmarks)/(?:[a-z_0-9.]+/)*[a-z_0-9.]*[a-z_0-9])\b", text)
+        modules = [name.replace(".", "/") for name in re.findall(r"python -m ((?:tests|benchmarks)(?:\.\w+)+)", text)]
+        missing += [f"{page.name}: {place}" for place in places if not (ROOT / place).exists()]
+        missing += [
+            f"{page.name}: {module}"
+            for module in modules
+            if not (ROOT / module).with_suffix(".py").exists() and not (ROOT / module / "__main__.py").exists()
+        ]
+    assert not missing, missing
+
+
 def test_every_make_target_of_the_documentation_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     named = set()

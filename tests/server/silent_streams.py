@@ -60,6 +60,7 @@ async def listen(
 async def _read(client: httpx.AsyncClient, path: str, body: dict[str, Any], ends: float) -> Silence:
     last, longest, text = time.monotonic(), 0.0, b""
     async with client.stream("POST", path, json=body) as answer:
+        longest, last = time.monotonic() - last, time.monotonic()  # the head has come
         async for data in answer.aiter_raw():
             now = min(time.monotonic(), ends)
             longest, last = max(longest, now - last), now

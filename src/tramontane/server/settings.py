@@ -105,7 +105,12 @@ class ServerSettings:
     max_seq_len: Annotated[
         int | None, typer.Option(help="Longest sequence in tokens, prompt and answer (default: the model's).")
     ] = None
-    kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values per model, in GiB.")] = None
+    kv_cache_gib: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory for keys and values per model, in GiB (default: 1 on a CPU, or half of what is free)."
+        ),
+    ] = None
     kv_dtype: Annotated[str, typer.Option(help="Keep keys and values as auto, float32, bfloat16, float16, q8_0.")] = (
         "auto"
     )
