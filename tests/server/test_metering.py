@@ -7,16 +7,18 @@ import itertools
 import json
 import random
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 
 from tests.server.in_process import serving
 from tests.server.random_disconnects import follow, tally, text
 from tramontane.engine.engine import Engine
-from tramontane.engine.request import Output
+from tramontane.engine.request import Output, Usage
 from tramontane.server.auth import OWNER, Caller
 from tramontane.server.dispatch import dispatch
 from tramontane.server.endpoint import ENDPOINTS, Call
@@ -205,3 +207,59 @@ def test_what_was_never_begun_is_given_back(app_client: TestClient) -> None:
     call = portal.call(leave)
     assert charged[0] > 0
     assert sum(charged) == 0 == call.requests[0].num_prompt_tokens
+
+
+def test_a_stream_whose_reader_goes_before_its_first_event_ends_and_is_counted(
+    app_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events have not begun: closing them does nothing."""
+    services: Services = app_client.app.state.services  # type: ignore[attr-defined]
+    usages: list[Usage] = []
+    records: list[RequestRecord] = []
+    begin = Call.begin
+
+    def noted(self: Call, usage: Usage) -> None:
+        usages.append(usage)
+        begin(self, usage)
+
+    monkeypatch.setattr(Call, "begin", noted)
+    monkeypatch.setattr(services, "observers", [records.append])
+    body = {
+        "model": "chat",
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 1500,
+        "min_tokens": 1500,
+        "stream": True,
+    }
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"",
+             "http_version": "1.1",
+             "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+             "client": ("127.0.0.1", 50000), "app": app_client.app}  # fmt: skip
+
+    async def leave() -> int:
+        blocked = asyncio.Event()
+        sent = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+        async def receive() -> Message:
+            for message in sent:
+                return message
+            await blocked.wait()
+            await asyncio.sleep(0.05)  # the answer goes on meanwhile
+            return {"type": "http.disconnect"}
+
+        async def send(_: Message) -> None:
+            blocked.set()
+            await asyncio.Event().wait()  # the answer before it is not taken either
+
+        await app_client.app(scope, receive, send)
+        return records[0].completion_tokens
+
+    assert app_client.portal is not None
+    num_told = app_client.portal.call(leave)
+    assert [record.status for record in records] == [499]
+    assert num_told < 1500
+    assert sum(usage.num_generated_tokens for usage in usages) == num_told
+    model = services.registry.resolve("chat", "local")
+    assert not app_client.portal.call(model.llm.engine.inspect, lambda engine: engine.has_work)
+    time.sleep(0.1)
+    assert sum(usage.num_generated_tokens for usage in usages) == num_told

@@ -112,7 +112,11 @@ class Reader:
 
 async def play(events: AsyncGenerator[bytes], reader: Reader) -> list[bool]:
     ends: list[bool] = []
-    await EventStream(events, ends.append)({"type": "http"}, reader.receive, reader.send)
+
+    async def end(is_whole: bool) -> None:
+        ends.append(is_whole)
+
+    await EventStream(events, end)({"type": "http"}, reader.receive, reader.send)
     return ends
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -65,6 +66,8 @@ class Call:
     mark: Mark = unmarked  # for what is kept
     failed_with: int | None = None  # status of what ended a stream midway
     requests: list[Usage] = field(default_factory=list)  # of the engine, whatever became of them
+    held: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    """What is let go of at the end. A generator of events that was never begun has no end of its own."""
 
     def use(self, name: str) -> ServedModel:
         """The model a body names. Raises ApiError 400 if there is none."""
@@ -79,9 +82,11 @@ class Call:
         if params.max_tokens is not None and 0 < room < params.max_tokens and not self.services.settings.strict:
             self.notes.changed.add("max_tokens")
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
-        return await model.start(
+        stream = await model.start(
             prompt, params, owner=self.caller.owner, salt=self.caller.salt, priority=self.priority, meter=self
         )
+        self.held.push_async_callback(stream.aclose)
+        return stream
 
     def begin(self, usage: Usage) -> None:
         self.requests.append(usage)
@@ -125,6 +130,11 @@ class Call:
     def headers(self) -> dict[str, str]:
         """Of an answer: which model gave it, whatever the name it was asked by, and what was not done as asked."""
         return {SERVED_MODEL: header_text(self.model), **self.notes.headers}
+
+    async def end(self, status: int) -> None:
+        """Stop what still runs for the request, and record all that it took."""
+        await self.held.aclose()
+        self.record(status)
 
     def record(self, status: int) -> None:
         """Tell the observers that the request is over, and what it took, seen by the client or not."""
@@ -178,12 +188,13 @@ class Endpoint(Generic[Body]):
                 body = await validate_sent(request, self.body, data, notes=None if call.is_strict else call.notes)
                 if self.stream is not None and getattr(body, "stream", False):
                     events = await begun(request, call, self.stream(call, body), held)
-                    is_streaming = True
-                    return EventStream(
+                    response = EventStream(
                         events,
-                        lambda whole: call.record(call.failed_with or (200 if whole else CLIENT_GONE)),
+                        lambda whole: call.end(call.failed_with or (200 if whole else CLIENT_GONE)),
                         call.headers,
                     )
+                    is_streaming = True
+                    return response
                 answer = await unless_disconnected(request, self.answer(call, body))
             status = 200
             return JSONResponse(answer, headers=call.headers)
@@ -202,7 +213,7 @@ class Endpoint(Generic[Body]):
             return failure.response()
         finally:
             if not is_streaming:
-                call.record(status)
+                await call.end(status)
 
     def failure(self, error: BaseException) -> ApiError:
         """As `as_api_error`; what is too long is the field that holds the prompt."""
@@ -256,12 +267,11 @@ async def begun(
     error is an event, and what is `held` for the request stays so until it is queued. Raises ClientGoneError, and what
     `stream` raises before."""
     start = asyncio.ensure_future(stream)
+    call.held.push_async_callback(_cancelled, start)
     try:
         await unless_disconnected(request, asyncio.wait((start,), timeout=KEEP_ALIVE_S))
     except BaseException:
         if not start.done():
-            start.cancel()
-            await asyncio.gather(start, return_exceptions=True)
             raise
     if start.done():
         return start.result()
@@ -281,10 +291,13 @@ async def _late_events(call: Call, start: asyncio.Future[AsyncGenerator[bytes]])
     except Exception as error:
         yield failure_event(call.request_id, call.model, call.fail(error).error)
     finally:
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
         if events is not None:
             await events.aclose()
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 class ClientGoneError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import pydantic_core
 from starlette.responses import Response
@@ -50,11 +50,14 @@ def failure_event(request_id: str, model: str, error: Mapping[str, object]) -> b
 
 
 class EventStream(Response):
-    """Sends `events` as they come and closes them when the reader goes, which frees what they hold. `on_end` is
-    called once, with whether the reader saw the end."""
+    """Sends `events` as they come and closes them when the reader goes, which frees what they hold once they have
+    begun. `on_end` is called once, with whether the reader saw the end."""
 
     def __init__(
-        self, events: AsyncGenerator[bytes], on_end: Callable[[bool], None], headers: Mapping[str, str] | None = None
+        self,
+        events: AsyncGenerator[bytes],
+        on_end: Callable[[bool], Awaitable[None]],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
@@ -76,7 +79,7 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(pump, *others, return_exceptions=True)
             await self.events.aclose()
-            self.on_end(is_whole)
+            await self.on_end(is_whole)
 
     async def _pump(self, send: Send) -> bool:
         """Whether the reader took everything."""

@@ -284,7 +284,9 @@ def test_the_limits_of_a_key_hold_for_its_batches_and_nobody_else_waits(jobs: Ba
     run(test())
 
 
-def test_a_failure_of_the_server_is_tried_again(jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_server_is_tried_again(
+    jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(runner_module, "RETRY_S", 0.05)
     monkeypatch.setattr(runner_module, "CHECK_S", 0.05)
     whole = BatchJobs.append
@@ -304,6 +306,9 @@ def test_a_failure_of_the_server_is_tried_again(jobs: BatchJobs, monkeypatch: py
         assert ids(jobs, done.output_file) == [f"id-{n}" for n in range(10)]
 
     run(test())
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told
+    assert all("disk is full" in record.getMessage() and record.exc_info is None for record in told)
 
 
 def test_requests_that_are_gone_end_the_batch(jobs: BatchJobs) -> None:

@@ -18,6 +18,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tramontane.errors import TramontaneError
 from tramontane.server.auth import Caller, Gate
 from tramontane.server.batch.jobs import (
     CANCELLATION_REQUESTED,
@@ -99,8 +100,10 @@ class BatchRunner:
                 try:
                     await self._begin()
                     await self._give_way()
-                except Exception:
-                    log.exception("no batch can be begun; the next try comes in %g s", CHECK_S)
+                except Exception as error:
+                    is_told = isinstance(error, TramontaneError)
+                    message = "no batch can be begun; the next try comes in %g s: %s"
+                    log.error(message, CHECK_S, error, exc_info=None if is_told else error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CHECK_S):
                         await self._news.wait()
@@ -157,8 +160,10 @@ class BatchRunner:
         except asyncio.CancelledError:
             await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)
             raise
-        except Exception:
-            log.exception("batch %s cannot go on now; the next try comes in %g s", job.id, RETRY_S)
+        except Exception as error:
+            is_told = isinstance(error, TramontaneError)  # a full disk, which may last for days
+            message = "batch %s cannot go on now; the next try comes in %g s: %s"
+            log.error(message, job.id, RETRY_S, error, exc_info=None if is_told else error)
             self._put_off[job.id] = time.monotonic() + RETRY_S
             with suppress(Exception):  # or it is taken back when it is claimed
                 await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)
