@@ -133,8 +133,10 @@ class Call:
 
     async def end(self, status: int) -> None:
         """Stop what still runs for the request, and record all that it took."""
-        await self.held.aclose()
-        self.record(status)
+        try:
+            await self.held.aclose()
+        finally:
+            self.record(status)
 
     def record(self, status: int) -> None:
         """Tell the observers that the request is over, and what it took, seen by the client or not."""
