@@ -58,7 +58,7 @@ async def follow(services: Services, endpoint: str, body: Mapping[str, Any], see
         finally:
             await events.aclose()
     finally:
-        call.record(200)
+        await call.end(200)
 
 
 async def leave_at_random(services: Services, rng: random.Random, count: int) -> list[Call]:
