@@ -253,7 +253,16 @@ def _is_exact(value: Any) -> bool:
 def _is_small_step(value: int | float) -> bool:
     step = Decimal(str(value)).normalize()
     exponent = step.as_tuple().exponent
-    return step > 0 and isinstance(exponent, int) and exponent >= -9 and _step_digits(value) <= MAX_STEP
+    is_small = step > 0 and isinstance(exponent, int) and exponent >= -9 and _step_digits(value) <= MAX_STEP
+    return is_small and _is_found(value, _step_digits(value))
+
+
+def _is_found(value: int | float, digits: int) -> bool:
+    """Whether llguidance finds these digits: it takes the value times 10 until that is whole, and rounds each time."""
+    found = float(value)
+    while not found.is_integer():
+        found *= 10
+    return found == digits
 
 
 def _step_digits(value: int | float) -> int:
