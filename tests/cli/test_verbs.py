@@ -356,3 +356,13 @@ def test_the_help_names_every_weight_format() -> None:
 )
 def test_keys_say_what_is_missing(refused: Any, arguments: list[str], message: str, tmp_path: Path) -> None:
     assert refused("keys", *arguments, "--state-dir", tmp_path) == message
+
+
+@pytest.mark.parametrize(
+    "arguments", [["keys", "list"], ["keys", "revoke", "x"], ["keys", "limit", "x", "--max-files", "1"], ["usage"]]
+)
+def test_a_state_folder_that_is_not_there_is_not_made(refused: Any, arguments: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "mistyped"
+    said = refused(*arguments, "--state-dir", place)
+    assert said == f"there is no {place}/state.db; --state-dir names the folder that a server has used"
+    assert not place.exists()

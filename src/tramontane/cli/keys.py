@@ -100,7 +100,7 @@ def keys(
             if value is not None:
                 raise ConfigError(f"keys {action} takes no {option}, which is for keys create")
     settings = ServerSettings(state_dir=state_dir, database_url=database_url)
-    database = open_database(settings.resolved_database_url)
+    database = open_database(settings.resolved_database_url, must_exist=action != "create")
     try:
         if action == "list":
             keys = list_keys(database)

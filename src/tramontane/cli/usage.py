@@ -36,7 +36,7 @@ def usage(
 
     start = 0.0 if since is None else moment(since)
     settings = ServerSettings(state_dir=state_dir, database_url=database_url, price_per_hour=price_per_hour)
-    database = open_database(settings.resolved_database_url)
+    database = open_database(settings.resolved_database_url, must_exist=True)
     try:
         report = usage_report(database, by=by, since=start, price_per_hour=price_per_hour)
     finally:

@@ -124,9 +124,9 @@ def _explained() -> Iterator[None]:
         raise known from error
 
 
-def open_database(address: str, *, serving: bool = False) -> Database:
+def open_database(address: str, *, serving: bool = False, must_exist: bool = False) -> Database:
     """Open `address`, an SQLAlchemy URL, and bring its schema up to date; `serving`: others are told that a server
-    uses it.
+    uses it; `must_exist`: a file is not made.
 
     Raises ConfigError, never with the password in it, where that cannot be done: the message says what to do.
     """
@@ -145,6 +145,8 @@ def open_database(address: str, *, serving: bool = False) -> Database:
         ) from None
     lock = reserve = None
     if url.get_backend_name() == "sqlite":
+        if must_exist and url.database and not Path(url.database).exists():
+            raise ConfigError(f"there is no {url.database}; --state-dir names the folder that a server has used")
         _prepare_sqlite(engine, url)
         reserve = Reserve(Path(f"{url.database}.reserve")) if url.database else None
         lock = hold(url) if serving else None
