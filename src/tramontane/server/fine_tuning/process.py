@@ -111,21 +111,28 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """Of a command that is not alive; None where it was killed, or never began."""
+        """Of a command that is not alive; None where it was killed, never began, or ended badly without its server:
+        then the place it wrote to may have been taken from it."""
         code = self._exit
-        return code if code is not None and code < 128 else None
+        if code is None or code >= 128 or (code and self._is_orphaned):
+            return None
+        return code
 
     @property
     def was_its_own_fault(self) -> bool:
         """Whether a command that was killed is to blame for it itself: by a fault, or by the memory it took, as far as
         can be told, while the server lived that had begun it. Who was killed by others, or with its server, is not."""
-        if not self._was_begun_here or (self.folder / "orphaned").exists():
+        if not self._was_begun_here or self._is_orphaned:
             return False
         number = signal.SIGKILL if self._exit is None else self._exit - 128  # a shell's way to tell of a signal
         if number == signal.SIGKILL:
             kills = oom_kills()
             return kills is None or kills != self._oom_kills
         return number in _OWN_SIGNALS
+
+    @property
+    def _is_orphaned(self) -> bool:
+        return (self.folder / "orphaned").exists()
 
     @property
     def _exit(self) -> int | None:
