@@ -97,9 +97,10 @@ def memory_bytes(pid: int) -> int:
     return sum(int(kb) * 1024 for kb in re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB", text, re.M))
 
 
-def metric(url: str, name: str) -> float:
-    """The sum over its labels."""
-    text = httpx.get(f"{url}/metrics", timeout=60).text
+def metric(url: str, name: str, token: str | None = None) -> float:
+    """The sum over its labels. `token`: of a key of scope admin, where there are keys."""
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    text = httpx.get(f"{url}/metrics", timeout=60, headers=headers).raise_for_status().text
     return sum(map(float, re.findall(rf"^tramontane_{name}(?:\{{[^}}]*\}})? (\S+)", text, re.M)))
 
 

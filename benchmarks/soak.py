@@ -5,13 +5,15 @@ anything of another's; equal questions have equal answers; no 5xx; and memory do
     python -m benchmarks.soak [--seconds 120] [--kill-every 30] [--tenants 10] [--workers 2] [--server OPTION]...
 
 A growth of memory is that of RssAnon + VmSwap between the second fifth of a life and its last fifth, in lives of at
-least two minutes.
+least two minutes; pages of the KV cache, which are reserved at the start and become resident at first use, are not in
+it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -26,10 +28,10 @@ from typing import Any
 import httpx
 from tests.server.live import LiveServer, start_server
 
-from benchmarks._http_streams import memory_bytes
+from benchmarks._http_streams import memory_bytes, metric
 from benchmarks._results import record
 from benchmarks._tenants import MIX, Ledger, Tenant
-from tramontane.server.keys import KeyOptions, create_key
+from tramontane.server.keys import SCOPES, KeyOptions, create_key
 from tramontane.server.store.database import open_database
 
 SAMPLE_S = 2.0
@@ -43,7 +45,7 @@ class Life:
     """One process of the server, from ready to killed."""
 
     began: float
-    memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since, bytes
+    memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since, bytes beside the KV pages
     ready_s: float = 0.0
 
     def growth(self) -> float | None:
@@ -86,10 +88,11 @@ class Soak:
 
     async def run(self) -> dict[str, Any]:
         began = time.monotonic()
+        admin = self.token(KeyOptions("admin", scopes=SCOPES))
         tenants = [self.tenant(f"tenant{number}") for number in range(self.wanted.tenants)]
         working = [self.work(tenant, tenants, began) for tenant in tenants for _ in range(self.wanted.workers)]
         tasks = [asyncio.create_task(work) for work in (*working, self.train(tenants[0], began))]
-        watching = asyncio.create_task(self.watch())
+        watching = asyncio.create_task(self.watch(admin))
         killing = asyncio.create_task(self.kill_again_and_again())
         await asyncio.gather(*tasks)
         killing.cancel()
@@ -115,12 +118,16 @@ class Soak:
             "faults": len(self.ledger.faults),
         }
 
-    def tenant(self, name: str) -> Tenant:
+    def token(self, options: KeyOptions) -> str:
+        """Of a new key."""
         database = open_database(f"sqlite:///{self.home / 'server' / 'state.db'}")
         try:
-            _, token = create_key(database, KeyOptions(name))
+            return create_key(database, options)[1]
         finally:
             database.close()
+
+    def tenant(self, name: str) -> Tenant:
+        token = self.token(KeyOptions(name))
         client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}", timeout=300, headers={"authorization": f"Bearer {token}"},
             limits=httpx.Limits(max_connections=None),
@@ -149,11 +156,13 @@ class Soak:
             print(f"{time.strftime('%H:%M:%S')} kill {len(self.lives) - 1}, {self.ledger.done.total()} done, "
                   f"{len(self.ledger.faults)} faults", flush=True)  # fmt: skip
 
-    async def watch(self) -> None:
+    async def watch(self, admin: str) -> None:
         while True:
             if self.is_up.is_set():
-                life = self.lives[-1]
-                life.memory.append((time.monotonic() - life.began, memory_bytes(self.live.process.pid)))
+                life, pid = self.lives[-1], self.live.process.pid
+                with contextlib.suppress(httpx.TransportError, FileNotFoundError):  # killed in this moment
+                    of_pages = await asyncio.to_thread(metric, self.live.url, "engine_touched_bytes", admin)
+                    life.memory.append((time.monotonic() - life.began, memory_bytes(pid) - of_pages))
             await asyncio.sleep(SAMPLE_S)
 
     def log(self) -> str:

@@ -13,7 +13,7 @@ EXTRA_OF: dict[str, Extra] = {
     **dict.fromkeys(("pypdf", "docx", "trafilatura", "lxml", "lxml_html_clean", "httpx"), "documents"),
     **dict.fromkeys(("datasketch", "py3langid", "pyarrow", "zstandard"), "data"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "fastapi_offline"), "serve"),
-    **dict.fromkeys(("multipart", "python_multipart", "prometheus_client", "llguidance"), "serve"),
+    **dict.fromkeys(("multipart", "python_multipart", "prometheus_client", "llguidance", "jiter"), "serve"),
     **dict.fromkeys(("pydantic", "pydantic_core", "sqlalchemy", "alembic", "psycopg", "fsspec"), "serve"),
     "lm_eval": "harness",
     "wandb": "wandb",
