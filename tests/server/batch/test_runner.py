@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -158,6 +159,35 @@ def test_a_batch_gives_way_where_there_is_no_room_for_another_owner(
             for job in long:
                 done = await ended(jobs, job)
                 assert ids(jobs, done.output_file) == [f"id-{n}" for n in range(10)]
+
+    run(test())
+
+
+def test_what_is_being_stored_is_over_before_a_batch_is_given_back(
+    jobs: BatchJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often its task is cancelled meanwhile: a line that was stored late used to be answered twice."""
+    is_storing, may_store = threading.Event(), threading.Event()
+    append = jobs.append
+
+    def late(*given: Any) -> None:
+        is_storing.set()
+        may_store.wait(PATIENCE_S)
+        append(*given)
+
+    monkeypatch.setattr(jobs, "append", late)
+
+    async def test() -> None:
+        made = make(jobs, 3)
+        async with working(jobs, Answers()) as runner:
+            await until(is_storing.is_set)
+            work = runner._working[made.id].task
+            for _ in range(3):
+                work.cancel()
+                await asyncio.sleep(0.05)
+            assert not work.done()
+            may_store.set()
+            assert (await ended(jobs, made)).num_succeeded == 3
 
     run(test())
 

@@ -34,6 +34,7 @@ from tramontane.server.errors import ApiError
 from tramontane.server.fair_slots import FairSlots
 from tramontane.server.lease import RENEW_S, Deadlines, LeaseLostError, LeaseWatch
 from tramontane.server.store.tables import BatchJob
+from tramontane.tasks import ended as over
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class BatchRunner:
         if not await asyncio.to_thread(self.jobs.is_anyone_kept_waiting, num_jobs, but_for=self._put_off):
             return
         old = time.monotonic() - TURN_S
-        ready = [work for work in self._working.values() if work.since <= old]
+        ready = [work for work in self._working.values() if work.since <= old and not work.task.cancelling()]
         if ready:
             max(ready, key=lambda work: num_jobs[work.owner]).task.cancel()
 
@@ -157,8 +158,8 @@ class BatchRunner:
             log.info("batch %s has ended: %s", job.id, status)
         except LeaseLostError:
             log.warning("batch %s goes on elsewhere", job.id)
-        except asyncio.CancelledError:
-            await asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)
+        except asyncio.CancelledError:  # the lease is kept until nothing is done under it any more
+            await over(asyncio.ensure_future(asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)))
             raise
         except Exception as error:
             is_told = isinstance(error, TramontaneError)  # a full disk, which may last for days
@@ -192,8 +193,10 @@ class BatchRunner:
                 job = await asyncio.to_thread(self.jobs.renew, job.id, self._holder)
         finally:
             answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
-            await results.settled()
+            try:
+                await over(answering)
+            finally:
+                await results.settled()
 
     async def _answer_all(self, job: BatchJob, results: _Results) -> None:
         done = await asyncio.to_thread(self.jobs.finished_lines, job.id)
@@ -267,4 +270,4 @@ class _Results:
     async def settled(self) -> None:
         """Until nothing is being stored any more, however that ends."""
         if self._storing is not None:
-            await asyncio.gather(self._storing, return_exceptions=True)
+            await over(self._storing)
