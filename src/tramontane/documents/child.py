@@ -84,6 +84,8 @@ def main() -> None:
 
     confine(limits, parent=parent, network=task == "url")
     sys.setrecursionlimit(2000)
+    # optional for trafilatura; with it comes numpy, for languages nobody asks for
+    sys.modules["py3langid"] = None  # type: ignore[assignment]
     sys.stdout.buffer.write(reply_to(task, sys.stdin.buffer.read(), limits))
     sys.stdout.buffer.flush()
 

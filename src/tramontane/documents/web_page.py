@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import sys
 
 from tramontane.errors import DataError
 
@@ -15,8 +14,6 @@ def html_text(data: bytes, charset: str | None = None) -> str:
     DataError for more tags, or deeper ones, than are read."""
     if (num_tags := data.count(b"<")) > MAX_TAGS:
         raise DataError(f"has {num_tags:,} tags, more than {MAX_TAGS:,}; split it first")
-    # optional for trafilatura; with it comes numpy, for languages nobody asks for
-    sys.modules.setdefault("py3langid", None)  # type: ignore[arg-type]
     import lxml.etree
     import lxml.html
     import trafilatura
