@@ -14,6 +14,9 @@ from tests import system
 PROGRAMS = {
     "chromium": "chromium",
     "postgresql": "initdb",
+    "nginx-light": "nginx",
+    "systemd": "systemd-analyze",
+    "openssl": "openssl",
     "g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++",
     "qemu-user": "qemu-aarch64",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The last entry is what is free."""
+    """The last entry is what is free, of which other tests' engines have no part."""
     sizes = [8 * GB]
+    monkeypatch.setattr(memory_plan, "_engines", weakref.WeakSet())
     monkeypatch.setattr(memory, "available_bytes", lambda *_: sizes[-1])
     monkeypatch.setattr(memory_plan, "available_bytes", lambda *_: sizes[-1])
     return sizes
