@@ -201,8 +201,9 @@ class AsyncEngine:
             try:
                 if num_answers:
                     with contextlib.suppress(EngineStoppedError):
-                        dropped = asyncio.wrap_future(self._submit(lambda: self._drop(stream)))
+                        dropping = self._submit(lambda: self._drop(stream))
                         if meter is not None:  # a step may be under way, and what it makes counts
+                            dropped = asyncio.wrap_future(dropping)
                             await ended(dropped)
                             dropped.result()
             finally:
