@@ -16,9 +16,14 @@ async def gathered(works: Iterable[Awaitable[Result]]) -> list[Result]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await ended(*tasks)
+        await cancelled(*tasks)
+
+
+async def cancelled(*futures: asyncio.Future[Any]) -> None:
+    """Cancel those that are not over, and wait for all as `ended` does."""
+    for future in futures:
+        future.cancel()
+    await ended(*futures)
 
 
 async def ended(*futures: asyncio.Future[Any]) -> None:

@@ -59,6 +59,7 @@ from tramontane.server.state import State, open_state
 from tramontane.server.store.tie import holds_tie, renew_tie
 from tramontane.server.usage.writer import UsageWriter
 from tramontane.server.web_page import WebPage
+from tramontane.tasks import cancelled
 
 log = logging.getLogger(__name__)
 
@@ -233,5 +234,4 @@ async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancelled(task)

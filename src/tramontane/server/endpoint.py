@@ -35,6 +35,7 @@ from tramontane.server.request_record import RequestRecord
 from tramontane.server.schema.base import Body, read_json, validate, validate_sent
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import KEEP_ALIVE_S, EventStream, comment, failure_event
+from tramontane.tasks import cancelled
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -269,7 +270,7 @@ async def begun(
     error is an event, and what is `held` for the request stays so until it is queued. Raises ClientGoneError, and what
     `stream` raises before."""
     start = asyncio.ensure_future(stream)
-    call.held.push_async_callback(_cancelled, start)
+    call.held.push_async_callback(cancelled, start)
     try:
         await unless_disconnected(request, asyncio.wait((start,), timeout=KEEP_ALIVE_S))
     except BaseException:
@@ -297,11 +298,6 @@ async def _late_events(call: Call, start: asyncio.Future[AsyncGenerator[bytes]])
             await events.aclose()
 
 
-async def _cancelled(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
 class ClientGoneError(Exception):
     """The client closed its connection before the answer was ready."""
 
@@ -316,10 +312,7 @@ async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Resu
             return task.result()
         raise ClientGoneError
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await cancelled(task, gone)
 
 
 async def _disconnected(request: Request) -> None:

@@ -34,7 +34,7 @@ from tramontane.server.errors import ApiError
 from tramontane.server.fair_slots import FairSlots
 from tramontane.server.lease import RENEW_S, Deadlines, LeaseLostError, LeaseWatch
 from tramontane.server.store.tables import BatchJob
-from tramontane.tasks import ended as over
+from tramontane.tasks import cancelled, ended
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,7 @@ class BatchRunner:
                     async with asyncio.timeout(CHECK_S):
                         await self._news.wait()
         finally:
-            tasks = [work.task for work in self._working.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancelled(*[work.task for work in self._working.values()])
             await asyncio.to_thread(self.jobs.release, self._holder)
 
     async def _begin(self) -> None:
@@ -159,7 +156,7 @@ class BatchRunner:
         except LeaseLostError:
             log.warning("batch %s goes on elsewhere", job.id)
         except asyncio.CancelledError:  # the lease is kept until nothing is done under it any more
-            await over(asyncio.ensure_future(asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)))
+            await ended(asyncio.ensure_future(asyncio.to_thread(self.jobs.release, self._holder, job_id=job.id)))
             raise
         except Exception as error:
             is_told = isinstance(error, TramontaneError)  # a full disk, which may last for days
@@ -192,9 +189,8 @@ class BatchRunner:
                     return SUCCESS
                 job = await asyncio.to_thread(self.jobs.renew, job.id, self._holder)
         finally:
-            answering.cancel()
             try:
-                await over(answering)
+                await cancelled(answering)
             finally:
                 await results.settled()
 
@@ -270,4 +266,4 @@ class _Results:
     async def settled(self) -> None:
         """Until nothing is being stored any more, however that ends."""
         if self._storing is not None:
-            await over(self._storing)
+            await ended(self._storing)

@@ -27,7 +27,7 @@ from tramontane.server.models import ServedModel
 from tramontane.server.schema.documents import AnswerRequest, SummaryRequest
 from tramontane.server.services import Services, ServicesDep
 from tramontane.server.stream import typed_event
-from tramontane.tasks import gathered
+from tramontane.tasks import cancelled, gathered
 
 FORM_BYTES = 64 << 10  # for what surrounds the file in a form
 Result = TypeVar("Result")
@@ -204,8 +204,7 @@ async def _events(call: Call, work: Callable[[Progress], Awaitable[dict[str, Any
             if item["type"] != "progress":
                 return
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancelled(task)
 
 
 Endpoint(
