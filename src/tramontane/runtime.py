@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+ENVIRONMENT_OF_CHILDREN = frozenset(
+    {"PATH", "PYTHONPATH", "PYTHONHOME", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE"}
+    | {"SYSTEMROOT", "APPDATA", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+"""Where programs, libraries and packages lie, and in which language to write. Passwords and tokens lie in the
+environment too, and are no business of a child process."""
+
+
+def environment_of_child(more: Collection[str] = (), prefixes: tuple[str, ...] = ()) -> dict[str, str]:
+    """What a child process sees of the environment; `more` names, and what begins with `prefixes`, besides."""
+    names = ENVIRONMENT_OF_CHILDREN.union(more)
+    return {name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(prefixes)}
 
 
 def home() -> Path:

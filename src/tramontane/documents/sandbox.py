@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from tramontane.errors import DataError
+from tramontane.runtime import environment_of_child
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,13 +31,6 @@ FETCH_S = 60
 MEMORY_BYTES = 2 << 30
 MAX_CHARS = 64 << 20
 REPLY_BYTES_PER_CHAR = 4  # of UTF-8, at most
-
-# What a child sees of the environment: where programs, libraries and packages lie, and in which language to write.
-# Passwords and tokens lie there too, and are not its business.
-ENVIRONMENT = frozenset(
-    {"PATH", "PYTHONPATH", "PYTHONHOME", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE"}
-    | {"SYSTEMROOT", "APPDATA", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +54,11 @@ def command(task: Task, limits: Limits) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name.upper() in ENVIRONMENT}
-    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a child can start no threads
+    return {
+        **environment_of_child(),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # a child can start no threads
 
 
 def run_parser(task: Task, data: bytes, *, name: str, limits: Limits) -> str:

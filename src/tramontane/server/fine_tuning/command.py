@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tramontane.runtime import environment_of_child
 from tramontane.server.fine_tuning.jobs import MODEL
 from tramontane.server.fine_tuning.samples import num_passes, repeats_path
 from tramontane.server.settings import ServerSettings
@@ -17,16 +17,12 @@ DEFAULT_EPOCHS = 3.0
 CHECKPOINT_S = 60.0
 NUM_CHECKPOINTS = 4
 """In the course of a job; more where it lasts longer than CHECKPOINT_S for each."""
-KEPT = frozenset(
-    (
-        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "XDG_CACHE_HOME"),
-        *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
-        *("TRAMONTANE_HOME", "TRAMONTANE_THREADS", "TRAMONTANE_CPU", "TRAMONTANE_DEBUG"),
-    )
+KEPT = (
+    *("USER", "LOGNAME", "LANGUAGE", "TZ", "TMPDIR", "TERM", "XDG_CACHE_HOME", "LD_PRELOAD", "VIRTUAL_ENV"),
+    *("TRAMONTANE_HOME", "TRAMONTANE_THREADS", "TRAMONTANE_CPU", "TRAMONTANE_DEBUG"),
 )
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "KMP_", "GOMP_")
-"""What a job sees of the environment: where programs, libraries and caches lie, and how to compute. No more: a server's
-environment may hold passwords."""
+"""What a job sees of the environment besides: where caches lie, and how to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +112,4 @@ def _start(job: FineTuningJob, folder: JobFolder) -> str:
 def environment(settings: ServerSettings) -> Mapping[str, str]:
     """What a job needs of the server's, with its threads."""
     threads = {} if settings.threads is None else {"TRAMONTANE_THREADS": str(settings.threads)}
-    kept = {name: text for name, text in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
-    return kept | threads
+    return environment_of_child(KEPT, KEPT_PREFIXES) | threads

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any
 
+from tramontane.runtime import environment_of_child
 from tramontane.server.notes import Notes
 from tramontane.server.structured.format_error import FormatError
 from tramontane.server.structured.translation import Job
@@ -25,7 +25,6 @@ NUM_CHILDREN = 2
 WALL_S = 60.0
 MAX_CACHED = 64
 MAX_CACHED_CHARS = 16 * 1024
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the environment
 
 
 class Workshop:
@@ -92,7 +91,7 @@ def _child() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         encoding="utf-8",
-        env={name: os.environ[name] for name in _KEPT if name in os.environ},
+        env=environment_of_child(),
     )
 
 
