@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated, Any, Literal
 
@@ -11,12 +10,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from tramontane.server.auth import Caller, authorize
-from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import STATUSES, JobListing
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES, ENDPOINTS
 from tramontane.server.errors import ApiError
-from tramontane.server.idempotency.records import Mark
+from tramontane.server.routes.batch_answers import cancelled, made
 from tramontane.server.schema.base import json_body, validate_sent
 from tramontane.server.schema.batches import (
     MAX_INLINE,
@@ -79,18 +77,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
             details=None if body.metadata is None else dict(body.metadata),
         )
 
-        threads = services.checks if new.input_files else services.transfers
-
-        async def make(mark: Mark) -> Response:
-            job = await threads.run(caller.owner, create_batch, services.batch_jobs, services.files, caller, new, mark)
-            services.batch_runner.wake()
-            return JSONResponse(job_object(job).model_dump())
-
-        async def find(job_id: str) -> Response:
-            job = await asyncio.to_thread(services.batch_jobs.get, job_id, caller.owner)
-            return JSONResponse(job_object(job).model_dump())
-
-        return await services.idempotency.once(request, caller, make, find)
+        return await made(request, services, caller, new, job_object)
 
 
 @router.get("/v1/batch/jobs", summary="List batches; any other query field is one of their metadata")
@@ -160,12 +147,7 @@ def retrieve(job_id: str, services: ServicesDep, caller: BatchCaller, inline: bo
     responses={200: {"model": BatchJobObject}},
 )
 async def cancel(job_id: str, request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
-    async def make(mark: Mark) -> Response:
-        job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
-        services.batch_runner.wake()
-        return JSONResponse(job_object(job).model_dump())
-
-    return await services.idempotency.once(request, caller, make)
+    return await cancelled(request, services, caller, job_id, job_object)
 
 
 @router.delete("/v1/batch/jobs/{job_id}", summary="Forget a batch that has ended; its result files stay")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from tramontane.server.batch.create import create_batch
 from tramontane.server.batch.jobs import (
     CANCELLATION_REQUESTED,
     CANCELLED,
@@ -21,7 +19,7 @@ from tramontane.server.batch.jobs import (
 )
 from tramontane.server.batch.requests import NewBatch
 from tramontane.server.endpoint import BODIES
-from tramontane.server.idempotency.records import Mark
+from tramontane.server.routes.batch_answers import cancelled, made
 from tramontane.server.routes.batch_jobs import BatchCaller, check_endpoint, seconds
 from tramontane.server.schema.base import json_body, validate
 from tramontane.server.schema.batches import BatchList, BatchObject, BatchRequest, RequestCounts
@@ -66,18 +64,7 @@ async def create(request: Request, services: ServicesDep, caller: BatchCaller) -
         output_expires_s=None if body.output_expires_after is None else body.output_expires_after.seconds,
         files_param="input_file_id",
     )
-
-    async def make(mark: Mark) -> Response:
-        jobs, files = services.batch_jobs, services.files
-        job = await services.checks.run(caller.owner, create_batch, jobs, files, caller, new, mark)
-        services.batch_runner.wake()
-        return JSONResponse(batch_object(job).model_dump())
-
-    async def find(job_id: str) -> Response:
-        job = await asyncio.to_thread(services.batch_jobs.get, job_id, caller.owner)
-        return JSONResponse(batch_object(job).model_dump())
-
-    return await services.idempotency.once(request, caller, make, find)
+    return await made(request, services, caller, new, batch_object)
 
 
 @router.get("/v1/batches", summary="List batches")
@@ -108,12 +95,7 @@ def retrieve(job_id: str, services: ServicesDep, caller: BatchCaller) -> BatchOb
     responses={200: {"model": BatchObject}},
 )
 async def cancel(job_id: str, request: Request, services: ServicesDep, caller: BatchCaller) -> Response:
-    async def make(mark: Mark) -> Response:
-        job = await asyncio.to_thread(services.batch_jobs.cancel, job_id, caller.owner)
-        services.batch_runner.wake()
-        return JSONResponse(batch_object(job).model_dump())
-
-    return await services.idempotency.once(request, caller, make)
+    return await cancelled(request, services, caller, job_id, batch_object)
 
 
 def batch_object(job: BatchJob) -> BatchObject:
