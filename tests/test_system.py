@@ -17,6 +17,7 @@ PROGRAMS = {
     "nginx-light": "nginx",
     "systemd": "systemd-analyze",
     "openssl": "openssl",
+    "curl": "curl",
     "g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++",
     "qemu-user": "qemu-aarch64",
 }

@@ -16,10 +16,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.server.in_process import HELLO, serving
+from tests.server.rows import fine_tuned_model, fine_tuning_job
 from tramontane.server.fine_tuning.jobs import VALIDATED
 from tramontane.server.keys import KeyOptions, create_key
 from tramontane.server.store.reserve import SIZE_BYTES
-from tramontane.server.store.tables import FineTunedModel, FineTuningJob
 
 DISK = "size=24m"
 
@@ -81,8 +81,9 @@ def test_deleting_cancelling_and_revoking_work_on_a_full_disk(disk: Path, checkp
         answered = client.post("/v1/responses", json={"model": "chat", "input": "wind", "max_output_tokens": 16}).json()
         job, model = str(uuid.uuid4()), "ft:chat:x"
         with database.write() as session:
-            session.add(fine_tuning_job(job, services.fine_tuning_jobs.place))
-            session.add(fine_tuned_model(model, services.fine_tuning_jobs.place))
+            place = services.fine_tuning_jobs.place
+            session.add(fine_tuning_job(id=job, owner="alice", place=place, status=VALIDATED))
+            session.add(fine_tuned_model(model, owner="alice", place=place))
 
         (disk / "other").write_bytes(bytes(4 * 2**20))
         ids = upload_until_full(client)
@@ -149,42 +150,3 @@ def test_a_server_that_is_not_running_has_its_reserve_too(disk: Path, checkpoint
         assert upload(client, 1).status_code in (401, 507)
         headers = {"authorization": f"Bearer {token}"}
         assert client.get("/v1/models", headers=headers).status_code == 401
-
-
-def fine_tuning_job(job_id: str, place: str) -> FineTuningJob:
-    return FineTuningJob(
-        id=job_id,
-        owner="alice",
-        key_id="",
-        place=place,
-        dialect="mistral",
-        job_type="completion",
-        method="chat",
-        model="chat",
-        base_path="/",
-        status=VALIDATED,
-        auto_start=False,
-        training_files=[],
-        validation_files=[],
-        hyperparameters={"training_steps": 1, "learning_rate": 1e-4},
-        classifier_targets=[],
-        max_invalid_share=0.0,
-        seed=0,
-        created_at=time.time(),
-        modified_at=time.time(),
-        checkpoints=[],
-        num_interruptions=0,
-    )
-
-
-def fine_tuned_model(name: str, place: str) -> FineTunedModel:
-    return FineTunedModel(
-        name=name,
-        owner="alice",
-        place=place,
-        job_id=str(uuid.uuid4()),
-        root="none",
-        model_type="completion",
-        created_at=0.0,
-        archived=False,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from openai import APIStatusError, OpenAI
 from starlette.types import Scope
 
 from tests.server.in_process import HELLO, MISTRAL, serving
-from tests.server.test_state import add_file, add_job
+from tests.server.rows import add_file, add_job, fine_tuned_model
 from tramontane.cli.main import run
 from tramontane.errors import ConfigError
 from tramontane.server.errors import ApiError
@@ -30,7 +29,7 @@ from tramontane.server.settings import ServerSettings
 from tramontane.server.state import State, open_state
 from tramontane.server.store.contents import ContentStore
 from tramontane.server.store.database import Database, open_database
-from tramontane.server.store.tables import File, FineTunedModel, FineTuningJob, Key
+from tramontane.server.store.tables import File, FineTuningJob, Key
 
 
 @pytest.fixture(scope="module")
@@ -188,18 +187,7 @@ def test_fine_tuning_jobs_and_the_models_they_will_make_count(state: State) -> N
     state.fine_tuning_jobs.cancel(second, "local")
     with state.database.write() as session:
         for n in range(2):
-            session.add(
-                FineTunedModel(
-                    name=f"m{n}",
-                    owner="local",
-                    place="",
-                    job_id=str(uuid.uuid4()),
-                    root="default",
-                    model_type="completion",
-                    created_at=0.0,
-                    archived=False,
-                )
-            )
+            session.add(fine_tuned_model(f"m{n}"))
     with pytest.raises(ApiError, match="fine-tuned models is reached: 3 of 3") as error:
         add_job(state)
     assert error.value.status == 403

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -52,8 +51,7 @@ def test_httpx_and_requests_read_the_refusal(server: LiveServer, path: str, is_c
 
 
 def test_curl_reads_the_refusal(server: LiveServer, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("no curl")
+    require("curl")
     body = tmp_path / "body"
     body.write_bytes(b"x" * TOO_MUCH)
     command = ["curl", "-sS", "-w", "%{http_code}", "-H", "content-type: application/json", "--data-binary"]

@@ -18,12 +18,12 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
+from tests.server.rows import add_file, add_job, fine_tuned_model
 from tramontane.cli.main import run
 from tramontane.errors import ConfigError
 from tramontane.server.app import sweep
 from tramontane.server.batch.jobs import BatchJobs
 from tramontane.server.batch.results import finish
-from tramontane.server.files.files import WORKSPACE
 from tramontane.server.fine_tuning.jobs import MODEL, QUEUED, SUCCESS
 from tramontane.server.lease import LeaseWatch
 from tramontane.server.responses.store import StoredResponses
@@ -31,59 +31,12 @@ from tramontane.server.settings import ServerSettings
 from tramontane.server.state import State, open_state
 from tramontane.server.store.database import Database
 from tramontane.server.store.errors import StoreError
-from tramontane.server.store.tables import BatchJob, File, FineTunedModel, FineTuningJob, Key
+from tramontane.server.store.tables import BatchJob, File, FineTuningJob, Key
 from tramontane.server.store.tie import TIE, Keeper
 
 
 def settings(home: Path, **values: Any) -> ServerSettings:
     return ServerSettings(state_dir=home, **values)
-
-
-def add_file(state: State) -> str:
-    row = File(
-        owner="local",
-        key_id="local",
-        filename="f",
-        purpose="user_data",
-        sample_type="instruct",
-        source="upload",
-        num_lines=None,
-        mimetype=None,
-        visibility=WORKSPACE,
-        created_at=time.time(),
-        expires_at=None,
-    )
-    with state.files.contents.incoming() as incoming:
-        incoming.write(b"tramontane")
-        return state.files.add(incoming, row).id
-
-
-def add_job(state: State) -> str:
-    job = FineTuningJob(
-        id=str(uuid.uuid4()),
-        owner="local",
-        key_id="local",
-        place=state.fine_tuning_jobs.place,
-        dialect="mistral",
-        job_type="completion",
-        method="chat",
-        model="default",
-        base_path="/",
-        status=QUEUED,
-        auto_start=False,
-        training_files=[],
-        validation_files=[],
-        hyperparameters={},
-        classifier_targets=[],
-        max_invalid_share=0.0,
-        seed=0,
-        created_at=time.time(),
-        modified_at=time.time(),
-        checkpoints=[],
-        num_interruptions=0,
-    )
-    state.fine_tuning_jobs.folder_of(job.id).mkdir()
-    return state.fine_tuning_jobs.add(job).id
 
 
 @pytest.fixture
@@ -248,26 +201,13 @@ def test_an_older_copy_of_a_job_folder_is_left_as_it_is(home: Path) -> None:
         row = session.get(FineTuningJob, job.id)
         assert row is not None
         row.status = SUCCESS
-        session.add(tuned_model(state, job.id))
+        session.add(fine_tuned_model(f"ft:{job.id}", place=state.fine_tuning_jobs.place, job_id=job.id))
     state.fine_tuning_jobs.tidy()
     assert (folder / "run" / "checkpoints").is_dir()
     (folder / MODEL).mkdir()
     state.fine_tuning_jobs.tidy()
     assert [path.name for path in (folder / "run").iterdir()] == ["model"]
     state.database.close()
-
-
-def tuned_model(state: State, job_id: str) -> FineTunedModel:
-    return FineTunedModel(
-        name=f"ft:{job_id}",
-        owner="local",
-        place=state.fine_tuning_jobs.place,
-        job_id=job_id,
-        root="default",
-        model_type="completion",
-        created_at=time.time(),
-        archived=False,
-    )
 
 
 @pytest.mark.parametrize("files", ["in the state folder", "elsewhere"])
