@@ -11,11 +11,10 @@ import torch
 
 from tramontane.loading.memory import available_bytes
 from tramontane.runtime import give_back_freed_memory
-from tramontane.server.errors import ApiError
+from tramontane.server.errors import RETRY_AFTER_S, ApiError
+from tramontane.server.guard import MIB
 from tramontane.server.settings import ServerSettings
 
-RETRY_AFTER_S = 1
-MIB = 2**20
 SHARE = 16
 """Of the memory that is free at the start: a body and what is made of it take several times its bytes."""
 LEAST_BYTES, MOST_BYTES = 160 * MIB, 1024 * MIB

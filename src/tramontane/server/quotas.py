@@ -81,7 +81,7 @@ QUOTAS = (
     Quota("max_models", "fine-tuned models", 403, "delete some, or cancel jobs", _models),
 )
 QUOTA_NAMES = (*(quota.name for quota in QUOTAS), "max_concurrent_requests")
-"""The last is counted where requests are let in (limits.py), by key."""
+"""The last is counted where requests are let in (running_requests.py), by key."""
 
 
 class Quotas:
